@@ -1,0 +1,29 @@
+"""Fused attention for the models that are not another plain decoder."""
+
+from .attention import attention, dilated_attention, flash_attention, sliding_window_attention
+from .bias import Dense, Distance, alibi
+from .globals import global_attention
+from .merge import merge
+from .ops import why_not
+from .patterns import INF, Band, causal, dense, prefix_lm, window
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "INF",
+    "Band",
+    "Dense",
+    "Distance",
+    "alibi",
+    "attention",
+    "causal",
+    "dense",
+    "dilated_attention",
+    "flash_attention",
+    "global_attention",
+    "merge",
+    "prefix_lm",
+    "sliding_window_attention",
+    "why_not",
+    "window",
+]

@@ -1,0 +1,239 @@
+"""The public op and its named forms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .bias import Dense, Distance
+from .merge import merge
+from .patterns import INF, Band, causal as _causal, dense as _dense, window
+from .sequences import Spans, spans
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Band = _dense,
+    bias: Distance | Dense | None = None,
+    *,
+    scale: float | None = None,
+    lengths: object = None,
+    offsets: object = None,
+    dropout: float = 0.0,
+    seed: int | Tensor | None = None,
+    return_lse: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Fused attention over a pattern, differentiable in q, k, v, the bias and the LSE.
+
+    Args:
+        q: ``(B, H, Sq, D)``, float32, bfloat16 or float16 (float64 in the reference), any
+            strides. D from 1 to 256.
+        k: ``(B, Hkv, Sk, D)``; H is a multiple of Hkv (grouped queries: query head h reads
+            key head ``h // (H // Hkv)``).
+        v: ``(B, Hkv, Sk, Dv)``; Dv may differ from D.
+        pattern: Which pairs are kept, on positions aligned bottom-right.
+        bias: Added to the scaled scores.
+        scale: Factor of q·k, ``1 / sqrt(D)`` if not given.
+        lengths: ``(B,)`` integers: the real keys of each batch row, and the real queries too
+            if Sq == Sk. Or a pair ``(query_lengths, key_lengths)``.
+        offsets: ``(B + 1,)`` integers, or a pair: packed sequences; q, k and v then have
+            batch size 1 and all rows in one dimension.
+        dropout: Probability in [0, 1) of dropping an attention weight (in steps of 2**-16);
+            kept ones are divided by ``1 - dropout``.
+        seed: Seed of the dropout; drawn from torch's generator if not given. Same seed, same
+            bits, on every backend.
+        return_lse: Also return the natural log-sum-exp of the scores.
+        backend: "reference", "cpu" or "triton"; by default the best that supports the call.
+
+    Returns:
+        ``out`` of shape ``(B, H, Sq, Dv)`` in q's dtype; with ``return_lse`` also ``lse`` of
+        shape ``(B, H, Sq)``, float32. Rows that keep no key give 0, ``-inf`` and zero
+        gradients.
+
+    Raises:
+        ValueError: Naming the argument, what was given and what is allowed.
+        NotImplementedError: If the named backend cannot do it, with the reason.
+
+    The softmax and all sums run in float32. Results are deterministic: repeated runs are
+    bitwise equal (on the CPU, for a given number of threads).
+
+    Algorithm: FlashAttention (Dao et al. 2022, arXiv:2205.14135; Dao 2023,
+    arXiv:2307.08691).
+
+    Example:
+        >>> q, k, v = (torch.randn(2, 4, 100, 64) for _ in range(3))
+        >>> attention(q, k, v, window(16), lengths=torch.tensor([100, 37])).shape
+        torch.Size([2, 4, 100, 64])
+    """
+    _check_tensors(q, k, v)
+    if not isinstance(pattern, Band):
+        raise ValueError(f"pattern: a Band is allowed, got {pattern!r}")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout: in [0, 1) is allowed, got {dropout}")
+    rows = spans(q, k, lengths, offsets)
+    batch = rows.batch(q.shape[0])
+    distance, dense, zero = _bias(bias, q, k, rows, batch)
+    out, lse = ops.band(
+        q,
+        k,
+        v,
+        distance,
+        dense,
+        _prefix(pattern, q, batch),
+        rows.q,
+        rows.k,
+        _seed(seed, q) if dropout > 0 else None,
+        pattern.left,
+        pattern.right,
+        0 if isinstance(pattern.columns, Tensor) else pattern.columns,
+        pattern.rows,
+        pattern.dilation,
+        zero,
+        rows.packed,
+        scale,
+        dropout,
+        ops.choose(backend, q, k, v, pattern, bias),
+    )
+    return (out, lse) if return_lse else out
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, **options) -> Tensor:
+    """Dense or causal attention (Dao et al. 2022, arXiv:2205.14135).
+
+    ``options`` and shapes as for :func:`attention`. ``causal`` is aligned bottom-right.
+
+    Example:
+        >>> q = torch.randn(1, 2, 5, 16)
+        >>> flash_attention(q, q, q, causal=True).shape
+        torch.Size([1, 2, 5, 16])
+    """
+    return attention(q, k, v, _causal if causal else _dense, **options)
+
+
+def sliding_window_attention(
+    q: Tensor, k: Tensor, v: Tensor, left: int, right: int | None = None, **options
+) -> Tensor:
+    """Attention to ``left`` keys back and ``right`` ahead (``left`` if not given), the query's
+    own included (Beltagy et al. 2020, arXiv:2004.05150, section 3.1).
+
+    Example:
+        >>> q = torch.randn(1, 2, 50, 16)
+        >>> sliding_window_attention(q, q, q, 8).shape
+        torch.Size([1, 2, 50, 16])
+    """
+    return attention(q, k, v, window(left, right), **options)
+
+
+def dilated_attention(
+    q: Tensor, k: Tensor, v: Tensor, left: int, right: int | None = None, *, dilation: int, **options
+) -> Tensor:
+    """A sliding window whose steps are ``dilation`` apart: ``left`` keys back reach
+    ``left * dilation`` positions (Beltagy et al. 2020, section 3.1, "Dilated sliding window").
+
+    Example:
+        >>> q = torch.randn(1, 2, 50, 16)
+        >>> dilated_attention(q, q, q, 4, dilation=3).shape
+        torch.Size([1, 2, 50, 16])
+    """
+    return attention(q, k, v, window(left, right, dilation=dilation), **options)
+
+
+def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{name}: a tensor is allowed, got {type(x).__name__}")
+        if x.dim() != 4:
+            raise ValueError(f"{name}: shape (B, H, S, D) is allowed, got {tuple(x.shape)}")
+        if x.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"{name}: float32, bfloat16, float16 or float64 is allowed, got {x.dtype}")
+        if x.dtype != q.dtype or x.device != q.device:
+            raise ValueError(
+                f"{name}: q's dtype and device are allowed, got {x.dtype} on {x.device} beside {q.dtype} on {q.device}"
+            )
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if k.shape[:3] != v.shape[:3]:
+        raise ValueError(f"v: k's batch, heads and rows are allowed, got {shapes}")
+    if q.shape[0] != k.shape[0]:
+        raise ValueError(f"k: q's batch size is allowed, got {shapes}")
+    if q.shape[3] != k.shape[3]:
+        raise ValueError(f"k: q's head dimension is allowed, got {shapes}")
+    if q.shape[3] == 0 or v.shape[3] == 0:
+        raise ValueError(f"q, v: a head dimension of at least 1 is allowed, got {shapes}")
+    if (k.shape[1] == 0 and q.shape[1] != 0) or (k.shape[1] and q.shape[1] % k.shape[1]):
+        raise ValueError(f"k: a number of heads that divides q's is allowed, got {shapes}")
+
+
+def _bias(
+    bias: object, q: Tensor, k: Tensor, rows: Spans, batch: int
+) -> tuple[Tensor | None, Tensor | None, int]:
+    """``(distance, dense, zero)`` for the op."""
+    heads, sq, sk = q.shape[1], q.shape[2], k.shape[2]
+    if bias is None:
+        return None, None, 0
+    if not isinstance(bias, (Distance, Dense)):
+        raise ValueError(f"bias: a Distance, a Dense or None is allowed, got {type(bias).__name__}")
+    values = bias.values
+    if values.device != q.device:
+        raise ValueError(f"bias: q's device {q.device} is allowed, got {values.device}")
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    if isinstance(bias, Distance):
+        want = f"({heads} or 1, {'an odd number' if rows.packed else max(sq + sk - 1, 0)})"
+        width = values.shape[1]
+        if values.shape[0] not in (1, heads) or (width % 2 == 0 if rows.packed else width != max(sq + sk - 1, 0)):
+            raise ValueError(f"bias: Distance values of shape {want} are allowed, got {tuple(values.shape)}")
+        if rows.packed:
+            _check_reach(rows, width // 2)
+        return values.to(wide).expand(heads, -1), None, width // 2 if rows.packed else max(sq - 1, 0)
+    values = values[(None,) * (4 - values.dim())]
+    limits = (batch, heads, sq, sk)
+    fits = all(n in (1, limit) or (rows.packed and i > 1 and n <= limit) for i, (n, limit) in enumerate(zip(values.shape, limits, strict=True)))
+    if not fits:
+        raise ValueError(f"bias: Dense values that broadcast to {limits} are allowed, got {tuple(bias.values.shape)}")
+    if rows.packed:
+        _check_reach(rows, min(n if n > 1 else sq + sk for n in values.shape[2:]) - 1)
+    return None, values if values.dtype == q.dtype else values.to(wide), 0
+
+
+def _check_reach(rows: Spans, reach: int) -> None:
+    if torch.compiler.is_compiling():
+        return
+    longest = max(int(spans[:, 1].max()) if spans is not None and len(spans) else 0 for spans in (rows.q, rows.k))
+    if longest - 1 > reach:
+        raise ValueError(f"bias: must reach the longest sequence, {longest} rows; its values reach {reach + 1}")
+
+
+def _prefix(pattern: Band, q: Tensor, batch: int) -> Tensor | None:
+    columns = pattern.columns
+    if not isinstance(columns, Tensor):
+        return None
+    if columns.shape != (batch,):
+        raise ValueError(f"pattern: columns of shape ({batch},) are allowed, got {tuple(columns.shape)}")
+    if not torch.compiler.is_compiling() and bool((columns < 0).any()):
+        raise ValueError(f"pattern: columns must not be negative, got {columns.tolist()}")
+    return columns.to(device=q.device, dtype=torch.int32)
+
+
+def _seed(seed: int | Tensor | None, q: Tensor) -> Tensor:
+    if seed is None:
+        return torch.randint(2**62, (1,), dtype=torch.int64, device=q.device)
+    if isinstance(seed, Tensor):
+        if seed.numel() != 1 or seed.dtype != torch.int64:
+            raise ValueError(f"seed: an int64 tensor of one element is allowed, got {seed.dtype}, {tuple(seed.shape)}")
+        return seed.reshape(1).to(q.device)
+    if isinstance(seed, bool) or not isinstance(seed, (int, torch.SymInt)) or not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed: an int of 64 bits is allowed, got {seed!r}")
+    return torch.full((1,), seed, dtype=torch.int64, device=q.device)
+
+
+__all__ = [
+    "INF",
+    "attention",
+    "dilated_attention",
+    "flash_attention",
+    "merge",
+    "sliding_window_attention",
+]

@@ -1,0 +1,112 @@
+"""Which backend runs a call, and why another one cannot.
+
+A backend is a module with two functions per pattern shape, ``forward`` and ``backward``
+(see ``pkernels/reference/band.py``), imported when it is first needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+import warnings
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from ..bias import Dense, Distance
+from ..patterns import Band
+
+BACKENDS = ("reference", "cpu", "triton")
+_MODULES = {"reference": "pkernels.reference", "cpu": "pkernels.native", "triton": "pkernels.triton"}
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def backend(name: str, shape: str) -> ModuleType:
+    """The module that holds ``forward`` and ``backward`` of a pattern shape ("band")."""
+    return importlib.import_module(f"{_MODULES[name]}.{shape}")
+
+
+def why_not(
+    backend: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Band | None = None,
+    bias: Distance | Dense | None = None,
+) -> str | None:
+    """Why ``backend`` cannot compute this attention, or None if it can.
+
+    Args:
+        backend: "reference", "cpu" or "triton".
+        q, k, v, pattern, bias: As for :func:`pkernels.attention`; only the tensors' device,
+            dtype and shape are looked at.
+
+    Example:
+        >>> q = torch.zeros(1, 1, 4, 8, dtype=torch.float64)
+        >>> why_not("cpu", q, q, q)
+        'dtype float64: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: one of {', '.join(BACKENDS)} is allowed, got {backend!r}")
+    if backend == "reference":
+        return None
+    if q.dtype not in _DTYPES:
+        name = str(q.dtype).removeprefix("torch.")
+        return f'dtype {name}: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
+    for name, x in (("q", q), ("v", v)):
+        if x.shape[-1] > 256:
+            return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
+    return _why_not_cpu(q) if backend == "cpu" else _why_not_triton(q)
+
+
+def _why_not_cpu(q: Tensor) -> str | None:
+    if q.device.type != "cpu":
+        return f"tensors on {q.device}: the CPU kernels take tensors in main memory"
+    from .. import native
+
+    return native.why_missing()
+
+
+def _why_not_triton(q: Tensor) -> str | None:
+    if not has_triton():
+        return "triton is not installed"
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if q.device.type not in ("cuda", "cpu") or (q.device.type == "cpu" and not interpreted):
+        return f"tensors on {q.device}: a GPU is needed, or TRITON_INTERPRET=1 to interpret the kernels"
+    return None
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether triton can be imported, without importing it."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def choose(
+    name: str | None, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None
+) -> str:
+    """The backend to run on. A named one never falls back.
+
+    Raises:
+        NotImplementedError: With the reason, if the named backend cannot do it.
+    """
+    if name is not None:
+        reason = why_not(name, q, k, v, pattern, bias)
+        if reason is not None:
+            raise NotImplementedError(f"backend {name!r}: {reason}")
+        return name
+    best = "cpu" if q.device.type == "cpu" else "triton"
+    reason = why_not(best, q, k, v, pattern, bias)
+    if reason is None:
+        return best
+    if q.dtype != torch.float64:
+        _warn_once(f'pkernels runs on "reference", which is slow: backend "{best}": {reason}')
+    return "reference"
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=4)

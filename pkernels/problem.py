@@ -1,0 +1,85 @@
+"""One attention call as a backend sees it: checked, in plain numbers and tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .patterns import Band
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Everything of a call but q, k and v.
+
+    Attributes:
+        left, right, columns, rows, dilation: The band; ``prefix`` (``(B,)`` int32) replaces
+            ``columns`` if given.
+        scale: Factor of q·k.
+        distance: ``(H, W)`` or None; ``zero`` is the column of ``j == i``.
+        dense: ``(B|1, H|1, M|1, N|1)`` or None.
+        q_spans, k_spans: ``(B, 2)`` int32 first row and number of rows, or None.
+        packed: Whether all sequences lie in batch row 0.
+        dropout, seed: Probability, and an int64 tensor of one element.
+        distance_grad, dense_grad: Which bias gradients the backward is to return.
+    """
+
+    left: int
+    right: int
+    columns: int
+    rows: int
+    dilation: int
+    scale: float
+    prefix: Tensor | None = None
+    distance: Tensor | None = None
+    zero: int = 0
+    dense: Tensor | None = None
+    q_spans: Tensor | None = None
+    k_spans: Tensor | None = None
+    packed: bool = False
+    dropout: float = 0.0
+    seed: Tensor | None = None
+    distance_grad: bool = False
+    dense_grad: bool = False
+
+    def band(self, batch: slice) -> Band:
+        """The pattern of some batch rows."""
+        columns = self.columns if self.prefix is None else self.prefix[batch]
+        return Band(self.left, self.right, columns, self.rows, self.dilation)
+
+    def batch(self, q: Tensor) -> int:
+        """Number of sequences."""
+        spans = self.k_spans if self.k_spans is not None else self.q_spans
+        return spans.shape[0] if self.packed and spans is not None else q.shape[0]
+
+    def span_lists(self, q: Tensor, k: Tensor) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """``(first, end)`` rows of each sequence of queries and of keys, checked."""
+        both = []
+        for name, spans, x in (("queries", self.q_spans, q), ("keys", self.k_spans, k)):
+            if spans is None:
+                both.append([(0, x.shape[2])] * self.batch(q))
+                continue
+            rows = [(first, first + count) for first, count in spans.tolist()]
+            if any(first < 0 or end < first or end > x.shape[2] for first, end in rows):
+                raise ValueError(
+                    f"lengths, offsets: the {name} of each sequence must lie within the {x.shape[2]} "
+                    f"rows there are, got rows {rows}"
+                )
+            both.append(rows)
+        return both[0], both[1]
+
+
+def rows_like(x: Tensor, width: int) -> Tensor:
+    """New tensor ``(B, H, S, width)`` of x's dtype whose memory order of heads and rows
+    follows x, so that a model's ``transpose(1, 2).flatten(2)`` of it costs nothing."""
+    b, h, s, _ = x.shape
+    if x.stride(1) < x.stride(2):
+        return torch.empty((b, s, h, width), dtype=x.dtype, device=x.device).transpose(1, 2)
+    return torch.empty((b, h, s, width), dtype=x.dtype, device=x.device)
+
+
+def accumulator(x: Tensor) -> torch.dtype:
+    """fp64 for fp64, fp32 for everything narrower."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

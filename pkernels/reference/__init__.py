@@ -1,0 +1,1 @@
+"""The mathematics in plain torch: any device, any floating dtype, O(Sq Sk) memory."""
