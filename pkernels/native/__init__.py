@@ -1,8 +1,16 @@
-"""The C++ kernels (``csrc/``), if they were built."""
+"""The C++ kernels (``csrc/``), if they were built, and the instruction set that they use.
+
+The environment variable ``PKERNELS_ISA`` names the instruction set to start with.
+"""
 
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 
 
 @functools.cache
@@ -12,4 +20,63 @@ def why_missing() -> str | None:
         from .. import _C  # noqa: F401
     except ImportError as error:
         return f"the C++ extension is missing ({error}); build it with 'pip install .'"
+    if name := os.environ.get("PKERNELS_ISA"):
+        _use("PKERNELS_ISA", name)
     return None
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those that this build contains and this CPU can run, the best one last.
+
+    Raises:
+        RuntimeError: If the extension is missing.
+
+    Example:
+        >>> instruction_sets()[0]
+        'portable'
+    """
+    return tuple(_operators().cpu_instruction_sets().split())
+
+
+def instruction_set() -> str:
+    """The one in use: "portable", "avx2", "avx512" or "avx512bf16".
+
+    Raises:
+        RuntimeError: If the extension is missing.
+    """
+    return _operators().cpu_instruction_set()
+
+
+@contextmanager
+def force_instruction_set(name: str) -> Iterator[None]:
+    """Use another instruction set, in all threads, until the end of the block.
+
+    Raises:
+        RuntimeError: If the extension is missing.
+        ValueError: If the name is unknown, or this CPU cannot run it.
+
+    Example:
+        >>> with force_instruction_set("portable"):
+        ...     instruction_set()
+        'portable'
+    """
+    before = instruction_set()
+    _use("name", name)
+    try:
+        yield
+    finally:
+        _use("name", before)
+
+
+def _operators():
+    reason = why_missing()
+    if reason is not None:
+        raise RuntimeError(reason)
+    return torch.ops.pkernels_native
+
+
+def _use(argument: str, name: str) -> None:
+    operators = torch.ops.pkernels_native  # not _operators(): why_missing() comes here
+    if not operators.use_cpu_instruction_set(name):
+        allowed = ", ".join(operators.cpu_instruction_sets().split())
+        raise ValueError(f"{argument}: {allowed} are allowed on this CPU, got {name!r}")

@@ -1,0 +1,57 @@
+#include "cpu/dispatch.h"
+
+#include <algorithm>
+#include <atomic>
+
+namespace pkernels {
+namespace {
+
+std::atomic<InstructionSet>& chosen() {
+  static std::atomic<InstructionSet> set{instruction_sets().back()};
+  return set;
+}
+
+}  // namespace
+
+std::string name_of(InstructionSet set) {
+  switch (set) {
+    case InstructionSet::portable:
+      return "portable";
+    case InstructionSet::avx2:
+      return "avx2";
+    case InstructionSet::avx512:
+      return "avx512";
+    case InstructionSet::avx512bf16:
+      return "avx512bf16";
+  }
+  return "unknown";
+}
+
+std::vector<InstructionSet> instruction_sets() {
+  std::vector<InstructionSet> sets{InstructionSet::portable};
+#if defined(__x86_64__)
+  // Each set contains the one before it, as its kernels do. __builtin_cpu_supports asks the
+  // operating system too, whether it saves the wide registers.
+  __builtin_cpu_init();
+  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))) return sets;
+  sets.push_back(InstructionSet::avx2);
+  if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")))
+    return sets;
+  sets.push_back(InstructionSet::avx512);
+  if (!__builtin_cpu_supports("avx512bf16")) return sets;
+  sets.push_back(InstructionSet::avx512bf16);
+#endif
+  return sets;
+}
+
+InstructionSet instruction_set() { return chosen().load(std::memory_order_relaxed); }
+
+bool use_instruction_set(InstructionSet set) {
+  const auto sets = instruction_sets();
+  if (std::find(sets.begin(), sets.end(), set) == sets.end()) return false;
+  chosen().store(set, std::memory_order_relaxed);
+  return true;
+}
+
+}  // namespace pkernels
