@@ -1,0 +1,48 @@
+# Each verb sets up what it needs by itself. ARGS are passed on: make test ARGS="-k window".
+VENV ?= .venv
+PYTHON ?= python3
+ARGS ?=
+python := $(VENV)/bin/python
+workers := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
+cpp = $(shell find csrc -name '*.cpp' -o -name '*.h')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test bench lint format wheel clean
+
+help: ## Show this list
+	@echo "pkernels: what make can do"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: ARGS (passed on), VENV (default .venv), PYTHON (default python3),"
+	@echo "  PKERNELS_TORCH (default torch==2.13.0; for a smaller download without a GPU:"
+	@echo "  PKERNELS_TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu')"
+
+setup: ## Make the environment and build the C++ kernels
+	@PYTHON=$(PYTHON) .ci/environment $(VENV)
+
+test: setup ## Run the tests, and the examples of the docstrings
+	@OMP_NUM_THREADS=1 $(python) -m pytest -n $(workers) tests pkernels --doctest-modules $(ARGS)
+
+bench: setup ## Measure the kernels and a real model (about three minutes)
+	@$(python) -m benchmarks run $(ARGS)
+
+lint: setup ## Check style and types: ruff, mypy, clang-format
+	@$(python) -m ruff check .
+	@$(python) -m ruff format --check .
+	@$(python) -m mypy
+	@$(VENV)/bin/clang-format --dry-run -Werror $(cpp)
+
+format: setup ## Put all sources into the one style
+	@$(python) -m ruff format .
+	@$(python) -m ruff check --fix .
+	@$(VENV)/bin/clang-format -i $(cpp)
+
+wheel: setup ## Build and audit the wheel, one for all torch >= 2.10 and Python >= 3.10
+	@rm -rf build/lib* build/wheel
+	@$(python) -m pip wheel . --no-deps --no-build-isolation -w build/wheel
+	@PATH="$(abspath $(VENV)/bin):$$PATH" auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' -w dist build/wheel/*.whl
+	@$(python) -m abi3audit --strict --summary dist/*.whl
+	@$(VENV)/bin/torch-abi-audit --check both pkernels/_C.abi3.so
+
+clean: ## Remove what was built, but not the environment
+	@rm -rf build dist *.egg-info pkernels/_C*.so .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
