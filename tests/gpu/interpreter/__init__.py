@@ -1,0 +1,53 @@
+"""Run Triton kernels on CPU tensors, with an eye on every memory access.
+
+Triton's own interpreter (``TRITON_INTERPRET=1``) computes bfloat16 on its raw bits, lets kernels
+read and write past their tensors, and runs the programs of a grid in one fixed order, so that
+much of what would fail on a GPU passes. Importing this package mends the arithmetic
+(``arithmetic``); inside :func:`checked` every launch is also watched:
+
+==========================  ====================================================================
+raises                      when
+==========================  ====================================================================
+``OutOfBounds``             a lane reads or writes outside the tensor its pointer came from, or
+                            in a gap between the rows of a strided view
+``DuplicateStore``          two lanes of one store write the same address
+``Race``                    two programs touch an address, one of them writing
+``Nondeterministic``        programs add floats atomically in an order the GPU is free to choose
+``Uninitialised``           a lane reads memory of ``torch.empty`` that nobody has written
+``Failed``                  ``tl.device_assert`` fails, an int32 overflows (if asked), the grid is
+                            larger than CUDA allows
+==========================  ====================================================================
+
+Masked-off lanes of a load without ``other`` are undefined on a GPU: here they hold NaN.
+What it cannot show: shared memory, layouts, pipelining, warps, approximate exp2 and division,
+and the order in which a tensor core sums. Those are the compiled code's affair.
+
+Whether Triton interprets is settled when ``triton.jit`` decorates a function, so such tests run
+in a process of their own; ``tests/interpreted`` is where they live.
+"""
+
+import os
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    raise ImportError("tests.gpu.interpreter: set TRITON_INTERPRET=1 before triton is imported")
+
+from . import arithmetic
+from .launch import Run, checked
+from .memory import DuplicateStore, Failed, Nondeterministic, OutOfBounds, Race, Uninitialised, Violation
+from .poison import poisoned, unwritten
+
+arithmetic.mend()
+
+__all__ = [
+    "DuplicateStore",
+    "Failed",
+    "Nondeterministic",
+    "OutOfBounds",
+    "Race",
+    "Run",
+    "Uninitialised",
+    "Violation",
+    "checked",
+    "poisoned",
+    "unwritten",
+]

@@ -1,0 +1,1 @@
+"""Tests of Triton kernels on the CPU; see ``tests.gpu.launcher`` for how they are run."""
