@@ -32,7 +32,7 @@ class InterpretedFile(pytest.File):
         yield InterpretedRun.from_parent(self, name="interpreted")
 
 
-class InnerFailure(Exception):
+class InnerTestError(Exception):
     """Tests failed in the inner pytest."""
 
 
@@ -51,12 +51,15 @@ class InterpretedRun(pytest.Item):
             text=True,
             check=False,
         )
-        self.add_report_section("call", "interpreted", result.stdout)
         if result.returncode != 0:  # 5: nothing collected, which is a failure too
-            raise InnerFailure(result.stdout + result.stderr)
+            lines = result.stdout.splitlines()
+            summary = [line for line in lines if line.startswith(("FAILED", "ERROR"))] + lines[-1:]
+            end = f"exit status {result.returncode}"
+            raise InnerTestError("\n".join([*summary, end, "", result.stdout, result.stderr]))
+        self.add_report_section("call", "interpreted", result.stdout)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        return str(excinfo.value) if isinstance(excinfo.value, InnerFailure) else super().repr_failure(excinfo)
+        return str(excinfo.value) if isinstance(excinfo.value, InnerTestError) else super().repr_failure(excinfo)
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, 0, f"{self.path.name} (interpreted)"

@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 @triton.jit
-def attend(Q, K, V, O, LSE, scale, N, stride_q, stride_k, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
-    """O = softmax(scale QKᵀ) V over keys up to the query's own position; LSE in base 2."""
+def attend(Q, K, V, Out, LSE, scale, N, stride_q, stride_k, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """Out = softmax(scale QKᵀ) V over keys up to the query's own position; LSE in base 2."""
     head = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * BM
     i = first + tl.arange(0, BM)
@@ -31,8 +31,8 @@ def attend(Q, K, V, O, LSE, scale, N, stride_q, stride_k, D: tl.constexpr, BM: t
         v = tl.load(V + head * stride_k + j[:, None] * D + d[None, :], mask=j[:, None] < N, other=0.0)
         acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
         top = new
-    out = (acc / total[:, None]).to(O.dtype.element_ty)
-    tl.store(O + head * stride_q + i[:, None] * D + d[None, :], out, mask=i[:, None] < N)
+    out = (acc / total[:, None]).to(Out.dtype.element_ty)
+    tl.store(Out + head * stride_q + i[:, None] * D + d[None, :], out, mask=i[:, None] < N)
     tl.store(LSE + head * N + i, top + tl.log2(total), mask=i < N)
 
 

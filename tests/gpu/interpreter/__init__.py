@@ -5,18 +5,18 @@ read and write past their tensors, and runs the programs of a grid in one fixed 
 much of what would fail on a GPU passes. Importing this package mends the arithmetic
 (``arithmetic``); inside :func:`checked` every launch is also watched:
 
-==========================  ====================================================================
-raises                      when
-==========================  ====================================================================
-``OutOfBounds``             a lane reads or writes outside the tensor its pointer came from, or
-                            in a gap between the rows of a strided view
-``DuplicateStore``          two lanes of one store write the same address
-``Race``                    two programs touch an address, one of them writing
-``Nondeterministic``        programs add floats atomically in an order the GPU is free to choose
-``Uninitialised``           a lane reads memory of ``torch.empty`` that nobody has written
-``Failed``                  ``tl.device_assert`` fails, an int32 overflows (if asked), the grid is
-                            larger than CUDA allows
-==========================  ====================================================================
+=========================  ====================================================================
+raises                     when
+=========================  ====================================================================
+``OutOfBoundsError``       a lane reads or writes outside the tensor its pointer came from,
+                           or in a gap between the rows of a strided view
+``DuplicateStoreError``    two lanes of one store write the same address
+``RaceError``              two programs touch an address, one of them writing
+``NondeterminismError``    programs add floats atomically, in an order a GPU is free to choose
+``UninitialisedError``     a lane reads memory of ``torch.empty`` that nobody has written
+``KernelAssertionError``   ``tl.device_assert`` fails, int32 overflows (if asked), or the grid
+                           is larger than CUDA allows
+=========================  ====================================================================
 
 Masked-off lanes of a load without ``other`` are undefined on a GPU: here they hold NaN.
 What it cannot show: shared memory, layouts, pipelining, warps, approximate exp2 and division,
@@ -33,20 +33,28 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from . import arithmetic
 from .launch import Run, checked
-from .memory import DuplicateStore, Failed, Nondeterministic, OutOfBounds, Race, Uninitialised, Violation
+from .memory import (
+    DuplicateStoreError,
+    KernelAssertionError,
+    KernelError,
+    NondeterminismError,
+    OutOfBoundsError,
+    RaceError,
+    UninitialisedError,
+)
 from .poison import poisoned, unwritten
 
 arithmetic.mend()
 
 __all__ = [
-    "DuplicateStore",
-    "Failed",
-    "Nondeterministic",
-    "OutOfBounds",
-    "Race",
+    "DuplicateStoreError",
+    "KernelAssertionError",
+    "KernelError",
+    "NondeterminismError",
+    "OutOfBoundsError",
+    "RaceError",
     "Run",
-    "Uninitialised",
-    "Violation",
+    "UninitialisedError",
     "checked",
     "poisoned",
     "unwritten",

@@ -13,7 +13,7 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
-from .memory import MANY, NOBODY, Memory, Nondeterministic, Region, Traced, Uninitialised, conflict, duplicates
+from .memory import MANY, NOBODY, Memory, NondeterminismError, Region, Traced, UninitialisedError, conflict, duplicates
 from .poison import pattern, telling
 
 Handle = interpreter.TensorHandle
@@ -43,7 +43,7 @@ def load(run: Watch, method: Callable) -> Callable:
         if region is not None and telling(_kind(pointers), poison.itemsize):
             found = (np.atleast_1d(result.data).view(poison.dtype) == poison) & mask.data
             if found.any():
-                raise Uninitialised(f"load of {int(found.sum())} elements of {region} that nobody has written")
+                raise UninitialisedError(f"load of {int(found.sum())} elements of {region} that nobody has written")
         return result
 
     return create_masked_load
@@ -76,7 +76,7 @@ def update(run: Watch, method: Callable) -> Callable:
             if pointers.get_element_ty().is_floating() and str(op).endswith("FADD"):
                 clash = (adders != NOBODY) & (adders != run.program + 1)
                 if clash.any() or np.unique(cells).size != cells.size:
-                    raise Nondeterministic(f"{int(clash.sum())} elements of {region} are added to in no set order")
+                    raise NondeterminismError(f"{int(clash.sum())} elements of {region} are added to in no set order")
             _hold(region.shadow.adder, cells, run.program + 1)
         return method(self, op, pointers, value, mask, *rest)
 

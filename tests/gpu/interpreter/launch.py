@@ -23,7 +23,7 @@ from triton.runtime import interpreter
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import access, poison
-from .memory import Failed, Memory, Traced, Violation
+from .memory import KernelAssertionError, KernelError, Memory, Traced
 
 Builder, Executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
 LIMITS = (2**31 - 1, 65_535, 65_535)  # programs along each axis of a CUDA grid
@@ -77,13 +77,13 @@ def _launch(run: Run, launch: Callable) -> Callable:
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)
                 return launch(self, *args, **kwargs)
-        except (interpreter.InterpreterError, Violation) as error:
+        except (interpreter.InterpreterError, KernelError) as error:
             root: BaseException = error
             while isinstance(root, interpreter.InterpreterError) and root.__cause__ is not None:
                 root = root.__cause__
             program = getattr(interpreter.interpreter_builder, "grid_idx", None)
             place = f"kernel {run.kernel}, program {program}, {_line(root)}"
-            if isinstance(root, Violation):
+            if isinstance(root, KernelError):
                 raise type(root)(f"{place}: {root}") from None
             raise interpreter.InterpreterError(f"{place}: {root!r}") from root
 
@@ -140,11 +140,12 @@ def _call(run: Run, call: Callable) -> Callable:
 
 
 def _grid(run: Run, set_dim: Callable) -> Callable:
-    def set_grid_dim(self: Any, *dims: int) -> None:
+    def set_grid_dim(self: Any, x: int, y: int, z: int) -> None:
+        dims = (x, y, z)
         set_dim(self, *dims)
         for axis, (size, limit) in enumerate(zip(dims, LIMITS, strict=True)):
             if size > limit:
-                raise Failed(f"grid {dims}: axis {axis} allows {limit} programs")
+                raise KernelAssertionError(f"grid {dims}: axis {axis} allows {limit} programs")
         run.launches.append((run.kernel, dims))
         run.order = list(range(dims[0] * dims[1] * dims[2]))
         if run.shuffle is not None:
@@ -165,7 +166,7 @@ def _index(run: Run, set_index: Callable) -> Callable:
 def _assert(run: Run, check: Callable) -> Callable:
     def create_assert(self: Any, condition: Any, message: str) -> None:
         if not condition:
-            raise Failed(message)
+            raise KernelAssertionError(message)
 
     return create_assert
 

@@ -18,31 +18,31 @@ import triton.language as tl
 NOBODY, MANY = 0, -1
 
 
-class Violation(Exception):
+class KernelError(Exception):
     """A launch did something that a GPU would punish."""
 
 
-class OutOfBounds(Violation):
+class OutOfBoundsError(KernelError):
     """An access outside the tensor its pointer came from."""
 
 
-class DuplicateStore(Violation):
+class DuplicateStoreError(KernelError):
     """Two lanes of one store write the same address."""
 
 
-class Race(Violation):
+class RaceError(KernelError):
     """Two programs touch an address and one of them writes."""
 
 
-class Nondeterministic(Violation):
+class NondeterminismError(KernelError):
     """The result depends on the order in which programs add."""
 
 
-class Uninitialised(Violation):
+class UninitialisedError(KernelError):
     """Memory of ``torch.empty`` is read before it is written."""
 
 
-class Failed(Violation):
+class KernelAssertionError(KernelError):
     """An assertion of the kernel, or a limit of the launch, does not hold."""
 
 
@@ -142,11 +142,11 @@ class Memory:
             if not missed.any():
                 return region
         if not misses:
-            raise OutOfBounds(f"{verb} through a pointer, but no argument is a tensor")
+            raise OutOfBoundsError(f"{verb} through a pointer, but no argument is a tensor")
         missed, region = min(misses, key=lambda miss: int(miss[0].sum()))
         offset = (int(addresses[missed][0]) - region.start) / region.itemsize
         where = "in a gap between the rows of" if 0 <= offset < region.length else "outside"
-        raise OutOfBounds(
+        raise OutOfBoundsError(
             f"{verb} of {int(missed.sum())} of {missed.size} lanes {where} {region}: the first at element "
             f"{offset:g} of {region.length}, counted in memory from the tensor's start"
         )
@@ -158,7 +158,7 @@ def conflict(region: Region, cells: np.ndarray, holders: np.ndarray, me: int, mi
     if clash.any():
         other = int(holders[clash][0])
         who = "several programs" if other == MANY else f"program number {other - 1}"
-        raise Race(
+        raise RaceError(
             f"{mine} of {region}, element {_element(region, cells[clash][0])}, which {who} of this launch {theirs}"
         )
 
@@ -170,7 +170,7 @@ def duplicates(region: Region, cells: np.ndarray) -> None:
     region.shadow.lane[first] = lanes
     lost = region.shadow.lane[first] != lanes
     if lost.any():
-        raise DuplicateStore(
+        raise DuplicateStoreError(
             f"{int(lost.sum()) + 1} of {first.size} lanes of one store to {region} share an address with another "
             f"lane, the first at element {_element(region, first[lost][0])}"
         )

@@ -47,7 +47,7 @@ def _pattern_of(dtype: torch.dtype) -> np.ndarray:
 def _bytes(x: torch.Tensor) -> np.ndarray:
     """The storage of x, as its elements' bits."""
     storage = x.untyped_storage()
-    raw = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (storage.nbytes(),), (1,))  # type: ignore[call-overload]
+    raw = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (storage.nbytes(),), (1,))
     return raw.numpy()[: storage.nbytes() // x.element_size() * x.element_size()].view(f"u{x.element_size()}")
 
 
