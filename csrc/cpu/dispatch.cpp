@@ -54,4 +54,18 @@ bool use_instruction_set(InstructionSet set) {
   return true;
 }
 
+const Kernels& current_kernels() {
+  switch (instruction_set()) {
+#if defined(__x86_64__)
+    case InstructionSet::avx2:
+      return *kernels_avx2();
+    case InstructionSet::avx512:
+    case InstructionSet::avx512bf16:
+      return *kernels_avx512();
+#endif
+    default:
+      return *kernels_portable();
+  }
+}
+
 }  // namespace pkernels

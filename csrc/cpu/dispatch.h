@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "cpu/kernels.h"
+
 namespace pkernels {
 
 // From the least to the most able. Each is a translation unit of its own, isa_<name>.cpp.
@@ -19,5 +21,8 @@ InstructionSet instruction_set();
 
 // Returns false, and changes nothing, if this CPU cannot run it.
 bool use_instruction_set(InstructionSet set);
+
+// The kernels of the one in use.
+const Kernels& current_kernels();
 
 }  // namespace pkernels

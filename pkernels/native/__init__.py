@@ -35,7 +35,7 @@ def instruction_sets() -> tuple[str, ...]:
         >>> instruction_sets()[0]
         'portable'
     """
-    return tuple(_operators().cpu_instruction_sets().split())
+    return tuple(operators().cpu_instruction_sets().split())
 
 
 def instruction_set() -> str:
@@ -44,7 +44,7 @@ def instruction_set() -> str:
     Raises:
         RuntimeError: If the extension is missing.
     """
-    return _operators().cpu_instruction_set()
+    return operators().cpu_instruction_set()
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def force_instruction_set(name: str) -> Iterator[None]:
         _use("name", before)
 
 
-def _operators():
+def operators():
     reason = why_missing()
     if reason is not None:
         raise RuntimeError(reason)
@@ -76,7 +76,7 @@ def _operators():
 
 
 def _use(argument: str, name: str) -> None:
-    operators = torch.ops.pkernels_native  # not _operators(): why_missing() comes here
+    operators = torch.ops.pkernels_native  # not operators(): why_missing() comes here
     if not operators.use_cpu_instruction_set(name):
         allowed = ", ".join(operators.cpu_instruction_sets().split())
         raise ValueError(f"{argument}: {allowed} are allowed on this CPU, got {name!r}")

@@ -1,0 +1,90 @@
+// Band: which keys a tile of queries visits. Closed form, no lists, no masks.
+//
+// Query i of n_q stands at position i + n_k - n_q, key j at position j (bottom-right
+// alignment). With dilation d, positions fall into d residue classes that never meet, so a
+// tile holds queries of one class, d rows apart, and visits keys of that class, d rows apart.
+#pragma once
+
+#include "params.h"
+
+namespace pkernels {
+
+// `count` queries: rows first, first + step, ...
+struct QueryTile {
+  int64_t first = 0, step = 1, count = 0;
+  bool everything = false;  // global rows: every key is kept
+};
+
+// `count` keys: rows first, first + step, ... If banded, query c of the tile keeps key m iff
+// -left <= m - c + offset <= right; otherwise it keeps them all.
+struct KeySegment {
+  int64_t first = 0, step = 1, count = 0, offset = 0;
+  bool banded = false;
+};
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t modulo(int64_t a, int64_t b) { return (a % b + b) % b; }
+
+// Calls f(QueryTile) for tiles of at most `size` queries that cover all rows.
+template <class F>
+void for_each_query_tile(const Band& band, int64_t n_q, int64_t n_k, int64_t size, F f) {
+  const int64_t shift = n_k - n_q;
+  const int64_t begin = smaller(n_q, larger(0, -shift));
+  const int64_t end = larger(begin, smaller(n_q, band.rows - shift));
+  for (int64_t i = begin; i < end; i += size) {
+    f(QueryTile{i, 1, smaller(size, end - i), true});
+  }
+  const int64_t ranges[2][2] = {{0, begin}, {end, n_q}};
+  for (const auto& range : ranges) {
+    for (int64_t r = 0; r < band.dilation && range[0] + r < range[1]; ++r) {
+      const int64_t rows = ceil_div(range[1] - range[0] - r, band.dilation);
+      for (int64_t c = 0; c < rows; c += size) {
+        f(QueryTile{range[0] + r + c * band.dilation, band.dilation, smaller(size, rows - c), false});
+      }
+    }
+  }
+}
+
+// The key segments of a tile, at most two, each key once: global columns, then the band.
+inline int segments(const Band& band, int64_t columns, int64_t n_q, int64_t n_k, const QueryTile& tile,
+                    KeySegment out[2]) {
+  if (tile.everything) {
+    out[0] = KeySegment{0, 1, n_k, 0, false};
+    return n_k > 0;
+  }
+  int found = 0;
+  const int64_t head = smaller(columns, n_k);
+  if (head > 0) {
+    out[found++] = KeySegment{0, 1, head, 0, false};
+  }
+  const int64_t d = band.dilation;
+  const int64_t low = tile.first + n_k - n_q;
+  const int64_t high = low + (tile.count - 1) * d;
+  int64_t first = larger(low - band.left * d, head);
+  first += modulo(low - first, d);
+  const int64_t last = smaller(high + band.right * d, n_k - 1);
+  if (first <= last) {
+    out[found++] = KeySegment{first, d, (last - first) / d + 1, (first - low) / d, true};
+  }
+  return found;
+}
+
+// The part of a segment whose rows lie in [begin, end).
+inline KeySegment clip(KeySegment segment, int64_t begin, int64_t end) {
+  const int64_t skip = segment.first < begin ? ceil_div(begin - segment.first, segment.step) : 0;
+  const int64_t left = ceil_div(larger(0, end - segment.first), segment.step);
+  segment.count = larger(0, smaller(segment.count, left) - skip);
+  segment.first += skip * segment.step;
+  segment.offset += skip;
+  return segment;
+}
+
+// Whether keys [m, m + count) of a segment are kept by every query of the tile.
+inline bool is_full(const Band& band, const KeySegment& segment, const QueryTile& tile, int64_t m, int64_t count) {
+  return !segment.banded || (m - (tile.count - 1) + segment.offset >= -band.left &&
+                             m + count - 1 + segment.offset <= band.right);
+}
+
+}  // namespace pkernels

@@ -1,0 +1,26 @@
+// Kernels for AVX-512: 32 registers of 16 floats.
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+                             apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
+#endif
+#include <immintrin.h>
+
+#define PK_ISA avx512
+#define PK_WIDTH 16
+#define PK_MR 8
+#define PK_NV 3
+#define PK_LANES 144
+#define PK_KEYS 128
+#include "unit.h"
+
+namespace pkernels {
+const Kernels* kernels_avx512() { return &avx512::table; }
+}  // namespace pkernels
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

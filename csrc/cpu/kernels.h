@@ -1,0 +1,66 @@
+// The table of functions that each instruction set provides. Work is divided by band.cpp.
+#pragma once
+
+#include "../band.h"
+
+namespace pkernels {
+
+struct Forward {
+  Problem problem;
+  int64_t tile;  // queries of a tile
+  Rows q, k, v, out;
+  float* lse;  // rows contiguous
+  int64_t lse_batch, lse_head;
+};
+
+struct Backward {
+  Problem problem;
+  int64_t tile;  // queries of a tile
+  Rows q, k, v, out, dout, dq, dk, dv;
+  const float* lse;
+  const float* dlse;  // nullptr: zero
+  int64_t lse_batch, lse_head, dlse_batch, dlse_head, dlse_row;
+
+  // Keys are split into parts of one batch row and key head each; dq is then summed over
+  // the parts: dq_parts[part][b][h][row][d], float32. nullptr with a single part.
+  int64_t parts;
+  float* dq_parts;
+  Rows dq_part;  // strides within a part
+  int64_t dq_part_size;
+
+  float* ddistance;  // [part * batch + b][head][width], or nullptr
+  float* ddense;     // the shape of dense, contiguous, or nullptr
+  int64_t ddense_size[4];
+};
+
+struct KeyRange {
+  int64_t begin, end;
+};
+
+struct Kernels {
+  const char* name;
+  int64_t lanes;  // queries of a tile, at most
+  int64_t block;  // queries that fill the registers
+
+  // Scratch memory of one worker, in floats.
+  int64_t (*forward_scratch)(const Problem&);
+  int64_t (*backward_scratch)(const Problem&, int64_t keys);
+
+  void (*forward)(const Forward&, int64_t b, int64_t head, const QueryTile&, float* scratch);
+  // dk, dv of some keys of one key head, and their share of dq.
+  void (*backward)(const Backward&, int64_t b, int64_t kv_head, int64_t part, KeyRange keys, float* scratch);
+  // The gradient of a Dense bias at [batch, head] of the bias, for some keys.
+  void (*dense_gradient)(const Backward&, int64_t batch, int64_t head, KeyRange keys, float* scratch);
+  // dq = sum of dq_parts, for rows [begin, end) of all (batch row, head, row).
+  void (*sum_parts)(const Backward&, int64_t b, int64_t head, int64_t begin, int64_t end);
+  // Multiply-adds in registers for `rounds` rounds: the processor's peak. Returns flops.
+  double (*peak)(int64_t rounds);
+};
+
+const Kernels* kernels_portable();
+#if defined(__x86_64__)
+const Kernels* kernels_avx2();
+const Kernels* kernels_avx512();
+#endif
+
+}  // namespace pkernels

@@ -1,0 +1,135 @@
+// Vectors of PK_WIDTH floats, in the compiler's own vector types: one source for every
+// instruction set. Included by the per-instruction-set units only, inside their namespace.
+#pragma once
+
+#include <cstdint>
+
+#define PK_INLINE static inline __attribute__((always_inline))
+
+namespace pkernels {
+namespace PK_ISA {
+
+constexpr int W = PK_WIDTH;
+
+typedef float Vec __attribute__((vector_size(W * 4)));
+typedef int32_t Int __attribute__((vector_size(W * 4)));
+typedef uint32_t UInt __attribute__((vector_size(W * 4)));
+typedef uint64_t ULong __attribute__((vector_size(W * 8)));
+typedef uint16_t Half __attribute__((vector_size(W * 2)));
+
+// Unaligned views for loads and stores.
+typedef float VecU __attribute__((vector_size(W * 4), aligned(4), may_alias));
+typedef int32_t IntU __attribute__((vector_size(W * 4), aligned(4), may_alias));
+typedef uint16_t HalfU __attribute__((vector_size(W * 2), aligned(2), may_alias));
+
+constexpr float infinity = __builtin_inff();
+
+PK_INLINE Vec load(const float* p) { return *reinterpret_cast<const VecU*>(p); }
+PK_INLINE void store(float* p, Vec x) { *reinterpret_cast<VecU*>(p) = x; }
+PK_INLINE Vec splat(float x) { return x - Vec{}; }
+PK_INLINE Int isplat(int32_t x) { return x - Int{}; }
+
+PK_INLINE Int lanes() {
+  Int v;
+  for (int i = 0; i < W; ++i) v[i] = i;
+  return v;
+}
+
+PK_INLINE Vec select(Int mask, Vec yes, Vec no) {
+  return (Vec)((mask & (Int)yes) | (~mask & (Int)no));
+}
+
+// NaN in `x` is passed over by maximum, kept by at_least.
+PK_INLINE Vec maximum(Vec x, Vec y) { return x > y ? x : y; }
+PK_INLINE Vec at_least(Vec x, float least) { return x < least ? splat(least) : x; }
+
+PK_INLINE bool any(Int mask) {
+  int32_t found = 0;
+  for (int i = 0; i < W; ++i) found |= mask[i];
+  return found != 0;
+}
+
+// 2**x for x <= 0 to one unit in the last place; exactly 0 for -inf, NaN for NaN.
+// x = n + f with |f| <= 1/2; 2**f by a polynomial of degree 6, 2**n by the exponent's bits.
+PK_INLINE Vec exp2(Vec x) {
+  constexpr float magic = 12582912.0f;  // 1.5 * 2**23: adding it rounds to an integer
+  x = at_least(x, -127.0f);
+  const Vec shifted = x + magic;
+  const Vec f = x - (shifted - magic);
+  Vec y = splat(1.535336188319500e-4f);
+  y = y * f + 1.339887440266574e-3f;
+  y = y * f + 9.618437357674640e-3f;
+  y = y * f + 5.550332471162809e-2f;
+  y = y * f + 2.402264791363012e-1f;
+  y = y * f + 6.931472028550421e-1f;
+  y = y * f + 1.0f;
+  const Int n = (Int)shifted - 0x4B400000 + 127;
+  return y * (Vec)(n << 23);
+}
+
+// --- bfloat16 and float16 to and from float32, rounding to nearest even ---------------
+
+PK_INLINE UInt widen(const uint16_t* p) {
+  return __builtin_convertvector(*reinterpret_cast<const HalfU*>(p), UInt);
+}
+
+PK_INLINE void narrow(uint16_t* p, UInt x) {
+  *reinterpret_cast<HalfU*>(p) = __builtin_convertvector(x, Half);
+}
+
+PK_INLINE Vec load_bf16(const uint16_t* p) { return (Vec)(widen(p) << 16); }
+
+PK_INLINE void store_bf16(uint16_t* p, Vec x) {
+  const UInt u = (UInt)x;
+  const UInt rounded = (u + 0x7FFF + ((u >> 16) & 1)) >> 16;
+  const UInt nan = (u >> 16) | 0x40;
+  const UInt isnan = (UInt)(x != x);
+  narrow(p, (isnan & nan) | (~isnan & rounded));
+}
+
+PK_INLINE Vec load_f16(const uint16_t* p) {
+  const UInt h = widen(p);
+  const UInt sign = (h & 0x8000) << 16;
+  // Exponent and mantissa in place, times 2**112: right for subnormals too.
+  const Vec magnitude = (Vec)((h & 0x7FFF) << 13) * 0x1p112f;
+  const UInt special = (UInt)((h & 0x7C00) == 0x7C00) & 0x7F800000u;
+  return (Vec)((UInt)magnitude | special | sign);
+}
+
+PK_INLINE void store_f16(uint16_t* p, Vec x) {
+  const UInt u = (UInt)x;
+  const UInt sign = (u >> 16) & 0x8000;
+  const UInt a = u & 0x7FFFFFFF;
+  // Normal results: rebias the exponent by -112 and round the lower 13 bits away.
+  const UInt normal = (a - (112u << 23) + 0xFFF + ((a >> 13) & 1)) >> 13;
+  // Subnormal results: adding 0.5 aligns the mantissa and lets the hardware round.
+  const UInt small = (UInt)((Vec)a + 0.5f) - 0x3F000000u;
+  const UInt special = 0x7C00 | ((UInt)(a > 0x7F800000u) & 0x200);
+  UInt h = normal;
+  const UInt issmall = (UInt)(a < 0x38800000u), isbig = (UInt)(a >= 0x477FF000u);
+  h = (issmall & small) | (~issmall & h);
+  h = (isbig & special) | (~isbig & h);
+  narrow(p, h | sign);
+}
+
+// High and low halves of the products of 32-bit lanes and a 32-bit constant.
+PK_INLINE void multiply(UInt a, uint32_t b, UInt& high, UInt& low) {
+  low = a * b;
+#if defined(__AVX512F__) && PK_WIDTH == 16
+  const __m512i factor = _mm512_set1_epi64(b);
+  const __m512i even = _mm512_mul_epu32((__m512i)a, factor);
+  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64((__m512i)a, 32), factor);
+  high = (UInt)_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+#elif defined(__AVX2__) && PK_WIDTH == 8
+  const __m256i factor = _mm256_set1_epi64x(b);
+  const __m256i even = _mm256_mul_epu32((__m256i)a, factor);
+  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64((__m256i)a, 32), factor);
+  high = (UInt)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+#else
+  const ULong wide = __builtin_convertvector(a, ULong) * (uint64_t)b;
+  high = __builtin_convertvector(wide >> 32, UInt);
+#endif
+}
+
+}  // namespace PK_ISA
+}  // namespace pkernels

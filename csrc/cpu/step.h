@@ -1,0 +1,138 @@
+// The tile step: scores of a tile of keys (rows) against a tile of queries (lanes), what is
+// added to them, what is masked, and what dropout removes. Forward and backward share it.
+#pragma once
+
+#include "../band.h"
+#include "philox.h"
+#include "product.h"
+#include "rows.h"
+
+namespace pkernels {
+namespace PK_ISA {
+
+constexpr float log2e = 1.4426950408889634f, ln2 = 0.6931471805599453f;
+constexpr int64_t max_lanes = PK_LANES;  // queries of a tile, at most
+constexpr int64_t max_keys = PK_KEYS;    // keys of a tile, at most
+
+PK_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// One sequence and head of a call.
+struct Place {
+  int64_t batch, head, n_q, n_k;
+};
+
+// Scores of one tile of keys: s[key][lane].
+struct Scores {
+  const Problem& problem;
+  Place place;
+  QueryTile queries;
+  int64_t width;  // lanes in use: queries.count rounded up to whole vectors
+  float* bias;  // scratch, max_keys x width
+  bool masked = false;
+  const float* bias_row = nullptr;  // row 0; nullptr: no bias
+  int64_t bias_step = 0;
+
+  bool biased() const { return problem.distance || problem.dense; }
+
+  // Prepare for keys [m, m + count) of a segment.
+  void enter(const KeySegment& segment, int64_t m, int64_t count) {
+    masked = !is_full(problem.band, segment, queries, m, count);
+    if (problem.dense) {
+      fill_dense(segment, m, count);
+    } else if (problem.distance) {
+      fill_distance(segment, m, count);
+    }
+  }
+
+  // bias[key][lane] in units of log 2, so that exp2 can be used.
+  void fill_dense(const KeySegment& segment, int64_t m, int64_t count) {
+    const Problem& p = problem;
+    const int64_t size = bytes_of(p.dense_type);
+    const char* base = (const char*)p.dense + (place.batch * p.dense_batch + place.head * p.dense_head) * size;
+    for (int64_t c = 0; c < width; ++c) {
+      const int64_t row = queries.first + c * queries.step;
+      for (int64_t j = 0; j < count; ++j) {
+        const int64_t column = segment.first + (m + j) * segment.step;
+        const char* at = base + (row * p.dense_row + column * p.dense_column) * size;
+        bias[j * width + c] = c < queries.count ? load_one(at, p.dense_type) * log2e : 0.0f;
+      }
+    }
+    bias_row = bias, bias_step = width;
+  }
+
+  // Where queries and keys advance together, row j is row 0 shifted by j lanes.
+  void fill_distance(const KeySegment& segment, int64_t m, int64_t count) {
+    const Problem& p = problem;
+    const float* values = p.distance + place.head * p.distance_head;
+    const int64_t start = segment.first + m * segment.step - queries.first + p.zero;
+    if (segment.step == queries.step) {
+      for (int64_t u = 0; u < count - 1 + width; ++u) {
+        const int64_t t = start + (count - 1 - u) * segment.step;
+        bias[u] = t >= 0 && t < p.distance_width ? values[t] * log2e : 0.0f;
+      }
+      bias_row = bias + count - 1, bias_step = -1;
+      return;
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      for (int64_t c = 0; c < width; ++c) {
+        const int64_t t = start + j * segment.step - c * queries.step;
+        bias[j * width + c] = t >= 0 && t < p.distance_width ? values[t] * log2e : 0.0f;
+      }
+    }
+    bias_row = bias, bias_step = width;
+  }
+
+  // Which lanes of vector g keep key j of the tile.
+  Int kept(const KeySegment& segment, int64_t key, int64_t g) const {
+    const int32_t offset = (int32_t)(key + segment.offset - g * W);
+    const Int step = offset - lanes();
+    return (step >= (int32_t)-problem.band.left) & (step <= (int32_t)problem.band.right);
+  }
+
+  // s = s * scale + bias in units of log 2, -inf where masked; returns the lanes' maximum.
+  Vec finish(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec top) const {
+    if (biased()) {
+      return masked ? apply<true, true>(s, segment, m, count, g, top) : apply<true, false>(s, segment, m, count, g, top);
+    }
+    return masked ? apply<false, true>(s, segment, m, count, g, top) : apply<false, false>(s, segment, m, count, g, top);
+  }
+
+  template <bool Biased, bool Masked>
+  Vec apply(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec top) const {
+    const float factor = problem.scale * log2e;
+    for (int64_t j = 0; j < count; ++j) {
+      float* at = s + j * width + g * W;
+      Vec x = load(at) * factor;
+      if constexpr (Biased) {
+        const Vec b = load(bias_row + j * bias_step + g * W);
+        x = select(b == -infinity, splat(-infinity), x + b);
+      }
+      if constexpr (Masked) x = select(kept(segment, m + j, g), x, splat(-infinity));
+      store(at, x);
+      top = maximum(x, top);
+    }
+    return top;
+  }
+
+  // f(key of the tile, keep mask of the lanes of vector g) for every key.
+  template <class F>
+  void for_each_kept(const KeySegment& segment, int64_t m, int64_t count, int64_t g, F f) const {
+    const Philox philox{problem.seed, (uint32_t)place.head, (uint32_t)place.batch};
+    const Int row = (int32_t)(queries.first + g * W * queries.step) + lanes() * (int32_t)queries.step;
+    UInt words[4];
+    int64_t group = -1;
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t key = segment.first + (m + j) * segment.step;
+      if (key / 8 != group) {
+        group = key / 8;
+        Philox::draw(philox, (UInt)row, (uint32_t)group, words);
+      }
+      const UInt word = words[(key % 8) / 2];
+      const UInt bits = key % 2 ? word >> 16 : word & 0xFFFF;
+      f(j, (Int)(bits >= problem.threshold));
+    }
+  }
+};
+
+}  // namespace PK_ISA
+}  // namespace pkernels

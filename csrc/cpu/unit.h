@@ -1,0 +1,47 @@
+// What a per-instruction-set unit compiles, once its macros and target are set: PK_ISA (a
+// namespace), PK_WIDTH (floats in a vector), PK_MR and PK_NV (register block of a product),
+// PK_LANES and PK_KEYS (largest tile of queries and of keys). Nothing here may instantiate
+// templates of the standard library: the linker could keep this unit's copy for all.
+#include "backward.h"
+#include "forward.h"
+
+namespace pkernels {
+namespace PK_ISA {
+
+// The inline assembly keeps the operands opaque, so that no product is hoisted.
+#if defined(__aarch64__)
+#define PK_REGISTER "+w"
+#elif PK_WIDTH == 16
+#define PK_REGISTER "+v"
+#else
+#define PK_REGISTER "+x"
+#endif
+
+static double peak(int64_t rounds) {
+  Vec sum[PK_MR][PK_NV] = {};
+  Vec a = splat(1e-3f), b = splat(0.5f);
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 16
+    for (int m = 0; m < PK_MR; ++m) {
+#pragma GCC unroll 4
+      for (int n = 0; n < PK_NV; ++n) sum[m][n] += a * b;
+    }
+    __asm__ volatile("" : PK_REGISTER(a), PK_REGISTER(b));
+  }
+  Vec total = {};
+  for (int m = 0; m < PK_MR; ++m) {
+    for (int n = 0; n < PK_NV; ++n) total += sum[m][n];
+  }
+  return any(total != total) ? 0.0 : 2.0 * rounds * PK_MR * PK_NV * W;
+}
+
+#define PK_STRING_OF(name) #name
+#define PK_STRING(name) PK_STRING_OF(name)
+
+static const Kernels table = {
+    PK_STRING(PK_ISA), max_lanes, PK_NV* W,       forward_scratch, backward_scratch,
+    forward,           backward,  dense_gradient, sum_parts,       peak,
+};
+
+}  // namespace PK_ISA
+}  // namespace pkernels
