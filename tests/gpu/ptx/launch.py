@@ -1,0 +1,121 @@
+"""Launching a kernel over a grid, and what is counted while it runs."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from . import access, alu, async_copy, bits, convert, tensor, warp  # noqa: F401  (they register their instructions)
+from .machine import Cta, Program
+from .memory import GlobalMemory
+from .parser import Kernel, parse
+from .values import TYPES, Array
+
+Argument = torch.Tensor | np.ndarray | int | float
+
+
+@dataclass
+class Report:
+    """What a launch did.
+
+    Attributes:
+        kernel: Name of the entry point.
+        executed: How often each opcode was executed, counted once per group of threads that ran it together.
+        conflicts: For each shared memory instruction with bank conflicts, in order of the code: the
+            wavefronts it took over those it would take without.
+    """
+
+    kernel: str
+    executed: Counter = field(default_factory=Counter)
+    conflicts: dict[str, float] = field(default_factory=dict)
+
+
+def run(
+    ptx: str,
+    grid: tuple[int, ...],
+    args: Sequence[Argument],
+    shared_bytes: int = 0,
+    num_warps: int | None = None,
+    *,
+    name: str | None = None,
+    seed: int | None = None,
+) -> Report:
+    """Run a kernel of a PTX module; tensors among the arguments are changed in place.
+
+    Args:
+        ptx: Text of the module.
+        grid: CTAs in x, y, z; missing ones are 1.
+        args: One value per parameter: CPU tensors or arrays for pointers, numbers otherwise. Parameters
+            without one (Triton adds two scratch pointers at the end) are null.
+        shared_bytes: Dynamic shared memory.
+        num_warps: Needed if the kernel does not say (``.reqntid``).
+        name: Entry point; the first one if not given.
+        seed: None runs CTAs in order with all warps in lockstep; a number runs CTAs, and the warps of
+            each, in a random order drawn from it.
+
+    Raises:
+        PtxError: See the package.
+        ValueError: An argument does not fit its parameter.
+    """
+    kernel = parse(ptx, name)
+    if num_warps is None and kernel.threads is None:
+        raise ValueError("num_warps: needed, the kernel has no .reqntid")
+    if num_warps is not None and kernel.threads not in (None, 32 * num_warps):
+        raise ValueError(f"num_warps: the kernel wants {kernel.threads} threads, got {num_warps} warps")
+    kernel.threads = threads = kernel.threads or 32 * (num_warps or 0)
+    tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args]
+    memory = GlobalMemory(
+        [a for a in tensors if isinstance(a, torch.Tensor)], kernel.constants, kernel.granule("global")
+    )
+    program = Program(kernel, threads, _params(kernel, tensors, memory), memory.symbols)
+    rng = None if seed is None else random.Random(seed)
+    extent = (*grid, 1, 1)[:3]
+    places = [p[::-1] for p in itertools.product(*(range(n) for n in extent[::-1]))]
+    if rng is not None:
+        rng.shuffle(places)
+    with np.errstate(all="ignore"):
+        for memory.cta, index in enumerate(places):
+            Cta(program, memory, index, extent, kernel.static_shared + shared_bytes, rng).run()
+    memory.restore()
+    return _report(kernel, program)
+
+
+def _params(kernel: Kernel, args: Sequence[object], memory: GlobalMemory) -> dict[str, Array]:
+    """The bytes of each parameter."""
+    if len(args) > len(kernel.params):
+        raise ValueError(f"args: {kernel.name} has {len(kernel.params)} parameters, got {len(args)}")
+    params = {}
+    for number, (name, kind) in enumerate(kernel.params):
+        value = args[number] if number < len(args) else 0
+        if isinstance(value, torch.Tensor):
+            value = memory.address(value)
+            if kind not in ("u64", "b64", "s64"):
+                raise ValueError(f"args[{number}]: parameter {name} is a {kind}, got a tensor")
+        if "[" in kind or not isinstance(value, (int, float, np.number)):
+            raise ValueError(f"args[{number}]: a number or tensor for a {kind} is allowed, got {value!r}")
+        if isinstance(value, float) and not kind.startswith(("f", "b")):
+            raise ValueError(f"args[{number}]: parameter {name} is a {kind}, got {value!r}")
+        integer = {"b32": "i4", "b64": "i8"}.get(kind)
+        dtype = np.dtype(TYPES[kind] if integer is None or isinstance(value, int) else integer.replace("i", "f"))
+        whole = isinstance(value, int) and dtype.kind in "iu"
+        bits = (
+            np.array(value & (1 << 8 * dtype.itemsize) - 1, f"u{dtype.itemsize}") if whole else np.array(value, dtype)
+        )
+        params[name] = bits.reshape(1).view(np.uint8)
+    return params
+
+
+def _report(kernel: Kernel, program: Program) -> Report:
+    report = Report(kernel.name)
+    for i, times in zip(kernel.code, program.executed, strict=True):
+        report.executed[i.opcode] += times
+    for at, (wavefronts, ideal) in sorted(program.conflicts.items()):
+        if wavefronts > ideal:
+            report.conflicts[kernel.code[at].place] = wavefronts / ideal
+    return report

@@ -1,0 +1,276 @@
+"""One CTA: registers, threads' program counters, barriers; every instruction runs for all its threads at once.
+
+Threads at the smallest program counter go first, so branches reconverge where the code does. In
+lockstep all warps move together; given a generator, warps run one at a time in random order and
+are changed at barriers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .clocks import Clocks
+from .errors import Deadlock, Divergence, PtxError, Uninitialised, Unsupported, threads_text
+from .parser import Imm, Instruction, Kernel, Reg
+from .shared import Shared
+from .values import UNSIGNED, Array, raw
+
+if TYPE_CHECKING:
+    from .memory import GlobalMemory
+
+Step = Callable[["Cta"], None]
+RUNNING, AT_BARRIER, PARKED, EXITED = range(4)
+DECODERS: dict[str, Callable[[Instruction, Kernel], Step]] = {}
+
+
+def decodes(*names: str) -> Callable:
+    """Register the decoder of all opcodes whose first word is one of ``names``."""
+
+    def register(decoder: Callable[[Instruction, Kernel], Step]) -> Callable[[Instruction, Kernel], Step]:
+        DECODERS.update(dict.fromkeys(names, decoder))
+        return decoder
+
+    return register
+
+
+class Program:
+    """A kernel with its instructions decoded as they are first met."""
+
+    def __init__(self, kernel: Kernel, threads: int, params: dict[str, Array], symbols: dict[str, int]) -> None:
+        self.kernel, self.threads, self.params = kernel, threads, params
+        self.steps: list[Step | None] = [None] * len(kernel.code)
+        self.executed = [0] * len(kernel.code)
+        self.conflicts: dict[int, list[int]] = {}
+        for i in kernel.code:
+            i.operands = [Imm(str(symbols[o])) if isinstance(o, str) and o in symbols else o for o in i.operands]
+
+    def step(self, at: int) -> Step:
+        instruction = self.kernel.code[at]
+        decoder = DECODERS.get(instruction.parts[0])
+        if decoder is None:
+            raise Unsupported(f"instruction {instruction.opcode}")
+        step = decoder(instruction, self.kernel)
+        self.steps[at] = step
+        return step
+
+
+class Cta:
+    """The state of a CTA while it runs. ``mask`` says which threads execute the current instruction."""
+
+    def __init__(
+        self,
+        program: Program,
+        memory: GlobalMemory,
+        index: tuple[int, int, int],
+        grid: tuple[int, int, int],
+        shared_bytes: int,
+        rng: random.Random | None = None,
+    ) -> None:
+        kernel, threads = program.kernel, program.threads
+        self.program, self.memory, self.index, self.rng = program, memory, index, rng
+        self.threads, self.warps = threads, threads // 32
+        self.thread = np.arange(threads)
+        self.lane = self.thread % 32
+        self.clocks = Clocks(threads)
+        self.shared = Shared(shared_bytes, kernel.granule("shared"), self.clocks)
+        self.local = np.full((threads, kernel.local_bytes), 0xFF, np.uint8)
+        self.registers: list[Array | None] = [None] * kernel.registers
+        self.pc = np.zeros(threads, np.int64)
+        self.state = np.full(threads, RUNNING, np.int8)
+        self.mask, self.every, self.at = np.ones(threads, np.bool_), True, 0
+        self.barrier_of = np.zeros(threads, np.int32)
+        self.barriers: dict[int, Array] = {}
+        self.copies: list = []
+        """Asynchronous copies under way, oldest first; see ``async_copy``."""
+        self.groups = np.zeros(threads, np.int32)
+        for name, reg in kernel.special.items():
+            self.registers[reg.slot] = self._special(name, index, grid)
+
+    def _special(self, name: str, index: tuple[int, int, int], grid: tuple[int, int, int]) -> Array:
+        word, _, axis = name[1:].partition(".")
+        a = "xyz".find(axis)
+        block = (self.threads, 1, 1)
+        values = {
+            "tid": self.thread if a == 0 else 0,
+            "ntid": block[a],
+            "ctaid": index[a],
+            "nctaid": grid[a],
+            "laneid": self.lane,
+            "warpid": self.thread // 32,
+            "nwarpid": self.warps,
+            "clock": 0,
+            "dynamic_smem_size": self.shared.size,
+            "lanemask_eq": 1 << self.lane,
+            "lanemask_lt": (1 << self.lane) - 1,
+            "lanemask_le": (2 << self.lane) - 1,
+            "lanemask_gt": ~((2 << self.lane) - 1),
+            "lanemask_ge": ~((1 << self.lane) - 1),
+        }
+        return np.broadcast_to(np.asarray(values[word]), (self.threads,)).astype(np.int64).astype(np.uint32)
+
+    def read(self, reg: Reg) -> Array:
+        """Raw bits of a register, shape ``(threads,)``."""
+        bits = self.registers[reg.slot]
+        if bits is None:
+            raise Uninitialised(f"register {reg.name} has never been written")
+        return ~bits if reg.negated else bits
+
+    def write(self, reg: object, value: Array) -> None:
+        """Set a register in the threads of the mask; narrower values are extended by their own sign."""
+        if reg is None:
+            return
+        assert isinstance(reg, Reg), reg
+        if reg.bytes:
+            if value.dtype.itemsize != reg.bytes:
+                if value.dtype.itemsize > reg.bytes:
+                    raise PtxError(f"{value.dtype} does not fit register {reg.name} of {reg.bytes} bytes")
+                value = value.astype(f"{value.dtype.kind}{reg.bytes}")
+            value = raw(value)
+        if not self.every:
+            old = self.registers[reg.slot]
+            if old is None:  # a value that shows: NaN as a float, huge as an address
+                old = np.full(self.threads, -1, f"i{reg.bytes}").view(UNSIGNED[reg.bytes]) if reg.bytes else ~self.mask
+            value = np.where(self.mask, value, old)
+        self.registers[reg.slot] = value
+
+    def whole_warps(self, named: Array | None = None) -> Array:
+        """Indices of the warps that execute; refuse any of which a thread (of those ``named``) is missing."""
+        wanted = np.ones(self.threads, np.bool_) if named is None else named
+        active = self.mask.reshape(-1, 32)
+        missing = active.any(1) & (wanted & ~self.mask).reshape(-1, 32).any(1)
+        if missing.any():
+            warp = int(np.argmax(missing))
+            lanes = threads_text(np.nonzero(active[warp])[0].tolist())
+            raise Divergence(f"warp {warp} executes a warp-wide instruction with lanes {lanes} only")
+        return np.nonzero(active.any(1))[0]
+
+    def run(self) -> None:
+        """Until every thread has exited."""
+        try:
+            self._run()
+        except PtxError as e:
+            if not isinstance(e, Deadlock):
+                e.args = (f"{e.args[0]}; {self.program.kernel.code[self.at].place}, CTA {self.index}",)
+            raise
+
+    def _run(self) -> None:
+        units = [np.ones(self.threads, np.bool_)]
+        if self.rng is not None:
+            units = [self.thread // 32 == w for w in range(self.warps)]
+        while not (self.state == EXITED).all():
+            if self.rng is not None:
+                self.rng.shuffle(units)
+            if not any([self._advance(unit) for unit in units]):
+                raise Deadlock(self._standstill())
+
+    def _standstill(self) -> str:
+        words = {AT_BARRIER: "wait at a barrier", PARKED: "wait for an mbarrier", EXITED: "have exited"}
+        groups = []
+        for state, pc in sorted(set(zip(self.state.tolist(), self.pc.tolist(), strict=True))):
+            threads = threads_text(np.nonzero((self.state == state) & (self.pc == pc))[0].tolist())
+            at = pc - (state == AT_BARRIER)
+            place = "" if state == EXITED else f" ({self.program.kernel.code[at].place})"
+            groups.append(f"threads {threads} {words[state]}{place}")
+        return f"no thread can go on in CTA {self.index}: " + "; ".join(groups)
+
+    def _advance(self, unit: Array) -> bool:
+        """Run the threads of a unit until all of them wait or have exited; False if none could run."""
+        moved = False
+        while True:
+            active = unit & (self.state == RUNNING)
+            if not active.any():
+                return moved
+            moved = True
+            pcs = self.pc[active]
+            at = int(pcs.min())
+            later = pcs[pcs > at]
+            self._sequence(active & (self.pc == at), at, int(later.min()) if later.size else len(self.program.steps))
+
+    def _sequence(self, mask: Array, at: int, stop: int) -> None:
+        """Run these threads, all at ``at``, to where they part, wait, jump or meet others at ``stop``."""
+        every = bool(mask.all())
+        code, steps, executed = self.program.kernel.code, self.program.steps, self.program.executed
+        while at < stop:
+            i = code[at]
+            self.at, self.mask, self.every = at, mask, every
+            executed[at] += 1
+            if i.guard is not None:
+                self.mask = mask & self.read(i.guard)
+                if not self.mask.any():
+                    at += 1
+                    continue
+                self.every = every and bool(self.mask.all())
+            if i.parts[0] in CONTROL:
+                self.pc[mask] = at + 1
+                CONTROL[i.parts[0]](self, i)
+                return
+            (steps[at] or self.program.step(at))(self)
+            at += 1
+        self.pc[mask] = at
+        if at >= len(code):
+            self.state[mask] = EXITED
+
+
+def branch(cta: Cta, i: Instruction) -> None:
+    cta.pc[cta.mask] = i.target
+
+
+def leave(cta: Cta, i: Instruction) -> None:
+    cta.state[cta.mask] = EXITED
+    for name in list(cta.barriers):
+        complete_barrier(cta, name, None)
+
+
+def barrier(cta: Cta, i: Instruction) -> None:
+    """``bar.sync``, ``barrier.sync``, ``bar.arrive`` on a named barrier; ``bar.warp.sync``."""
+    if i.has("warp"):
+        (members,) = i.operands
+        named = cta.mask
+        if isinstance(members, Imm):
+            named = (members.bits() >> cta.lane & 1 == 1) & np.repeat(cta.mask.reshape(-1, 32).any(1), 32)
+        for w in cta.whole_warps(named):
+            cta.clocks.synchronise(cta.mask & (cta.thread // 32 == w))
+        return
+    if not i.has("sync", "arrive"):
+        raise Unsupported(f"instruction {i.opcode}")
+    operands = [o.bits() if isinstance(o, Imm) else _uniform(cta, o) for o in i.operands]
+    name, count = operands[0], operands[1] if len(operands) > 1 else None
+    if i.parts[0] == "bar" or i.has("aligned"):
+        cta.whole_warps(cta.state != EXITED)
+    arrived = cta.barriers.setdefault(name, np.zeros(cta.threads, np.bool_))
+    if (arrived & cta.mask).any():
+        raise Divergence(f"threads arrive twice at barrier {name}")
+    arrived |= cta.mask
+    if i.has("sync"):
+        cta.state[cta.mask] = AT_BARRIER
+        cta.barrier_of[cta.mask] = name
+    complete_barrier(cta, name, count)
+
+
+def complete_barrier(cta: Cta, name: int, count: int | None) -> None:
+    arrived = cta.barriers[name]
+    if (arrived | (cta.state == EXITED)).all() if count is None else arrived.sum() >= count:
+        cta.clocks.synchronise(arrived)
+        cta.state[(cta.state == AT_BARRIER) & (cta.barrier_of == name)] = RUNNING
+        del cta.barriers[name]
+
+
+def _uniform(cta: Cta, reg: object) -> int:
+    assert isinstance(reg, Reg)
+    values = np.unique(cta.read(reg)[cta.mask])
+    if len(values) != 1:
+        raise Divergence(f"register {reg.name} must be uniform, holds {values[:4].tolist()}")
+    return int(values[0])
+
+
+CONTROL: dict[str, Callable[[Cta, Instruction], None]] = {
+    "bra": branch,
+    "ret": leave,
+    "exit": leave,
+    "bar": barrier,
+    "barrier": barrier,
+}
