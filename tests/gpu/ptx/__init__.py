@@ -12,28 +12,28 @@ cores; the memory model between CTAs and between threads in global memory; cache
 """
 
 from .errors import (
-    Deadlock,
-    Divergence,
-    InFlight,
-    Misaligned,
-    OutOfBounds,
+    DeadlockError,
+    DivergenceError,
+    InFlightError,
+    MisalignedError,
+    OutOfBoundsError,
     PtxError,
-    Race,
-    Uninitialised,
-    Unsupported,
+    RaceError,
+    UninitialisedError,
+    UnsupportedError,
 )
 from .launch import Report, run
 
 __all__ = [
-    "Deadlock",
-    "Divergence",
-    "InFlight",
-    "Misaligned",
-    "OutOfBounds",
+    "DeadlockError",
+    "DivergenceError",
+    "InFlightError",
+    "MisalignedError",
+    "OutOfBoundsError",
     "PtxError",
-    "Race",
+    "RaceError",
     "Report",
-    "Uninitialised",
-    "Unsupported",
+    "UninitialisedError",
+    "UnsupportedError",
     "run",
 ]

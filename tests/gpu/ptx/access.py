@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .errors import Misaligned, OutOfBounds, PtxError, Unsupported
+from .errors import MisalignedError, OutOfBoundsError, PtxError, UnsupportedError
 from .machine import Cta, Step, decodes
 from .memory import BASE
 from .operands import address, items, pack, source, sources, unpack
@@ -80,9 +80,9 @@ def _local(cta: Cta, addresses: Array, size: int, threads: Array) -> tuple[Array
     bad = (addresses < 0) | (addresses + size > cta.local.shape[1])
     if bad.any():
         n = int(np.argmax(bad))
-        raise OutOfBounds(f"local access by thread {threads[n]} at byte {addresses[n]} of {cta.local.shape[1]}")
+        raise OutOfBoundsError(f"local access by thread {threads[n]} at byte {addresses[n]} of {cta.local.shape[1]}")
     if (addresses % size).any():
-        raise Misaligned(f"local access of {size} bytes")
+        raise MisalignedError(f"local access of {size} bytes")
     return threads[:, None], addresses[:, None] + np.arange(size)
 
 
@@ -109,7 +109,7 @@ def _load_param(i: Instruction, name: str) -> Step:
     at = i.operands[1]
     assert isinstance(at, Mem)
     if not isinstance(at.base, str):
-        raise Unsupported("a parameter at a computed address")
+        raise UnsupportedError("a parameter at a computed address")
     base, offset, targets = at.base, at.offset, items(i.operands[0])
 
     def step(cta: Cta) -> None:
@@ -117,8 +117,8 @@ def _load_param(i: Instruction, name: str) -> Step:
         for n, target in enumerate(targets):
             first = offset + n * width(name)
             if first + width(name) > len(content):
-                raise OutOfBounds(f"parameter {base} of {len(content)} bytes, byte {first}")
-            value = content[first : first + width(name)].view(TYPES[name])
+                raise OutOfBoundsError(f"parameter {base} of {len(content)} bytes, byte {first}")
+            value: Array = content[first : first + width(name)].view(TYPES[name])
             cta.write(target, np.repeat(value, cta.threads))
 
     return step
@@ -159,7 +159,7 @@ def decode_atomic(i: Instruction, kernel: Kernel) -> Step:
     size = width(name) * len(values[0])
     kind = next((p for p in i.parts if p in OPERATIONS or p == "cas"), None)
     if kind is None:
-        raise Unsupported(f"instruction {i.opcode}")
+        raise UnsupportedError(f"instruction {i.opcode}")
 
     def step(cta: Cta) -> None:
         threads = cta.thread[cta.mask]
@@ -167,7 +167,7 @@ def decode_atomic(i: Instruction, kernel: Kernel) -> Step:
         if within not in ("global", "shared"):
             raise PtxError(f"atomic on {within} memory")
         given = [[w(cta) for w in vector] for vector in values]
-        old = [np.zeros(cta.threads, TYPES[name]) for _ in given[0]]
+        old: list[Array] = [np.zeros(cta.threads, TYPES[name]) for _ in given[0]]
         whole = len(np.unique(at)) == len(at)
         for some in [np.arange(len(threads))] if whole else np.arange(len(threads))[:, None]:
             lanes = threads[some]

@@ -10,12 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .errors import Unsupported
+from .errors import UnsupportedError
 from .machine import Cta, Step, decodes
 from .operands import pack, source, sources, unpack
 from .parser import Instruction, Kernel, Vec
 from .values import FLOATS, TYPES, UNSIGNED, Array, flush, fma, narrow, raw, widen, width
-
 
 FLOAT: dict[str, Callable[..., Array]] = {
     "add": np.add,
@@ -45,7 +44,7 @@ def float_step(i: Instruction, kernel: Kernel) -> Step:
     """An operation on f16, bf16, f32, f64 or pairs."""
     word, name = i.parts[0], i.types[-1]
     if i.has("rz", "rm", "rp", "rna"):
-        raise Unsupported(f"rounding mode of {i.opcode}")
+        raise UnsupportedError(f"rounding mode of {i.opcode}")
     function = FLOAT[word]
     if i.has("NaN"):
         function = {"min": np.minimum, "max": np.maximum}[word]
@@ -145,16 +144,15 @@ def product_step(i: Instruction, kernel: Kernel) -> Step:
     name, target = i.types[-1], i.operands[0]
     half = "wide" if i.has("wide") else "hi" if i.has("hi") else "lo"
     wide = np.dtype(f"{np.dtype(TYPES[name]).kind}{min(8, 2 * width(name))}")
+    multiply: Callable[[Array, Array], Array] = np.multiply
+    if half != "lo":
+        multiply = multiply_high if half == "hi" else lambda x, y: x.astype(wide) * y.astype(wide)
     a, b = (source(o, name, kernel) for o in i.operands[1:3])
     result = f"{name[0]}{8 * wide.itemsize}" if half == "wide" else name
     c = source(i.operands[3], result, kernel) if i.parts[0] == "mad" else None
 
     def step(cta: Cta) -> None:
-        x, y = a(cta), b(cta)
-        if half == "wide":
-            out = x.astype(wide) * y.astype(wide)
-        else:
-            out = multiply_high(x, y) if half == "hi" else x * y
+        out = multiply(a(cta), b(cta))
         cta.write(target, out if c is None else out + c(cta))
 
     return step
@@ -171,7 +169,7 @@ def decode_arithmetic(i: Instruction, kernel: Kernel) -> Step:
     if name in FLOATS:
         return float_step(i, kernel)
     if i.has("cc", "sat"):
-        raise Unsupported(f"instruction {i.opcode}")
+        raise UnsupportedError(f"instruction {i.opcode}")
     return _plain(INTEGER[i.parts[0]], i.operands[0], [source(o, name, kernel) for o in i.operands[1:]])
 
 
@@ -218,17 +216,9 @@ def decode_select(i: Instruction, kernel: Kernel) -> Step:
     return lambda cta: cta.write(target, np.where(p(cta), a(cta), b(cta)))
 
 
-COMPARE = {
-    **{
-        "eq": np.equal,
-        "ne": np.not_equal,
-        "lt": np.less,
-        "le": np.less_equal,
-        "gt": np.greater,
-        "ge": np.greater_equal,
-    },
-    **{"lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal},
-}
+COMPARE: dict[str, Callable[[Array, Array], Array]] = {"eq": np.equal, "ne": np.not_equal}
+COMPARE |= dict.fromkeys(("lt", "lo"), np.less) | dict.fromkeys(("le", "ls"), np.less_equal)
+COMPARE |= dict.fromkeys(("gt", "hi"), np.greater) | dict.fromkeys(("ge", "hs"), np.greater_equal)
 
 
 def comparison(word: str) -> Callable[[Array, Array], Array]:

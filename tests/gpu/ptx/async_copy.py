@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .access import count_conflicts
-from .errors import PtxError, Unsupported
+from .errors import PtxError, UnsupportedError
 from .machine import DECODERS, Cta, Step, decodes
 from .operands import address, source
 from .parser import Imm, Instruction, Kernel, Reg
@@ -40,7 +40,7 @@ def decode_copy(i: Instruction, kernel: Kernel) -> Step:
         count = i.operands[0].bits() if i.operands and isinstance(i.operands[0], Imm) else 0
         return lambda cta: wait(cta, count if i.has("wait_group") else None)
     if i.has("mbarrier"):
-        raise Unsupported(f"instruction {i.opcode}")
+        raise UnsupportedError(f"instruction {i.opcode}")
     return start(i, kernel)
 
 

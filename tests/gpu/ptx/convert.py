@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .errors import Unsupported
+from .errors import UnsupportedError
 from .machine import Cta, Step, decodes
 from .operands import source
 from .parser import Instruction, Kernel
@@ -55,7 +55,7 @@ def float_step(i: Instruction, kernel: Kernel, to: str, given: list[str]) -> Ste
     target = i.operands[0]
     down, ftz, relu, sat, finite = (i.has(w) for w in ("rz", "ftz", "relu", "sat", "satfinite"))
     if i.has("rm", "rp") or (finite and to != "tf32"):
-        raise Unsupported(f"rounding of {i.opcode}")
+        raise UnsupportedError(f"rounding of {i.opcode}")
     whole = next((TO_INTEGER[p] for p in i.parts if p in TO_INTEGER), None)
 
     def step(cta: Cta) -> None:
@@ -98,7 +98,7 @@ def decode_convert(i: Instruction, kernel: Kernel) -> Step:
     words = [p for p in i.parts[1:] if p in TYPES]
     others = [p for p in i.parts[1:] if p.startswith(("e4m3", "e5m2", "e2m1", "ue8", "pack"))]
     if len(words) != 2 or others:
-        raise Unsupported(f"instruction {i.opcode}")
+        raise UnsupportedError(f"instruction {i.opcode}")
     to, given = words
     target = i.operands[0]
     if to in FLOATS and given in FLOATS:

@@ -7,35 +7,35 @@ class PtxError(Exception):
     """A kernel did something that a GPU would not do reliably, or that is not emulated."""
 
 
-class Unsupported(PtxError):
+class UnsupportedError(PtxError):
     """An instruction or a form of it that the emulator does not know."""
 
 
-class OutOfBounds(PtxError):
+class OutOfBoundsError(PtxError):
     """An address outside the tensors of the arguments, or outside shared or local memory."""
 
 
-class Misaligned(PtxError):
+class MisalignedError(PtxError):
     """An address that is not a multiple of the access width."""
 
 
-class Uninitialised(PtxError):
+class UninitialisedError(PtxError):
     """A read of a register or of shared memory that nobody has written."""
 
 
-class InFlight(PtxError):
+class InFlightError(PtxError):
     """An access to data of an asynchronous operation that has not been waited for."""
 
 
-class Race(PtxError):
+class RaceError(PtxError):
     """Two accesses, one of them a write, that no barrier orders."""
 
 
-class Divergence(PtxError):
+class DivergenceError(PtxError):
     """A warp-wide or CTA-wide instruction that not all threads it names execute together."""
 
 
-class Deadlock(PtxError):
+class DeadlockError(PtxError):
     """No thread can go on."""
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import random
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from . import access, alu, async_copy, bits, convert, tensor, warp  # noqa: F401
 from .machine import Cta, Program
 from .memory import GlobalMemory
 from .parser import Kernel, parse
-from .values import TYPES, Array
+from .values import Array, width
 
 Argument = torch.Tensor | np.ndarray | int | float
 
@@ -64,24 +64,25 @@ def run(
         ValueError: An argument does not fit its parameter.
     """
     kernel = parse(ptx, name)
-    if num_warps is None and kernel.threads is None:
-        raise ValueError("num_warps: needed, the kernel has no .reqntid")
-    if num_warps is not None and kernel.threads not in (None, 32 * num_warps):
-        raise ValueError(f"num_warps: the kernel wants {kernel.threads} threads, got {num_warps} warps")
-    kernel.threads = threads = kernel.threads or 32 * (num_warps or 0)
+    wanted = kernel.threads if num_warps is None else 32 * num_warps
+    if wanted == 0 or kernel.threads not in (0, wanted):
+        raise ValueError(
+            f"num_warps: the kernel wants {kernel.threads or 'to be told its'} threads, got {num_warps} warps"
+        )
+    kernel.threads = wanted
     tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args]
     memory = GlobalMemory(
         [a for a in tensors if isinstance(a, torch.Tensor)], kernel.constants, kernel.granule("global")
     )
-    program = Program(kernel, threads, _params(kernel, tensors, memory), memory.symbols)
+    program = Program(kernel, _params(kernel, tensors, memory), memory.symbols)
     rng = None if seed is None else random.Random(seed)
-    extent = (*grid, 1, 1)[:3]
-    places = [p[::-1] for p in itertools.product(*(range(n) for n in extent[::-1]))]
+    columns, rows, layers = (*grid, 1, 1)[:3]
+    places = [(x, y, z) for z in range(layers) for y in range(rows) for x in range(columns)]
     if rng is not None:
         rng.shuffle(places)
     with np.errstate(all="ignore"):
         for memory.cta, index in enumerate(places):
-            Cta(program, memory, index, extent, kernel.static_shared + shared_bytes, rng).run()
+            Cta(program, memory, index, (columns, rows, layers), kernel.static_shared + shared_bytes, rng).run()
     memory.restore()
     return _report(kernel, program)
 
@@ -92,23 +93,28 @@ def _params(kernel: Kernel, args: Sequence[object], memory: GlobalMemory) -> dic
         raise ValueError(f"args: {kernel.name} has {len(kernel.params)} parameters, got {len(args)}")
     params = {}
     for number, (name, kind) in enumerate(kernel.params):
-        value = args[number] if number < len(args) else 0
+        value: object = args[number] if number < len(args) else 0
         if isinstance(value, torch.Tensor):
-            value = memory.address(value)
             if kind not in ("u64", "b64", "s64"):
                 raise ValueError(f"args[{number}]: parameter {name} is a {kind}, got a tensor")
-        if "[" in kind or not isinstance(value, (int, float, np.number)):
-            raise ValueError(f"args[{number}]: a number or tensor for a {kind} is allowed, got {value!r}")
-        if isinstance(value, float) and not kind.startswith(("f", "b")):
-            raise ValueError(f"args[{number}]: parameter {name} is a {kind}, got {value!r}")
-        integer = {"b32": "i4", "b64": "i8"}.get(kind)
-        dtype = np.dtype(TYPES[kind] if integer is None or isinstance(value, int) else integer.replace("i", "f"))
-        whole = isinstance(value, int) and dtype.kind in "iu"
-        bits = (
-            np.array(value & (1 << 8 * dtype.itemsize) - 1, f"u{dtype.itemsize}") if whole else np.array(value, dtype)
-        )
-        params[name] = bits.reshape(1).view(np.uint8)
+            value = memory.address(value)
+        try:
+            params[name] = np.frombuffer(_bits(value, kind), np.uint8)
+        except (TypeError, ValueError, struct.error) as e:
+            raise ValueError(f"args[{number}]: parameter {name} is a {kind}, got {value!r}") from e
     return params
+
+
+def _bits(value: object, kind: str) -> bytes:
+    """A number as the bytes of a parameter type; ``b32`` and ``b64`` take integers and floats."""
+    if "[" in kind or not isinstance(value, (int, float, np.number)):
+        raise TypeError
+    size = width(kind)
+    if isinstance(value, (int, np.integer)) and kind[0] in "usb":
+        return (int(value) & (1 << 8 * size) - 1).to_bytes(size, "little")
+    if kind[0] in "us":
+        raise TypeError
+    return struct.pack({2: "<e", 4: "<f", 8: "<d"}[size], value)
 
 
 def _report(kernel: Kernel, program: Program) -> Report:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .clocks import Clocks
-from .errors import Deadlock, Divergence, PtxError, Uninitialised, Unsupported, threads_text
+from .errors import DeadlockError, DivergenceError, PtxError, UninitialisedError, UnsupportedError, threads_text
 from .parser import Imm, Instruction, Kernel, Reg
 from .shared import Shared
 from .values import UNSIGNED, Array, raw
@@ -40,8 +40,8 @@ def decodes(*names: str) -> Callable:
 class Program:
     """A kernel with its instructions decoded as they are first met."""
 
-    def __init__(self, kernel: Kernel, threads: int, params: dict[str, Array], symbols: dict[str, int]) -> None:
-        self.kernel, self.threads, self.params = kernel, threads, params
+    def __init__(self, kernel: Kernel, params: dict[str, Array], symbols: dict[str, int]) -> None:
+        self.kernel, self.params = kernel, params
         self.steps: list[Step | None] = [None] * len(kernel.code)
         self.executed = [0] * len(kernel.code)
         self.conflicts: dict[int, list[int]] = {}
@@ -52,7 +52,7 @@ class Program:
         instruction = self.kernel.code[at]
         decoder = DECODERS.get(instruction.parts[0])
         if decoder is None:
-            raise Unsupported(f"instruction {instruction.opcode}")
+            raise UnsupportedError(f"instruction {instruction.opcode}")
         step = decoder(instruction, self.kernel)
         self.steps[at] = step
         return step
@@ -70,7 +70,7 @@ class Cta:
         shared_bytes: int,
         rng: random.Random | None = None,
     ) -> None:
-        kernel, threads = program.kernel, program.threads
+        kernel, threads = program.kernel, program.kernel.threads
         self.program, self.memory, self.index, self.rng = program, memory, index, rng
         self.threads, self.warps = threads, threads // 32
         self.thread = np.arange(threads)
@@ -116,7 +116,7 @@ class Cta:
         """Raw bits of a register, shape ``(threads,)``."""
         bits = self.registers[reg.slot]
         if bits is None:
-            raise Uninitialised(f"register {reg.name} has never been written")
+            raise UninitialisedError(f"register {reg.name} has never been written")
         return ~bits if reg.negated else bits
 
     def write(self, reg: object, value: Array) -> None:
@@ -145,7 +145,7 @@ class Cta:
         if missing.any():
             warp = int(np.argmax(missing))
             lanes = threads_text(np.nonzero(active[warp])[0].tolist())
-            raise Divergence(f"warp {warp} executes a warp-wide instruction with lanes {lanes} only")
+            raise DivergenceError(f"warp {warp} executes a warp-wide instruction with lanes {lanes} only")
         return np.nonzero(active.any(1))[0]
 
     def run(self) -> None:
@@ -153,7 +153,7 @@ class Cta:
         try:
             self._run()
         except PtxError as e:
-            if not isinstance(e, Deadlock):
+            if not isinstance(e, DeadlockError):
                 e.args = (f"{e.args[0]}; {self.program.kernel.code[self.at].place}, CTA {self.index}",)
             raise
 
@@ -164,8 +164,9 @@ class Cta:
         while not (self.state == EXITED).all():
             if self.rng is not None:
                 self.rng.shuffle(units)
-            if not any([self._advance(unit) for unit in units]):
-                raise Deadlock(self._standstill())
+            moved = [self._advance(unit) for unit in units]
+            if not any(moved):
+                raise DeadlockError(self._standstill())
 
     def _standstill(self) -> str:
         words = {AT_BARRIER: "wait at a barrier", PARKED: "wait for an mbarrier", EXITED: "have exited"}
@@ -236,14 +237,14 @@ def barrier(cta: Cta, i: Instruction) -> None:
             cta.clocks.synchronise(cta.mask & (cta.thread // 32 == w))
         return
     if not i.has("sync", "arrive"):
-        raise Unsupported(f"instruction {i.opcode}")
+        raise UnsupportedError(f"instruction {i.opcode}")
     operands = [o.bits() if isinstance(o, Imm) else _uniform(cta, o) for o in i.operands]
     name, count = operands[0], operands[1] if len(operands) > 1 else None
     if i.parts[0] == "bar" or i.has("aligned"):
         cta.whole_warps(cta.state != EXITED)
     arrived = cta.barriers.setdefault(name, np.zeros(cta.threads, np.bool_))
     if (arrived & cta.mask).any():
-        raise Divergence(f"threads arrive twice at barrier {name}")
+        raise DivergenceError(f"threads arrive twice at barrier {name}")
     arrived |= cta.mask
     if i.has("sync"):
         cta.state[cta.mask] = AT_BARRIER
@@ -263,7 +264,7 @@ def _uniform(cta: Cta, reg: object) -> int:
     assert isinstance(reg, Reg)
     values = np.unique(cta.read(reg)[cta.mask])
     if len(values) != 1:
-        raise Divergence(f"register {reg.name} must be uniform, holds {values[:4].tolist()}")
+        raise DivergenceError(f"register {reg.name} must be uniform, holds {values[:4].tolist()}")
     return int(values[0])
 
 

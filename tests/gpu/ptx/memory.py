@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .errors import Misaligned, OutOfBounds, Race
+from .errors import MisalignedError, OutOfBoundsError, RaceError
 from .values import UNSIGNED, Array
 
 BASE = 1 << 33
@@ -32,12 +32,12 @@ class GlobalMemory:
                 raise ValueError(f"args: CPU tensors are allowed, got one on {x.device}")
             key = x.untyped_storage().data_ptr()
             if key not in self.stores:
-                bytes_ = torch.empty(0, dtype=torch.uint8).set_(x.untyped_storage()).numpy()
-                self.stores[key] = (bytes_, top)
-                top += -(-(bytes_.size + GAP) // 256) * 256
+                content = torch.empty(0, dtype=torch.uint8).set_(x.untyped_storage()).numpy()
+                self.stores[key] = (content, top)
+                top += -(-(content.size + GAP) // 256) * 256
         self.symbols: dict[str, int] = {}
-        for name, data in constants.items():
-            self.symbols[name], top = BASE + top, top + -(-(len(data) + GAP) // 256) * 256
+        for name, value in constants.items():
+            self.symbols[name], top = BASE + top, top + -(-(len(value) + GAP) // 256) * 256
         data = np.full(top, 0xFF, np.uint8)
         allowed = torch.zeros(top, dtype=torch.bool)
         for content, at in self.stores.values():
@@ -60,7 +60,7 @@ class GlobalMemory:
 
     def address(self, x: torch.Tensor) -> int:
         """Where an argument begins."""
-        return BASE + self.stores[x.untyped_storage().data_ptr()][1] + x.storage_offset() * x.element_size()
+        return BASE + self.stores[x.untyped_storage().data_ptr()][1] + int(x.storage_offset()) * x.element_size()
 
     def restore(self) -> None:
         """Copy the arena back into the tensors."""
@@ -73,19 +73,21 @@ class GlobalMemory:
         odd = offsets % width
         if odd.any():
             bad = int(np.argmax(odd != 0))
-            raise Misaligned(f"global {what} of {width} bytes by thread {threads[bad]} at {self.name(addresses[bad])}")
+            raise MisalignedError(
+                f"global {what} of {width} bytes by thread {threads[bad]} at {self.name(addresses[bad])}"
+            )
         cells = (offsets // self.granule)[:, None] + np.arange(max(1, width // self.granule))
         inside = (cells >= 0) & (cells < self.data.size)
-        ok = inside & self.allowed[np.where(inside, cells, 0)]
+        ok: Array = inside & self.allowed[np.where(inside, cells, 0)]
         if not ok.all():
-            bad = np.unique(np.argwhere(~ok)[:, 0])
-            raise OutOfBounds(
-                f"global {what} of {width} bytes outside the arguments by {len(bad)} threads, first thread "
-                f"{threads[bad[0]]} at {self.name(addresses[bad[0]])}"
+            lost = np.unique(np.argwhere(~ok)[:, 0])
+            raise OutOfBoundsError(
+                f"global {what} of {width} bytes outside the arguments by {len(lost)} threads, first thread "
+                f"{threads[lost[0]]} at {self.name(addresses[lost[0]])}"
             )
         return cells
 
-    def name(self, address: int) -> str:
+    def name(self, address: int | np.integer) -> str:
         """An address in words: the nearest tensor below it and the distance from its start."""
         below = [n for n in self.names if n[0] <= address]
         if not below:
@@ -106,7 +108,7 @@ class GlobalMemory:
         values = np.ascontiguousarray(values).view(self.data.dtype)
         self.data[cells] = values
         if (self.data[cells] != values).any():
-            raise Race(f"lanes store different values at {self._first(cells[self.data[cells] != values])}")
+            raise RaceError(f"lanes store different values at {self._first(cells[self.data[cells] != values])}")
 
     def claim_atomic(self, cells: Array) -> None:
         """An atomic operation on the cells."""
@@ -120,7 +122,9 @@ class GlobalMemory:
     def _refuse(self, bad: Array, cells: Array, other: Array, what: str) -> None:
         if bad.any():
             who = {EVERYBODY: "several CTAs", ATOMIC: "an atomic"}.get(int(other[bad][0]), f"CTA {int(other[bad][0])}")
-            raise Race(f"global {what} of CTA {self.cta} races with an access of {who} at {self._first(cells[bad])}")
+            raise RaceError(
+                f"global {what} of CTA {self.cta} races with an access of {who} at {self._first(cells[bad])}"
+            )
 
     def _first(self, cells: Array) -> str:
         return self.name(int(cells.flat[0]) * self.granule + BASE)

@@ -94,7 +94,8 @@ class Kernel:
 
     name: str
     params: list[tuple[str, str]]
-    threads: int | None
+    threads: int
+    """0 if the text does not say."""
     code: list[Instruction] = field(default_factory=list)
     registers: int = 0
     special: dict[str, Reg] = field(default_factory=dict)
@@ -137,7 +138,7 @@ class Parser:
         if entry is None:
             raise PtxError(f"no .entry {name or ''} in the PTX")
         bound = re.search(r"\.(?:reqntid|maxntid)\s+(\d+)", entry[3])
-        self.kernel = Kernel(entry[1], _params(entry[2]), int(bound[1]) if bound else None)
+        self.kernel = Kernel(entry[1], _params(entry[2]), int(bound[1]) if bound else 0)
         for m in re.finditer(
             r"^\s*(?:\.visible\s+|\.extern\s+|\.weak\s+)*\.(shared|global|const)\s[^;]*;", self.text, re.M
         ):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .clocks import FOREVER, Clocks
-from .errors import InFlight, Misaligned, OutOfBounds, Race, Uninitialised
+from .errors import InFlightError, MisalignedError, OutOfBoundsError, RaceError, UninitialisedError
 from .values import UNSIGNED, Array
 
 NEVER = -1
@@ -40,13 +40,13 @@ class Shared:
         low, high = int(addresses.min()), int(addresses.max())
         if low < 0 or high + width > self.size:
             bad = int(np.argmax((addresses < 0) | (addresses + width > self.size)))
-            raise OutOfBounds(
+            raise OutOfBoundsError(
                 f"shared {what} of {width} bytes by thread {threads[bad]} at byte {addresses[bad]} of {self.size}"
             )
         odd = addresses % (align or width)
         if odd.any():
             bad = int(np.argmax(odd != 0))
-            raise Misaligned(f"shared {what} of {width} bytes by thread {threads[bad]} at byte {addresses[bad]}")
+            raise MisalignedError(f"shared {what} of {width} bytes by thread {threads[bad]} at byte {addresses[bad]}")
         return (addresses // self.granule)[:, None] + np.arange(width // self.granule)
 
     def read(self, cells: Array, threads: Array, what: str = "read") -> Array:
@@ -68,10 +68,10 @@ class Shared:
         if not (written.view(np.uint32) > self.clocks.floor).any():
             return
         thread = np.broadcast_to(threads[:, None], cells.shape)
-        self._refuse(written == NEVER, cells, thread, Uninitialised, f"{what} of shared memory nobody has written")
-        self._refuse(written == ARRIVING, cells, thread, InFlight, f"shared {what} of data still being copied")
+        self._refuse(written == NEVER, cells, thread, UninitialisedError, f"{what} of shared memory nobody has written")
+        self._refuse(written == ARRIVING, cells, thread, InFlightError, f"shared {what} of data still being copied")
         unseen = ~self.clocks.ordered(thread, self.writer[cells], written)
-        self._refuse(unseen, cells, thread, Race, f"shared {what} races with a write")
+        self._refuse(unseen, cells, thread, RaceError, f"shared {what} races with a write")
 
     def write(self, cells: Array, threads: Array, values: Array, what: str = "write") -> None:
         """Store bytes ``(L, width)``. Equal values may be stored by several threads."""
@@ -79,7 +79,7 @@ class Shared:
         self.check_free(cells, threads, what, values)
         thread = np.broadcast_to(threads[:, None], cells.shape)
         self.data[cells] = values
-        self._refuse(self.data[cells] != values, cells, thread, Race, "lanes store different values in one cell")
+        self._refuse(self.data[cells] != values, cells, thread, RaceError, "lanes store different values in one cell")
         self.stamp(cells, thread)
         self.unfenced[cells] = True
 
@@ -92,14 +92,16 @@ class Shared:
         thread = np.broadcast_to(threads[:, None], cells.shape)
         written = self.written[cells]
         if (written > self.clocks.floor).any():
-            self._refuse(written == ARRIVING, cells, thread, InFlight, f"shared {what} over data still being copied")
+            self._refuse(
+                written == ARRIVING, cells, thread, InFlightError, f"shared {what} over data still being copied"
+            )
             unseen = ~self.clocks.ordered(thread, self.writer[cells], written)
             if values is not None:
                 unseen &= self.data[cells] != values
-            self._refuse(unseen, cells, thread, Race, f"shared {what} races with a write")
+            self._refuse(unseen, cells, thread, RaceError, f"shared {what} races with a write")
         if self.pinned[cells].any():
             busy = self.pinned[cells] > 0
-            self._refuse(busy, cells, thread, InFlight, f"shared {what} over operands that are still being read")
+            self._refuse(busy, cells, thread, InFlightError, f"shared {what} over operands that are still being read")
         recent = self.read_at.reshape(-1, self.cells)[:, cells]
         if (recent > self.clocks.floor).any():
             self._check_readers(cells, thread, recent, what)
@@ -109,7 +111,7 @@ class Shared:
         for warp, times in enumerate(recent):
             reader = self.reader.reshape(-1, self.cells)[warp][cells]
             seen = np.where(reader == SEVERAL, whole[thread, warp], self.clocks.seen[thread, np.maximum(reader, 0)])
-            self._refuse(times > seen, cells, thread, Race, f"shared {what} races with a read", reader)
+            self._refuse(times > seen, cells, thread, RaceError, f"shared {what} races with a read", reader)
 
     def begin_copy(self, cells: Array, threads: Array, what: str) -> None:
         """An asynchronous copy into the cells starts: until :meth:`end_copy` nobody may touch them."""
@@ -138,7 +140,7 @@ class Shared:
         author = int((self.writer[cells] if other is None else other)[at])
         by = (
             ""
-            if kind is not Race or "lanes" in text
+            if kind is not RaceError or "lanes" in text
             else " by several threads"
             if author < 0
             else f" by thread {author}"

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .access import count_conflicts
-from .errors import Unsupported
+from .errors import UnsupportedError
 from .machine import Cta, Step, decodes
 from .operands import address, items, source, sources
 from .parser import Instruction, Kernel
@@ -65,12 +65,12 @@ def decode_mma(i: Instruction, kernel: Kernel) -> Step:
     shape = next((p for p in i.parts if re.match(r"m\d+n\d+k\d+$", p)), "")
     d, a, b, c = i.types[-4:] if len(i.types) >= 4 else ("",) * 4
     if not shape.startswith("m16n8") or a not in ELEMENTS or b not in ELEMENTS or d != c or not i.has("col"):
-        raise Unsupported(f"instruction {i.opcode}")
+        raise UnsupportedError(f"instruction {i.opcode}")
     targets = items(i.operands[0])
     read_a, read_b = sources(i.operands[1], "b32", kernel), sources(i.operands[2], "b32", kernel)
     read_c = sources(i.operands[3], "b32" if d == "f16" else d, kernel)
     if len(read_a) * 2 * ELEMENTS[a][0] != int(shape.split("k")[1]) or d not in ("f32", "f16", "s32"):
-        raise Unsupported(f"instruction {i.opcode}")
+        raise UnsupportedError(f"instruction {i.opcode}")
 
     def step(cta: Cta) -> None:
         cta.whole_warps()
@@ -99,7 +99,7 @@ def matrices(rows: Array, count: int, transpose: bool) -> list[Array]:
 def decode_matrix(i: Instruction, kernel: Kernel) -> Step:
     """Lane l holds row l / 4 and columns 2 (l % 4) and 2 (l % 4) + 1 of each 8 x 8 matrix of 16 bits."""
     if not i.has("m8n8") or not i.has("b16"):
-        raise Unsupported(f"instruction {i.opcode}")
+        raise UnsupportedError(f"instruction {i.opcode}")
     count = next(int(p[1]) for p in i.parts if p in ("x1", "x2", "x4"))
     transpose, loads = i.has("trans"), i.parts[0] == "ldmatrix"
     registers, memory = i.operands if loads else i.operands[::-1]

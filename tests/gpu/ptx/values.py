@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 Array = NDArray
 
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-TYPES: dict[str, type] = {
-    "pred": np.bool_,
-    **{f"{kind}{bits}": UNSIGNED[bits // 8] for kind in "bu" for bits in (8, 16, 32, 64)},
-    **{"s8": np.int8, "s16": np.int16, "s32": np.int32, "s64": np.int64},
-    **{"f16": np.float16, "f32": np.float32, "f64": np.float64},
-    **{"bf16": np.uint16, "tf32": np.float32, "f16x2": np.uint32, "bf16x2": np.uint32},
-}
+TYPES: dict[str, type] = {f"{kind}{8 * size}": UNSIGNED[size] for kind in "bu" for size in UNSIGNED}
+TYPES |= {"s8": np.int8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "pred": np.bool_}
+TYPES |= {"f16": np.float16, "bf16": np.uint16, "tf32": np.float32, "f32": np.float32, "f64": np.float64}
+TYPES |= {"f16x2": np.uint32, "bf16x2": np.uint32}
 FLOATS = ("f16", "bf16", "f16x2", "bf16x2", "f32", "f64", "tf32")
 
 

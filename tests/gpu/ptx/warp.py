@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import Divergence, Unsupported
+from .errors import DivergenceError, UnsupportedError
 from .machine import Cta, Step, decodes
 from .operands import source
 from .parser import Imm, Instruction, Kernel
@@ -21,7 +21,7 @@ def members(cta: Cta, named: Array) -> Array:
     cta.whole_warps(inside & present)
     if (cta.mask & ~inside).any():
         lane = int(np.nonzero(cta.mask & ~inside)[0][0])
-        raise Divergence(f"thread {lane} executes an instruction whose member mask leaves it out")
+        raise DivergenceError(f"thread {lane} executes an instruction whose member mask leaves it out")
     return inside & present
 
 
@@ -43,7 +43,7 @@ def decode_shuffle(i: Instruction, kernel: Kernel) -> Step:
         j = np.where(inside, j, lane)
         giver = cta.thread - lane + j
         if (cta.mask & ~live[giver]).any():
-            raise Divergence("a shuffle reads a lane that does not take part")
+            raise DivergenceError("a shuffle reads a lane that does not take part")
         cta.write(target, value(cta)[giver])
         if valid is not None:
             cta.write(valid, inside)
@@ -81,15 +81,15 @@ def decode_vote(i: Instruction, kernel: Kernel) -> Step:
 def decode_reduce(i: Instruction, kernel: Kernel) -> Step:
     target, name = i.operands[0], i.types[-1]
     if name == "f32":
-        raise Unsupported(f"instruction {i.opcode}")
-    operation = {"add": np.add, "min": np.minimum, "max": np.maximum}
+        raise UnsupportedError(f"instruction {i.opcode}")
+    operation: dict[str, np.ufunc] = {"add": np.add, "min": np.minimum, "max": np.maximum}
     operation |= {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
     function = next(f for word, f in operation.items() if i.has(word))
     value, named = source(i.operands[1], name, kernel), source(i.operands[2], "u32", kernel)
 
     def step(cta: Cta) -> None:
         live, x = members(cta, named(cta)), value(cta)
-        out = np.zeros(cta.threads, TYPES[name])
+        out: Array = np.zeros(cta.threads, TYPES[name])
         for first in np.nonzero(live.reshape(-1, 32).any(1))[0] * 32:
             warp = slice(first, first + 32)
             out[warp] = function.reduce(x[warp][live[warp]])
