@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+OUTER = ("PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST", "PYTEST_XDIST")  # what the outer pytest says of itself
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -42,7 +43,7 @@ class InterpretedRun(pytest.Item):
     def runtest(self) -> None:
         command = [sys.executable, "-m", "pytest", "-q", "-rfEs", "--tb=short", "-p", "no:cacheprovider",
                    "--color=no", f"--rootdir={self.config.rootpath}", str(self.path)]  # fmt: skip
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(OUTER)}
         result = subprocess.run(
             command,
             env=environment | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},

@@ -36,10 +36,13 @@ def attend(Q, K, V, Out, LSE, scale, N, stride_q, stride_k, D: tl.constexpr, BM:
     tl.store(LSE + head * N + i, top + tl.log2(total), mask=i < N)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, bm: int = 32, bn: int = 32) -> tuple[Tensor, Tensor]:
-    """``(out, lse)`` of q, k, v of shape ``(H, N, D)``, contiguous, D a power of two."""
+def attention(q: Tensor, k: Tensor, v: Tensor, bm: int = 32, bn: int = 32, **options: int) -> tuple[Tensor, Tensor]:
+    """``(out, lse)`` of q, k, v of shape ``(H, N, D)``, contiguous, D a power of two.
+
+    ``options`` are those of a Triton launch: ``num_warps``, ``num_stages``.
+    """
     heads, n, d = q.shape
     out, lse = torch.empty_like(q), torch.empty(heads, n)
     grid = (heads, triton.cdiv(n, bm))
-    attend[grid](q, k, v, out, lse, d**-0.5, n, q.stride(0), k.stride(0), D=d, BM=bm, BN=bn)
+    attend[grid](q, k, v, out, lse, d**-0.5, n, q.stride(0), k.stride(0), D=d, BM=bm, BN=bn, **options)
     return out, lse

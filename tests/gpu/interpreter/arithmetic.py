@@ -2,8 +2,9 @@
 
 bfloat16 is held as uint16 by the interpreter. Upstream, arithmetic and ``tl.dot`` run on those
 integers and the cast from fp32 truncates. Here they widen to fp32, compute, and round to
-nearest, ties to even. ``tl.dot`` of fp32 with tf32 inputs rounds its operands to ten bits of
-mantissa, and ``tl.maximum`` drops a NaN operand, both as the GPU does.
+nearest, ties to even. ``tl.dot`` of fp32 takes "tf32" and "tf32x3" as NVIDIA's tensor cores do
+(Triton hands them the fp32 bits, of which they read the upper 19), and ``tl.maximum`` drops a
+NaN operand, as a GPU does.
 """
 
 from __future__ import annotations
@@ -34,10 +35,8 @@ def narrow(x: np.ndarray) -> np.ndarray:
 
 
 def tf32(x: np.ndarray) -> np.ndarray:
-    """fp32 values rounded to tf32's ten bits of mantissa, ties away from zero (cvt.rna)."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    rounded = ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
-    return np.where(np.isfinite(x), rounded, x)
+    """What a tensor core sees of fp32 values: ten bits of mantissa, the rest cut off."""
+    return (np.ascontiguousarray(x, np.float32).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 def is_bf16(x: Any) -> bool:
@@ -84,8 +83,13 @@ def _cast(method: Callable) -> Callable:
 
 def _dot(method: Callable) -> Callable:
     def dot(self: Any, a: Any, b: Any, acc: Any, precision: Any, imprecise: Any) -> Any:
-        if a.data.dtype == np.float32 and str(precision).endswith(".TF32"):
-            a, b = (Handle(tf32(x.data), tl.float32) for x in (a, b))
+        kind = str(precision).rpartition(".")[2]
+        if a.data.dtype == np.float32 and kind in ("TF32", "TF32x3"):
+            large = [tf32(x.data) for x in (a, b)]
+            if kind == "TF32x3":
+                small = [tf32(x.data - whole) for x, whole in zip((a, b), large, strict=True)]
+                acc = Handle(small[0] @ large[1] + large[0] @ small[1] + acc.data, tl.float32)
+            a, b = (Handle(x, tl.float32) for x in large)
         elif a.data.dtype == np.float16 or is_bf16(a):  # products are exact in fp32, and BLAS is fast
             a, b = (Handle(as_fp32(x).data.astype(np.float32), tl.float32) for x in (a, b))
         return method(self, a, b, acc, precision, imprecise)

@@ -1,0 +1,152 @@
+"""Compile Triton kernels for GPUs that are not there, and say what is wrong with the result.
+
+:func:`compiled` takes the arguments of a launch and specialises the kernel just as Triton's JIT
+would for them (alignment, integers equal to 1, constants), for one of ``TARGETS``.
+:func:`launches` collects the launches that a function would make, so what is judged is what the
+library really launches. :func:`flaws` are the gates. Results stay in Triton's own disk cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+from unittest import mock
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel, make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
+
+from . import static
+
+
+@dataclass(frozen=True)
+class Target:
+    """A chip.
+
+    Attributes:
+        gpu: Triton's name of it.
+        shared: Bytes of shared memory a block may have (CUDA C++ programming guide, table of
+            technical specifications: 163 and 227 KiB; CDNA3 instruction set: 64 KiB of LDS).
+        threads: Threads of a warp.
+        registers: Vector registers that one thread can name.
+        products: Its tensor-core instructions, the newest first.
+    """
+
+    gpu: GPUTarget
+    shared: int
+    registers: int
+    products: tuple[str, ...]
+
+
+TARGETS = {
+    "sm_80": Target(GPUTarget("cuda", 80, 32), 166_912, 255, ("HMMA",)),
+    "sm_90": Target(GPUTarget("cuda", 90, 32), 232_448, 255, ("HGMMA", "HMMA")),
+    "sm_100": Target(GPUTarget("cuda", 100, 32), 232_448, 255, ("UTCHMMA", "HMMA")),
+    "gfx942": Target(GPUTarget("hip", "gfx942", 64), 65_536, 512, ("v_mfma",)),
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel and the arguments it was launched with, ``num_warps`` and the like among them."""
+
+    kernel: JITFunction
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+    grid: Any = None
+
+    @property
+    def name(self) -> str:
+        return self.kernel.fn.__name__
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A compiled kernel."""
+
+    name: str
+    target: str
+    kernel: CompiledKernel = field(repr=False)
+
+    @property
+    def assembly(self) -> str:
+        """PTX, or AMD's assembly."""
+        return self.kernel.asm["ptx" if "ptx" in self.kernel.asm else "amdgcn"]
+
+    @property
+    def image(self) -> bytes:
+        """The cubin, or the hsaco."""
+        return self.kernel.asm["cubin" if "cubin" in self.kernel.asm else "hsaco"]
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory a block asks for."""
+        return self.kernel.metadata.shared
+
+    @property
+    def warps(self) -> int:
+        return self.kernel.metadata.num_warps
+
+    @cached_property
+    def reading(self) -> static.Reading:
+        """What its machine code shows."""
+        if "cubin" in self.kernel.asm:
+            return static.read_cubin(self.image)
+        return static.read_amdgcn(self.assembly)
+
+
+def compiled(launch: Launch, target: str) -> Binary:
+    """Compile a launch's kernel for one of ``TARGETS``.
+
+    Raises:
+        ValueError: If Triton interprets, so that there is nothing to compile.
+    """
+    if not isinstance(launch.kernel, JITFunction):
+        raise ValueError(f"launch: {launch.kernel!r} is interpreted; unset TRITON_INTERPRET to compile it")
+    gpu = TARGETS[target].gpu
+    backend = make_backend(gpu)
+    bind = create_function_from_signature(launch.kernel.signature, launch.kernel.params, backend)
+    bound, specialization, options = bind(*launch.args, **launch.options)
+    options, signature, constants, attributes = launch.kernel._pack_args(
+        backend, launch.options, bound, specialization, options
+    )
+    source = ASTSource(launch.kernel, signature, constants, attributes)
+    return Binary(launch.name, target, triton.compile(source, target=gpu, options=options.__dict__))
+
+
+@contextmanager
+def launches() -> Iterator[list[Launch]]:
+    """Collect the launches made inside instead of running them: outputs keep what they held."""
+    made: list[Launch] = []
+
+    def note(kernel: JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        made.append(Launch(kernel, args, options, grid))
+
+    with mock.patch.object(JITFunction, "run", note):
+        yield made
+
+
+def flaws(binary: Binary, *, tensor: bool = True) -> list[str]:
+    """Why a binary is not fit to be shipped; nothing if it is.
+
+    Args:
+        tensor: Whether the kernel multiplies matrices, so must use the tensor cores, and be free
+            of spills in the loops that do. Without, no loop of it may spill.
+    """
+    target, reading = TARGETS[binary.target], binary.reading
+    found = []
+    if binary.shared > target.shared:
+        found.append(f"{binary.shared} bytes of shared memory, {binary.target} has {target.shared}")
+    if reading.registers > target.registers:
+        found.append(f"{reading.registers} registers, {binary.target} has {target.registers}")
+    if not tensor:
+        return found + ([f"{reading.spills} spills"] if reading.spills else [])
+    if not any(name.startswith(target.products) for name in reading.tensor):
+        found.append(f"no tensor-core instruction of {binary.target} ({' or '.join(target.products)})")
+    if not reading.loops:
+        found.append(f"no loop with tensor-core instructions; {reading.spills} spills")
+    return found + [f"main {loop}" for loop in reading.loops if loop.spills]
