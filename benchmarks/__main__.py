@@ -1,0 +1,129 @@
+"""The command line: ``python -m benchmarks run | plot | compare``."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import fnmatch
+import sys
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import cases, compare, machine, plot, rows, table, text
+from .case import Case
+from .runner import Runner, patient
+
+QUICK_SECONDS, FULL_SECONDS = 110.0, 4 * 3600.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except ValueError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    verbs = parser.add_subparsers(required=True, metavar="run | plot | compare")
+    run = verbs.add_parser("run", help="check, measure, write JSON lines and print tables")
+    run.add_argument("--full", action="store_true", help="all sizes, S from 128 to 65,536 (an hour or more)")
+    run.add_argument("--only", default="*", metavar="PATTERN", help='cases such as "window*" or "*bfloat16*S=2048"')
+    run.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    run.add_argument("--out", type=Path, metavar="FILE", help="rows are appended here")
+    run.add_argument("--threads", type=int, metavar="N", help="torch's threads (default: as torch has it)")
+    run.set_defaults(run=_run)
+    draw = verbs.add_parser("plot", help="draw one figure per family")
+    draw.add_argument("results", type=Path, nargs="*", help="result files (default: the newest)")
+    draw.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the figures (default: beside the results)")
+    draw.set_defaults(run=_plot)
+    both = verbs.add_parser("compare", help="ratios of two result files")
+    both.add_argument("old", type=Path)
+    both.add_argument("new", type=Path)
+    both.set_defaults(run=_compare)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda is allowed where torch.cuda.is_available(), here it is False")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    chosen = [case for case in cases.cases(options.full) if _wanted(case.title, options.only)]
+    with_text = _wanted("text: all-MiniLM-L6-v2", options.only)
+    if not chosen and not with_text:
+        raise ValueError(f"only: a pattern of case titles is allowed, {options.only!r} matches none")
+    started = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    out = options.out or rows.RESULTS / f"run-{started}.jsonl"
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    facts = machine.facts(options.device)
+    console.print(machine.line(facts))
+    found = measure(chosen, Runner(options.device, facts), options.full, out, console)
+    if with_text:
+        found += text_rows(options, facts, out, console)
+    console.print(f"{len(rows.measured(found))} measurements in {out}")
+    return _verdict(found, console)
+
+
+def _wanted(title: str, pattern: str) -> bool:
+    return fnmatch.fnmatch(title, pattern) or fnmatch.fnmatch(title, f"*{pattern}*")
+
+
+def measure(chosen: list[Case], runner: Runner, full: bool, out: Path, console: Console) -> list[rows.Row]:
+    """Run cases one after another, with progress; a table after each family."""
+    found: list[rows.Row] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    start, total, most = time.perf_counter(), FULL_SECONDS if full else QUICK_SECONDS, 9.0 if full else 2.0
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(chosen))
+        for index, case in enumerate(chosen):
+            progress.update(task, description=case.title)
+            if not console.is_terminal:
+                console.print(f"[{index + 1}/{len(chosen)}] {case.title}", markup=False)
+            new = runner.run(case, patient(start, total, len(chosen) - index, most))
+            rows.append(out, new)
+            found += new
+            progress.advance(task)
+            if index + 1 == len(chosen) or chosen[index + 1].family != case.family:
+                table.show(progress.console, [row for row in found if row["family"] == case.family])
+    return found
+
+
+def text_rows(options: argparse.Namespace, facts: dict, out: Path, console: Console) -> list[rows.Row]:
+    """The real-text case."""
+    with console.status("text: all-MiniLM-L6-v2 over the Python documentation"):
+        new = text.run(options.device, facts, 1024 if options.full else 96)
+    rows.append(out, new)
+    table.show(console, new)
+    return new
+
+
+def _verdict(found: list[rows.Row], console: Console) -> int:
+    red = [row for row in found if "checked" in row and not row["checked"]["passed"]]
+    for row in red:
+        console.print(f"WRONG: {row['family']}: {row['case']}, {row['contender']}: {row.get('skip')}", style="bold red")
+    return 1 if red else 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    files = options.results or [rows.newest()]
+    found = [row for file in files for row in rows.read(file)]
+    for figure in plot.plot(found, options.out or files[0].with_suffix("")):
+        print(figure)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    compare.compare(rows.read(options.old), rows.read(options.new), Console())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Nothing is timed that is not right.
+
+pkernels is held against fp64 on a small instance of each workload: the largest error of
+output and gradients may be 2 and 3 times what plain torch reaches in the same dtype, plus
+the rounding floor of that dtype. The others are then held against pkernels at full size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pkernels.reference import philox
+
+from .contenders import Contender
+from .contenders.ours import SEED
+from .contenders.plain import materialised
+from .masks import scores_bias, visible
+from .workload import Inputs, Workload
+
+AGREE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest relative difference, in the Euclidean norm, of a baseline from pkernels."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a check came out: the largest error over its budget, and of which tensor."""
+
+    passed: bool
+    worst: float
+    where: str
+
+    def as_dict(self) -> dict:
+        """For a row."""
+        return asdict(self)
+
+
+def check(workload: Workload, contender: Contender, device: str, gradients: bool) -> Verdict:
+    """Compare a contender with fp64 on the small instance of a workload."""
+    small = workload.small()
+    x = small.tensors(device, seed=1)
+    drop = _dropped(small, x)
+    got = _results(contender.prepare(small, x, gradients), x, gradients)
+    plain_x, wide_x = x.to(small.dtype), x.to(torch.float64)
+    plain = _results(lambda: _written_out(small, plain_x, drop), plain_x, gradients)
+    wide_small = replace(small, dtype=torch.float64)
+    wide = _results(lambda: _written_out(wide_small, wide_x, drop), wide_x, gradients)
+    verdicts = []
+    for name, factor, mine, theirs, right in zip(
+        ("out", "dq", "dk", "dv", "dbias"), (2, 3, 3, 3, 3), got, plain, wide, strict=False
+    ):
+        budget = factor * _error(theirs, right) + _floor(right, mine.dtype)
+        error = _error(mine, right)
+        verdicts.append(Verdict(error <= budget, error / budget if budget else error, name))
+    return max(verdicts, key=lambda verdict: (not verdict.passed, verdict.worst))
+
+
+def agree(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> str | None:
+    """None if two lists of results are the same but for rounding, else how they differ."""
+    for index, (a, b) in enumerate(zip(got, wanted, strict=True)):
+        difference = float((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-30))
+        limit = max(AGREE.get(a.dtype, 1e-3), AGREE.get(wanted[0].dtype, 1e-3))
+        if not difference <= limit:
+            return f"result {index} differs from pkernels by {difference:.1e} in norm, {limit:.0e} is allowed"
+    return None
+
+
+def _results(forward: Callable[[], Tensor], x: Inputs, gradients: bool) -> list[Tensor]:
+    with torch.set_grad_enabled(gradients):
+        out = forward()
+    grads = torch.autograd.grad(out, x.leaves(), x.dout) if gradients else ()
+    return [x.real(out.detach()), *grads]
+
+
+def _written_out(workload: Workload, x: Inputs, drop: Callable[[Tensor], Tensor]) -> Tensor:
+    mask, group = visible(workload, x), workload.heads // workload.hkv
+    k, v = (y.repeat_interleave(group, 1) for y in (x.k, x.v))
+    return materialised(x.q, k, v, None if mask is None else ~mask, scores_bias(workload, x), drop)
+
+
+def _dropped(workload: Workload, x: Inputs) -> Callable[[Tensor], Tensor]:
+    """Dropout with the very bits that pkernels draws for SEED."""
+    if workload.dropout == 0:
+        return lambda p: p
+    batch = torch.arange(workload.batch, device=x.q.device)
+    bits = philox.kept(SEED, batch, workload.heads, workload.queries, workload.sk, workload.dropout)
+    return lambda p: p * bits / (1 - workload.dropout)
+
+
+def _error(got: Tensor, right: Tensor) -> float:
+    difference = (got.double() - right.double()).abs()
+    # NaN anywhere is an infinite error, not one that max() may lose.
+    return float(difference.nan_to_num(nan=torch.inf).max()) if difference.numel() else 0.0
+
+
+def _floor(right: Tensor, dtype: torch.dtype) -> float:
+    near = right.to(dtype)
+    return 2 * float(((near + 0.3 - 0.3) - near).abs().max()) if near.numel() else 0.0

@@ -1,0 +1,9 @@
+"""Who runs: pkernels, and the best honest alternatives on the same inputs."""
+
+from .base import Contender
+from .flex import Flex
+from .longformer import Longformer
+from .ours import Pkernels
+from .plain import Masked, Sdpa, SdpaEach
+
+__all__ = ["Contender", "Flex", "Longformer", "Masked", "Pkernels", "Sdpa", "SdpaEach"]

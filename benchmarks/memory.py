@@ -1,0 +1,63 @@
+"""Peak memory of a call, kernels in C++ included.
+
+On the CPU: how far the process's peak of resident memory (``VmHWM``, reset through
+``/proc/self/clear_refs``) rises above what was resident before the call. Freed heap is
+handed back to the system first, else it would hide what the call takes. Counted are pages,
+so scratch of C++ kernels, thread-local buffers and oneDNN's packing are seen; scratch that
+an earlier call kept is not, which is why the first call at full size is the one measured.
+On CUDA: the peak of torch's allocator.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def peak(run: Callable[[], object], device: str) -> int | None:
+    """Bytes that ``run()`` takes on top of what is there, results included; None where the
+    system cannot tell (no Linux)."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    if not _can_reset():
+        run()
+        return None
+    ctypes.CDLL(None).malloc_trim(0)
+    _CLEAR.write_text("5")
+    before = _status("VmRSS")
+    run()
+    return max(0, _status("VmHWM") - before)
+
+
+def available(device: str) -> int:
+    """Bytes that are free."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    match = re.search(r"MemAvailable:\s+(\d+)", _read(Path("/proc/meminfo")))
+    return int(match[1]) * 1024 if match else 4 * 2**30
+
+
+def _status(field: str) -> int:
+    match = re.search(field + r":\s+(\d+)", _STATUS.read_text())
+    return int(match[1]) * 1024 if match else 0
+
+
+def _can_reset() -> bool:
+    return _CLEAR.exists() and hasattr(ctypes.CDLL(None), "malloc_trim") and _status("VmHWM") > 0
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
