@@ -1,0 +1,130 @@
+"""What a launch passes to a kernel: views, spans, work lists, and one flat grid."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from ..problem import Problem
+from . import tune
+
+View = tuple[Tensor, int, int, int]
+
+
+def view(x: Tensor) -> View:
+    """(tensor, batch stride, head stride, row stride); features must be neighbours."""
+    return x, x.stride(0), x.stride(1), x.stride(2)
+
+
+def dense_rows(x: Tensor) -> Tensor:
+    """x with neighbouring features."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+class Launch:
+    """The arguments that the kernels of one call share.
+
+    A kernel takes its own tensors first, then ``shared``, then its tile shape by name.
+    """
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> None:
+        self.q, self.k, self.v, self.problem = q, k, v, problem
+        self.sq, self.sk = q.shape[2], k.shape[2]
+        self.heads, self.kv_heads = q.shape[1], k.shape[1]
+        self.batch = problem.batch(q)
+        reach = self.sq + self.sk  # beyond it, numbers mean the same: int32 never overflows
+        self.step = max(1, min(problem.dilation, reach))
+
+        def clamp(x: int) -> int:
+            return max(-reach, min(reach, x))
+
+        self.band = (
+            clamp(-problem.left * problem.dilation),
+            clamp(problem.right * problem.dilation),
+            min(problem.columns, self.sk),
+            min(problem.rows, self.sk),
+        )
+        distance, dense, dropout = problem.distance, problem.dense, None
+        m = n = reach
+        if distance is not None:
+            distance = (dense_rows(distance), distance.stride(0) if distance.shape[0] > 1 else 0)
+        if dense is not None:
+            m, n = (reach if size == 1 else size for size in dense.shape[2:])
+            dense = (dense, *(0 if size == 1 else stride for size, stride in zip(dense.shape, dense.stride(), strict=True)))
+        if problem.dropout > 0:
+            dropout = (problem.seed, round(65536 * problem.dropout), 1 / (1 - problem.dropout))
+        width = 1 if problem.distance is None else problem.distance.shape[1]
+        self.shared = (
+            problem.q_spans,
+            problem.k_spans,
+            self.band,
+            problem.prefix,
+            distance,
+            dense,
+            (problem.zero, width, m, n),
+            dropout,
+            None if self.step == 1 else self.step,
+            float(problem.scale),
+            (self.sq, self.sk),
+            self.heads,
+            self.heads // max(1, self.kv_heads),
+        )
+
+    def over_queries(self, kernel: Any, config: tune.Config, *tensors: View) -> None:
+        """A program per tile of queries and query head."""
+        self._tiles(kernel, config, config.own, self.sq, self.heads, self.problem.q_spans, tensors)
+
+    def over_keys(self, kernel: Any, config: tune.Config, *tensors: View) -> None:
+        """A program per tile of keys and key head."""
+        self._tiles(kernel, config, config.own, self.sk, self.kv_heads, self.problem.k_spans, tensors)
+
+    def _tiles(
+        self, kernel: Any, config: tune.Config, own: int, rows: int, heads: int, spans: Tensor | None, tensors: tuple
+    ) -> None:
+        block = own * self.step
+        classes = min(self.step, rows)
+        if self.problem.packed and spans is not None:
+            work = worklist(spans, rows, block)
+            grid, work = work.shape[0] * classes * heads, (work, work.shape[0])
+        else:
+            work = None
+            grid = -(-rows // block) * classes * heads * self.batch
+        self.start(kernel, grid, config, (*tensors, work, *self.shared))
+
+    def start(self, kernel: Any, grid: int, config: tune.Config, arguments: tuple) -> None:
+        if grid == 0:
+            return
+        settings = {
+            "D": self.q.shape[3],
+            "DV": self.v.shape[3],
+            "OWN": config.own,
+            "OTHER": config.other,
+            "OFFSET": self._offset(config),
+            "PRECISION": tune.precision(self.q),
+            "STAGES": config.stages,
+            "num_warps": config.warps,
+            "num_stages": config.stages,
+        }
+        with torch.cuda.device(self.q.device) if self.q.is_cuda else contextlib.nullcontext():
+            kernel[(grid,)](*arguments, **settings)
+
+    def _offset(self, config: tune.Config) -> Any:
+        """int32 if no two rows of a tile lie 2**31 elements apart."""
+        stride = max(abs(x.stride(2)) for x in (self.q, self.k, self.v))
+        return tl.int32 if stride * self.step * max(config.own, config.other) < 2**31 else tl.int64
+
+
+def worklist(spans: Tensor, rows: int, block: int) -> Tensor:
+    """(W, 2) int32: (sequence, tile) of every tile of ``block`` rows of packed sequences, then
+    sequence -1. W = rows // block + B bounds their number, so nothing waits for the device."""
+    counts = (spans[:, 1].clamp(0, rows) + (block - 1)).div(block, rounding_mode="floor").to(torch.int32)
+    ends = counts.cumsum(0, dtype=torch.int32)
+    tile = torch.arange(rows // block + len(counts), dtype=torch.int32, device=spans.device)
+    sequence = torch.searchsorted(ends, tile, right=True, out_int32=True)
+    inside = sequence < len(counts)
+    begin = (ends - counts)[sequence.clamp(max=len(counts) - 1)]
+    return torch.stack([torch.where(inside, sequence, -1), tile - begin], dim=1)

@@ -1,0 +1,248 @@
+"""Attention over a Band, backward, in two passes without atomics (Dao 2023, FlashAttention-2,
+arXiv:2307.08691, section 3.1.2; equations of Dao et al. 2022, arXiv:2205.14135, appendix B).
+
+    P  = exp(S - lse)              dP = (dO Vᵀ) ∘ Z        delta = rowsum(dO ∘ O) - dlse
+    dS = P ∘ (dP - delta)          dQ = scale * dS K
+    dK = scale * dSᵀ Q             dV = (P ∘ Z)ᵀ dO
+
+Grids: dq as the forward, a program per tile of queries, which also writes delta; then dk/dv,
+a program per (sequence, key head, residue class, tile of keys), which visits the query tiles
+of every query head of its group by the transposed band. Each sum runs in a fixed order, so
+results are bitwise equal between runs. Not supported: as in ``band``.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..problem import Problem, rows_like
+from . import band_bias, tune
+from .arguments import Launch, dense_rows, view
+from .philox import survivors
+from .step import (
+    LOG2E,
+    all_finite,
+    band_of_keys,
+    band_of_queries,
+    clean,
+    is_full,
+    kept,
+    load_numbers,
+    load_tile,
+    not_hidden,
+    padded,
+    place,
+    product,
+    reach,
+    rows_of,
+    schedule,
+    scores,
+    span,
+    store_numbers,
+    store_tile,
+    stride_of,
+    unclean_rows,
+    visit,
+)
+
+
+@triton.jit
+def load_lse(numbers, first, step, n, N: tl.constexpr):
+    """(N,) log-sum-exp in units of log 2, finite where a row has no key."""
+    lse = load_numbers(numbers, first, step, n, N)
+    return tl.where(lse == -float("inf"), 0.0, lse * LOG2E)
+
+
+@triton.jit
+def _sum_dq(
+    q, do, lse, delta, i, first, last, keys, values, n_k, sequence, head, band, dilation, bias, dropout, scale,
+    D: tl.constexpr, DV: tl.constexpr, BN: tl.constexpr, OFFSET: tl.constexpr, PRECISION: tl.constexpr,
+    STAGES: tl.constexpr, CAREFUL: tl.constexpr,
+):  # fmt: skip
+    """dS K of query rows i, over the keys their band reaches: (BM, D)."""
+    dq = tl.zeros([i.shape[0], padded(D)], tl.float32)
+    tiles, count, start = schedule(first, last, n_k, band, dilation, BN)
+    for t in tl.range(0, count, num_stages=STAGES):
+        j0, step = visit(t, tiles, start, dilation, BN)
+        j = j0 + tl.arange(0, BN) * step
+        # (BN, D), (BN, Dv)
+        k = load_tile(keys, j0, step, n_k, BN, D, OFFSET)
+        v = load_tile(values, j0, step, n_k, BN, DV, OFFSET)
+        # (BM, BN)
+        p = tl.exp2(scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION) - lse[:, None])
+        if not CAREFUL:
+            if not is_full(first, last, j0, step, n_k, band, dilation, BN):
+                p = tl.where(kept(i, j, n_k, band, dilation), p, 0.0)
+        dp = product(do, v, None, PRECISION)
+        if dropout is not None:
+            dp = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, dilation is not None), dp * dropout[2], 0.0)
+        ds = p * (dp - delta[:, None])
+        if CAREFUL:
+            keep = not_hidden(kept(i, j, n_k, band, dilation), i[:, None], j[None, :], sequence, head, bias)
+            lost = unclean_rows(k) | unclean_rows(v)
+            ds = tl.where(keep, tl.where(lost[None, :], float("nan"), ds), 0.0)
+            k = clean(k)
+        # (BM, D)
+        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+    return dq
+
+
+@triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])
+def dq_kernel(
+    q, k, v, out, dout, lse, dlse, delta, dq, work, q_spans, k_spans, band, prefix, distance, dense, limits,
+    dropout, dilation, scale, sizes, heads, group,
+    D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
+    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    sequence, storage, head, first = place(work, sizes[0], heads, dilation, OWN)
+    if sequence < 0:
+        return
+    q_first, n_q = span(q_spans, sequence, sizes[0])
+    k_first, n_k = span(k_spans, sequence, sizes[1])
+    if first >= n_q:
+        return
+    step = stride_of(dilation)
+    last = tl.minimum(first + (OWN - 1) * step, n_q - 1)
+    i = first + tl.arange(0, OWN) * step
+    seen = band_of_queries(band, prefix, sequence, n_q, n_k)
+    bias = (distance, dense, limits)
+    # (BM, D), (BM, Dv), (BM, Dv)
+    queries = load_tile(rows_of(q, storage, head, q_first), first, step, n_q, OWN, D, OFFSET)
+    do = load_tile(rows_of(dout, storage, head, q_first), first, step, n_q, OWN, DV, OFFSET)
+    o = load_tile(rows_of(out, storage, head, q_first), first, step, n_q, OWN, DV, OFFSET)
+    # (BM,)
+    change = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
+    if dlse is not None:
+        change -= load_numbers(rows_of(dlse, storage, head, q_first), first, step, n_q, OWN)
+    store_numbers(rows_of(delta, storage, head, q_first), first, step, n_q, change, OWN)
+    total = load_lse(rows_of(lse, storage, head, q_first), first, step, n_q, OWN)
+    keys, values = rows_of(k, storage, head // group, k_first), rows_of(v, storage, head // group, k_first)
+    acc = _sum_dq(
+        queries, do, total, change, i, first, last, keys, values, n_k, sequence, head, seen, dilation, bias,
+        dropout, scale, D, DV, OTHER, OFFSET, PRECISION, STAGES, False,
+    )  # fmt: skip
+    if not all_finite(acc):
+        acc = _sum_dq(
+            queries, do, total, change, i, first, last, keys, values, n_k, sequence, head, seen, dilation, bias,
+            dropout, scale, D, DV, OTHER, OFFSET, PRECISION, 1, True,
+        )  # fmt: skip
+    store_tile(rows_of(dq, storage, head, q_first), first, step, n_q, acc * scale, OWN, D, OFFSET)
+
+
+@triton.jit
+def _sum_dkv(
+    k, v, j, first, last, q, dout, lse, delta, storage, q_first, n_q, sequence, head, group, band, dilation, bias,
+    dropout, scale,
+    D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, OFFSET: tl.constexpr, PRECISION: tl.constexpr,
+    STAGES: tl.constexpr, CAREFUL: tl.constexpr,
+):  # fmt: skip
+    """dSᵀ Q and (P ∘ Z)ᵀ dO of key rows j, over the queries that reach them: (BN, D), (BN, Dv)."""
+    dk = tl.zeros([j.shape[0], padded(D)], tl.float32)
+    dv = tl.zeros([j.shape[0], padded(DV)], tl.float32)
+    tiles, count, start = schedule(first, last, n_q, band, dilation, BM)
+    for h in tl.range(head * group, (head + 1) * group):
+        queries, outs = rows_of(q, storage, h, q_first), rows_of(dout, storage, h, q_first)
+        totals, changes = rows_of(lse, storage, h, q_first), rows_of(delta, storage, h, q_first)
+        for t in tl.range(0, count, num_stages=STAGES):
+            i0, step = visit(t, tiles, start, dilation, BM)
+            i = i0 + tl.arange(0, BM) * step
+            # (BM, D), (BM, Dv), (BM,), (BM,)
+            q_tile = load_tile(queries, i0, step, n_q, BM, D, OFFSET)
+            do = load_tile(outs, i0, step, n_q, BM, DV, OFFSET)
+            total = load_lse(totals, i0, step, n_q, BM)
+            change = load_numbers(changes, i0, step, n_q, BM)
+            # (BN, BM)
+            s = scores(k, q_tile, i[None, :], j[:, None], sequence, h, scale, bias, PRECISION)
+            p = tl.exp2(s - total[None, :])
+            dp = product(v, do, None, PRECISION)
+            if CAREFUL:
+                keep = not_hidden(kept(j, i, n_q, band, dilation), i[None, :], j[:, None], sequence, h, bias)
+                p = tl.where(keep, tl.where(unclean_rows(q_tile)[None, :], float("nan"), p), 0.0)
+                dv = reach(dv, keep, do)
+                dp = tl.where(unclean_rows(do)[None, :], float("nan"), dp)
+            else:
+                if not is_full(first, last, i0, step, n_q, band, dilation, BM):
+                    p = tl.where(kept(j, i, n_q, band, dilation), p, 0.0)
+            weights = p
+            if dropout is not None:
+                stay = survivors(dropout, sequence, h, i, j, first, 0, dilation is not None)
+                weights = tl.where(stay, p, 0.0)
+                dp = tl.where(stay, dp * dropout[2], 0.0)
+            ds = p * (dp - change[None, :])
+            if CAREFUL:
+                ds = tl.where(keep, ds, 0.0)
+                q_tile, do = clean(q_tile), clean(do)
+            # (BN, Dv), (BN, D)
+            dv = tl.dot(weights.to(do.dtype), do, dv, input_precision=PRECISION)
+            dk = tl.dot(ds.to(q_tile.dtype), q_tile, dk, input_precision=PRECISION)
+    return dk, dv
+
+
+@triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])
+def dkv_kernel(
+    q, k, v, dout, lse, delta, dk, dv, work, q_spans, k_spans, band, prefix, distance, dense, limits,
+    dropout, dilation, scale, sizes, heads, group,
+    D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
+    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    sequence, storage, head, first = place(work, sizes[1], heads // group, dilation, OWN)
+    if sequence < 0:
+        return
+    q_first, n_q = span(q_spans, sequence, sizes[0])
+    k_first, n_k = span(k_spans, sequence, sizes[1])
+    if first >= n_k:
+        return
+    step = stride_of(dilation)
+    last = tl.minimum(first + (OWN - 1) * step, n_k - 1)
+    j = first + tl.arange(0, OWN) * step
+    seen = band_of_keys(band, prefix, sequence, n_q, n_k)
+    bias = (distance, dense, limits)
+    # (BN, D), (BN, Dv)
+    keys = load_tile(rows_of(k, storage, head, k_first), first, step, n_k, OWN, D, OFFSET)
+    values = load_tile(rows_of(v, storage, head, k_first), first, step, n_k, OWN, DV, OFFSET)
+    sum_k, sum_v = _sum_dkv(
+        keys, values, j, first, last, q, dout, lse, delta, storage, q_first, n_q, sequence, head, group, seen,
+        dilation, bias, dropout, scale, D, DV, OTHER, OFFSET, PRECISION, STAGES, False,
+    )  # fmt: skip
+    if not (all_finite(sum_k) and all_finite(sum_v)):
+        sum_k, sum_v = _sum_dkv(
+            keys, values, j, first, last, q, dout, lse, delta, storage, q_first, n_q, sequence, head, group, seen,
+            dilation, bias, dropout, scale, D, DV, OTHER, OFFSET, PRECISION, 1, True,
+        )  # fmt: skip
+    if dropout is not None:
+        sum_v *= dropout[2]
+    store_tile(rows_of(dk, storage, head, k_first), first, step, n_k, sum_k * scale, OWN, D, OFFSET)
+    store_tile(rows_of(dv, storage, head, k_first), first, step, n_k, sum_v, OWN, DV, OFFSET)
+
+
+def backward(
+    dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """``(dq, dk, dv, ddistance, ddense)``; the last two are None where not asked for."""
+    dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
+    if problem.q_spans is not None or q.numel() == 0:  # rows of no sequence
+        dq.zero_()
+    if problem.k_spans is not None or q.numel() == 0:
+        dk.zero_()
+        dv.zero_()
+    q, k, v, dout, out = (dense_rows(x) for x in (q, k, v, dout, out))
+    lse = lse.contiguous()
+    delta = torch.empty_like(lse)
+    numbers = [view(x[..., None]) for x in (lse, delta)]
+    launch = Launch(q, k, v, problem)
+    launch.over_queries(
+        dq_kernel, tune.choose("dq", q, v), *map(view, (q, k, v, out, dout)), numbers[0],
+        None if dlse is None else view(dlse.contiguous()[..., None]), numbers[1], view(dq),
+    )  # fmt: skip
+    launch.over_keys(
+        dkv_kernel, tune.choose("dkv", q, v), *map(view, (q, k, v, dout)), *numbers, view(dk), view(dv)
+    )  # fmt: skip
+    ddistance = ddense = None
+    if problem.distance is not None and problem.distance_grad:
+        ddistance = band_bias.distance(launch, dout, lse, delta)
+    if problem.dense is not None and problem.dense_grad:
+        ddense = band_bias.dense(launch, dout, lse, delta)
+    return dq, dk, dv, ddistance, ddense

@@ -1,0 +1,294 @@
+"""The tile step that every kernel shares: rows in, scores, what is kept, online softmax.
+
+A program owns a tile of rows (queries in the forward and dq, keys in dk/dv) and visits
+tiles of the other side. Both directions use the same functions: a band seen from the keys
+is the band with left and right, and rows and columns, swapped.
+
+Positions: query i of n_q stands at ``i + shift``, ``shift = n_k - n_q``. All row numbers
+below are raw rows of a sequence; a ``band`` is the tuple
+
+    (low, high, shift, near, far, own_near, own_far)
+
+    own row a keeps other row b iff  low <= b - a - shift <= high, on b's residue class,
+                                 or  near <= b < far, or own_near <= a < own_far.
+
+Scores are kept in units of log 2, so that the softmax is exp2.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.constexpr_function
+def padded(d):
+    """Width of a tile that holds d features: tensor cores want at least 16."""
+    return max(16, 1 << (d - 1).bit_length())
+
+
+# Where a program works ------------------------------------------------------------------
+
+
+@triton.jit
+def stride_of(dilation):
+    """Rows of a class lie this far apart; ``dilation`` is None for 1, which then costs nothing."""
+    if dilation is None:
+        return 1
+    else:
+        return dilation
+
+
+@triton.jit
+def place(work, rows, heads, dilation, BLOCK: tl.constexpr):
+    """(sequence, storage row, head, first row of the tile) of this program.
+
+    Even batches: a flat grid of sequences x heads x classes x tiles. Packed ones: ``work``
+    = (list of (sequence, tile) pairs, its length). The sequence is -1 where the list ends.
+    """
+    program = tl.program_id(0)
+    step = stride_of(dilation)
+    classes = tl.minimum(step, tl.maximum(rows, 1))
+    if work is None:
+        tiles = tl.cdiv(tl.cdiv(rows, step), BLOCK)
+    else:
+        tiles = work[1]
+    unit = program % (tiles * classes)
+    head = program // (tiles * classes) % heads
+    tile = unit // classes
+    if work is None:
+        sequence = program // (tiles * classes) // heads
+        storage = sequence
+    else:
+        sequence = tl.load(work[0] + 2 * tile)
+        tile = tl.load(work[0] + 2 * tile + 1)
+        storage = sequence * 0
+    return sequence, storage, head, unit % classes + tile * BLOCK * step
+
+
+@triton.jit
+def span(spans, sequence, size):
+    """First row and number of rows of a sequence; whatever spans say, inside the tensor."""
+    if spans is None:
+        return sequence * 0, size
+    else:
+        first = tl.minimum(tl.maximum(tl.load(spans + 2 * sequence), 0), size)
+        return first, tl.minimum(tl.maximum(tl.load(spans + 2 * sequence + 1), 0), size - first)
+
+
+@triton.jit
+def rows_of(x, storage, head, first):
+    """(pointer to the first row, row stride) of one sequence and head of ``x`` = (pointer,
+    batch stride, head stride, row stride). Only these offsets can pass 2**31."""
+    base = x[0] + storage.to(tl.int64) * x[1] + tl.cast(head, tl.int64) * x[2]
+    return base + first.to(tl.int64) * x[3], x[3]
+
+
+# Rows in and out ------------------------------------------------------------------------
+
+
+@triton.jit
+def _addresses(rows, first, step, n, N: tl.constexpr, D: tl.constexpr, OFFSET: tl.constexpr):
+    """Addresses (N, padded D) of rows first, first + step, ... and which of them are in [0, n)."""
+    r = tl.arange(0, N) * step
+    c = tl.arange(0, padded(D))
+    pointers = rows[0] + tl.cast(first, tl.int64) * rows[1] + (r.to(OFFSET) * rows[1])[:, None] + c[None, :]
+    exists = ((first + r).to(tl.uint32) < n.to(tl.uint32))[:, None]
+    if D == padded(D):
+        return pointers, exists
+    else:
+        return pointers, exists & (c < D)[None, :]
+
+
+@triton.jit
+def load_tile(rows, first, step, n, N: tl.constexpr, D: tl.constexpr, OFFSET: tl.constexpr):
+    """(N, padded D): rows first, first + step, ... below n; zero elsewhere."""
+    pointers, exists = _addresses(rows, first, step, n, N, D, OFFSET)
+    return tl.load(pointers, mask=exists, other=0.0)
+
+
+@triton.jit
+def store_tile(rows, first, step, n, tile, N: tl.constexpr, D: tl.constexpr, OFFSET: tl.constexpr):
+    pointers, exists = _addresses(rows, first, step, n, N, D, OFFSET)
+    tl.store(pointers, tile.to(rows[0].dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def load_numbers(numbers, first, step, n, N: tl.constexpr):
+    """(N,): one number per row, zero where there is none."""
+    r = first + tl.arange(0, N) * step
+    return tl.load(numbers[0] + r, mask=r < n, other=0.0)
+
+
+@triton.jit
+def store_numbers(numbers, first, step, n, values, N: tl.constexpr):
+    r = first + tl.arange(0, N) * step
+    tl.store(numbers[0] + r, values, mask=r < n)
+
+
+# Which tiles, which pairs ---------------------------------------------------------------
+
+
+@triton.jit
+def band_of_queries(band, prefix, sequence, n_q, n_k):
+    """The band as query rows see key rows; ``band`` = (low, high, columns, rows)."""
+    low, high, columns, rows = band
+    if prefix is not None:
+        columns = tl.load(prefix + sequence)
+    shift = n_k - n_q
+    return low, high, shift, 0, tl.minimum(columns, n_k), -shift, rows - shift
+
+
+@triton.jit
+def band_of_keys(band, prefix, sequence, n_q, n_k):
+    """The transpose: the band as key rows see query rows."""
+    low, high, shift, near, far, own_near, own_far = band_of_queries(band, prefix, sequence, n_q, n_k)
+    return -high, -low, -shift, own_near, own_far, near, far
+
+
+@triton.jit
+def schedule(first, last, n, band, dilation, N: tl.constexpr):
+    """Tiles of the other side that own rows first..last visit, each at most once.
+
+    Returns (head, count, start): tiles 0..head of N neighbouring rows (global ones), then
+    up to ``count`` in all from row ``start`` on, of N rows each ``step`` apart.
+    """
+    low, high, shift, near, far, own_near, own_far = band
+    far = tl.minimum(tl.maximum(far, 0), n)
+    if_global = (first < own_far) & (last >= own_near)
+    head = tl.cdiv(tl.where(if_global, n, far), N)
+    at = first + shift
+    start = tl.maximum(at + low, head * N)
+    step = stride_of(dilation)
+    if dilation is None:
+        start = start // 8 * 8  # dropout draws for 8 keys at a time
+    else:
+        ahead = start - at
+        start = at + tl.where(ahead > 0, tl.cdiv(tl.maximum(ahead, 0), step), -(tl.maximum(-ahead, 0) // step)) * step
+    end = tl.minimum(last + shift + high, n - 1) + 1
+    return head, head + tl.cdiv(tl.maximum(end - start, 0), N * step), start
+
+
+@triton.jit
+def visit(t, head, start, dilation, N: tl.constexpr):
+    """(first row, distance of its rows) of tile t of a schedule."""
+    step = stride_of(dilation)
+    first = tl.where(t < head, t * N, start + (t - head) * N * step)
+    return first, tl.where(t < head, 1, step)
+
+
+@triton.jit
+def is_full(first, last, other, other_step, n, band, dilation, N: tl.constexpr):
+    """Whether own rows first..last keep all N other rows from ``other`` on."""
+    low, high, shift, near, far, own_near, own_far = band
+    end = other + (N - 1) * other_step
+    inside = (other - last - shift >= low) & (end - first - shift <= high) & (other_step == stride_of(dilation))
+    wide = ((other >= near) & (end < far)) | ((first >= own_near) & (last < own_far))
+    return (end < n) & (inside | wide)
+
+
+@triton.jit
+def kept(own, other, n, band, dilation):
+    """(len(own), len(other)) bool: which pairs stay."""
+    low, high, shift, near, far, own_near, own_far = band
+    apart = other[None, :] - own[:, None] - shift
+    keep = (apart >= low) & (apart <= high)
+    if dilation is not None:
+        at = (own + shift) % dilation
+        at = tl.where(at < 0, at + dilation, at)
+        keep = keep & (at[:, None] == (other % dilation)[None, :])
+    keep = keep | ((other >= near) & (other < far))[None, :] | ((own >= own_near) & (own < own_far))[:, None]
+    return keep & ((other >= 0) & (other < n))[None, :]
+
+
+# Scores ---------------------------------------------------------------------------------
+
+
+@triton.jit
+def product(a, b, c, PRECISION: tl.constexpr):
+    """a bᵀ + c in fp32; c may be None."""
+    return tl.dot(a, tl.trans(b), c, input_precision=PRECISION)
+
+
+@triton.jit
+def scores(a, b, i, j, sequence, head, scale, bias, PRECISION: tl.constexpr):
+    """scale * a bᵀ + bias, times log2(e). i and j are the tile's query rows and key rows,
+    one of them along each axis."""
+    s = product(a, b, None, PRECISION) * (scale * LOG2E)
+    distance, dense, limits = bias
+    zero, width, m, n = limits
+    if distance is not None:
+        t = tl.minimum(tl.maximum(j - i + zero, 0), width - 1)
+        s += tl.load(distance[0] + tl.cast(head, tl.int64) * distance[1] + t) * LOG2E
+    if dense is not None:
+        added = _dense_tile(dense, sequence, head, i, j, m, n)
+        s = tl.where(added == -float("inf"), added, s + added * LOG2E)
+    return s
+
+
+@triton.jit
+def _dense_tile(dense, sequence, head, i, j, m, n):
+    base = dense[0] + tl.cast(sequence, tl.int64) * dense[1] + tl.cast(head, tl.int64) * dense[2]
+    offsets = i.to(tl.int64) * dense[3] + j.to(tl.int64) * dense[4]
+    return tl.load(base + offsets, mask=(i < m) & (j < n), other=0.0).to(tl.float32)
+
+
+@triton.jit
+def not_hidden(keep, i, j, sequence, head, bias):
+    """``keep`` without the pairs that a Dense bias of -inf masks out."""
+    distance, dense, limits = bias
+    zero, width, m, n = limits
+    if dense is not None:
+        keep = keep & (_dense_tile(dense, sequence, head, i, j, m, n) != -float("inf"))
+    return keep
+
+
+# Online softmax -------------------------------------------------------------------------
+
+
+@triton.jit
+def online_softmax(s, m, l):
+    """One step of the running maximum m and sum l: (p, factor of what was summed, m, l)."""
+    m_new = tl.maximum(m, tl.max(s, 1))
+    pivot = tl.where(m_new == -float("inf"), 0.0, m_new)  # of rows with no key so far
+    p = tl.exp2(s - pivot[:, None])
+    alpha = tl.exp2(m - pivot)
+    return p, alpha, m_new, l * alpha + tl.sum(p, 1)
+
+
+# Values that are not finite -------------------------------------------------------------
+#
+# Zero weights do not hide a NaN from a product: 0 * NaN = NaN. So a program whose result is
+# not finite works its tiles again with care: products of cleaned operands, and NaN set
+# where a value that is not finite was really kept.
+
+
+@triton.jit
+def is_finite(x):
+    return tl.abs(x.to(tl.float32)) < float("inf")
+
+
+@triton.jit
+def clean(x):
+    return tl.where(is_finite(x), x, tl.zeros_like(x))
+
+
+@triton.jit
+def unclean_rows(x):
+    """(rows,) bool: whether a row holds a value that is not finite."""
+    return tl.max(tl.where(is_finite(x), 0, 1), 1) != 0
+
+
+@triton.jit
+def all_finite(x):
+    return tl.min(tl.where(is_finite(x), 1, 0)) != 0
+
+
+@triton.jit
+def reach(acc, keep, x):
+    """acc, NaN where a row of ``keep`` keeps a value of x's column that is not finite."""
+    unclean = tl.where(is_finite(x), 0.0, 1.0).to(tl.bfloat16)
+    return tl.where(tl.dot(keep.to(tl.bfloat16), unclean) > 0, float("nan"), acc)

@@ -1,0 +1,107 @@
+"""Tile shapes: one table, looked up by GPU family, dtype, head dimension and kernel.
+
+Nothing is tuned at run time, so nothing is timed and results never change between runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+KERNELS = ("forward", "dq", "dkv", "distance", "dense")
+FAMILIES = ("sm_80", "sm_90", "sm_100", "gfx942")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A program owns ``own`` rows and visits tiles of ``other`` rows."""
+
+    own: int
+    other: int
+    warps: int
+    stages: int
+
+
+def _c(own: int, other: int, warps: int, stages: int) -> Config:
+    return Config(own, other, warps, stages)
+
+
+# (kernel, element size, largest padded head dimension): shape, by family.
+_TABLE = {
+    ("forward", 2, 64): _c(128, 64, 4, 3),
+    ("forward", 2, 128): _c(128, 64, 8, 3),
+    ("forward", 2, 256): _c(64, 32, 4, 2),
+    ("forward", 4, 64): _c(64, 32, 4, 2),
+    ("forward", 4, 128): _c(64, 32, 8, 2),
+    ("forward", 4, 256): _c(32, 16, 8, 1),
+    ("dq", 2, 64): _c(64, 64, 4, 2),
+    ("dq", 2, 128): _c(64, 32, 4, 2),
+    ("dq", 2, 256): _c(32, 32, 4, 1),
+    ("dq", 4, 64): _c(32, 32, 4, 2),
+    ("dq", 4, 128): _c(32, 32, 8, 1),
+    ("dq", 4, 256): _c(16, 16, 8, 1),
+    ("dkv", 2, 64): _c(64, 64, 4, 2),
+    ("dkv", 2, 128): _c(64, 32, 8, 2),
+    ("dkv", 2, 256): _c(32, 32, 8, 1),
+    ("dkv", 4, 64): _c(32, 32, 4, 1),
+    ("dkv", 4, 128): _c(32, 32, 8, 1),
+    ("dkv", 4, 256): _c(16, 16, 8, 1),
+    ("distance", 2, 64): _c(32, 32, 4, 1),
+    ("distance", 2, 256): _c(32, 32, 4, 1),
+    ("distance", 4, 256): _c(16, 16, 4, 1),
+    ("dense", 2, 64): _c(64, 64, 4, 1),
+    ("dense", 2, 256): _c(32, 32, 4, 1),
+    ("dense", 4, 256): _c(32, 32, 4, 1),
+}
+_OVERRIDES: dict[str, dict[tuple[str, int, int], Config]] = {family: {} for family in FAMILIES}
+
+_forced: tuple[str | None, Config | None] = (None, None)
+
+
+@contextlib.contextmanager
+def using(family: str | None = None, config: Config | None = None) -> Iterator[None]:
+    """Choose as on another GPU family, or one configuration for every kernel."""
+    global _forced
+    previous, _forced = _forced, (family or _forced[0], config or _forced[1])
+    try:
+        yield
+    finally:
+        _forced = previous
+
+
+def choose(kernel: str, q: Tensor, v: Tensor) -> Config:
+    """The tile shape of a kernel for these tensors."""
+    if _forced[1] is not None:
+        return _forced[1]
+    width = max(q.shape[3], v.shape[3])
+    table = _TABLE | _OVERRIDES[family(q)]
+    fits = [key for key in table if key[0] == kernel and key[1] == q.element_size() and key[2] >= width]
+    return table[min(fits)]
+
+
+def family(x: Tensor) -> str:
+    """The column of the table for x's device."""
+    if _forced[0] is not None:
+        return _forced[0]
+    if not x.is_cuda:
+        return "sm_80"
+    if torch.version.hip is not None:
+        return "gfx942"
+    major = torch.cuda.get_device_capability(x.device)[0]
+    return "sm_80" if major < 9 or major > 10 else "sm_90" if major == 9 else "sm_100"
+
+
+def precision(x: Tensor) -> str:
+    """How products of fp32 are taken.
+
+    Tensor cores round fp32 to 11 bits; "tf32x3" splits each operand in two such parts and
+    adds three products, which loses about 2**-22 of a product. gfx942 multiplies fp32 as it
+    is, and so does the interpreter.
+    """
+    plain = x.dtype != torch.float32 or family(x) == "gfx942" or os.environ.get("TRITON_INTERPRET") == "1"
+    return "ieee" if plain else "tf32x3"
