@@ -66,6 +66,11 @@ def build_command(torch):
             # ninja compiles only what has changed.
             self.build_temp = str(ROOT / "build" / f"objects-{sys.implementation.cache_tag}")
 
+        def build_extensions(self):
+            for extension in self.extensions:
+                extension.extra_compile_args = [*COMPILER_FLAGS]  # torch appends its own at every run
+            super().build_extensions()
+
     return Build
 
 
