@@ -12,14 +12,14 @@
 namespace pkernels {
 namespace PK_ISA {
 
-constexpr int64_t diagonals = max_keys + max_lanes;
+constexpr int64_t diagonals = max_keys + max_width;
 
 struct BackwardScratch {
-  int64_t d, dv;  // rounded up to whole vectors
+  int64_t d, dv;  // leading dimensions of rows
   float *q, *dout, *qt, *dot, *dqt, *p, *ds, *bias, *k, *v, *lse, *delta, *diagonal, *dk, *dvs;
 
   BackwardScratch(const Problem& problem, int64_t keys, float* memory)
-      : d(round_up(problem.d, W)), dv(round_up(problem.dv, W)) {
+      : d(leading(problem.d)), dv(leading(problem.dv)) {
     float* next = memory;
     auto take = [&](int64_t n) {
       float* at = next;
@@ -27,9 +27,10 @@ struct BackwardScratch {
       return at;
     };
     q = take(max_lanes * d), dout = take(max_lanes * dv);
-    qt = take(d * max_lanes), dot = take(dv * max_lanes), dqt = take(d * max_lanes);
-    p = take(max_keys * max_lanes), ds = take(max_keys * max_lanes);
-    bias = take(max_keys * max_lanes + max_lanes);
+    qt = take(problem.d * max_width), dqt = take(problem.d * max_width);
+    dot = take(larger(problem.dv * max_width, max_lanes * dv));
+    p = take(max_keys * max_width), ds = take(max_keys * max_width);
+    bias = take((max_keys + 1) * max_width);
     k = take(max_keys * d), v = take(max_keys * dv);
     lse = take(max_lanes), delta = take(max_lanes);
     diagonal = take(4 * diagonals);
@@ -47,11 +48,11 @@ struct QuerySide {
   Place place;
   QueryTile queries;
   BackwardScratch& x;
-  int64_t width;
+  int64_t used, width;  // lanes in use, and the leading dimension of what has lanes
   bool finite;
 
   QuerySide(const Backward& backward, const Place& where, const QueryTile& tile, BackwardScratch& scratch)
-      : f(backward), place(where), queries(tile), x(scratch), width(round_up(tile.count, W)) {
+      : f(backward), place(where), queries(tile), x(scratch), used(round_up(tile.count, W)), width(leading(used)) {
     const Problem& p = f.problem;
     const int64_t b = p.storage(place.batch), first = p.queries[place.batch].first + queries.first;
     auto at = [&](const Rows& rows) { return row_at(rows, p.type, b, place.head, first); };
@@ -61,7 +62,7 @@ struct QuerySide {
     read_rows(x.q, x.d, at(f.q), p.type, f.q.row * queries.step, queries.count, p.d);
     const float* lse = f.lse + b * f.lse_batch + place.head * f.lse_head + first;
     const float* dlse = f.dlse ? f.dlse + b * f.dlse_batch + place.head * f.dlse_head + first * f.dlse_row : nullptr;
-    for (int64_t c = 0; c < width; ++c) {
+    for (int64_t c = 0; c < used; ++c) {
       const bool empty = c >= queries.count || lse[c * queries.step] == -infinity;
       x.lse[c] = empty ? 0 : lse[c * queries.step] * log2e;
       x.delta[c] = empty ? 0 : dot_product(x.dot + c * x.dv, x.dout + c * x.dv, x.dv);
@@ -90,15 +91,15 @@ struct KeySide {
     const Backward& f = side.f;
     const Problem& p = f.problem;
     BackwardScratch& x = side.x;
-    const int64_t b = p.storage(side.place.batch), kv = side.place.head / p.group(), width = side.width;
+    const int64_t b = p.storage(side.place.batch), kv = side.place.head / p.group(), used = side.used, width = side.width;
     const int64_t first = p.keys[side.place.batch].first + segment.first + m * segment.step;
     k = view_rows(x.k, x.d, row_at(f.k, p.type, b, kv, first), p.type, f.k.row * segment.step, count, p.d);
     v = view_rows(x.v, x.dv, row_at(f.v, p.type, b, kv, first), p.type, f.v.row * segment.step, count, p.dv);
     scores.enter(segment, m, count);
-    product<Plain, Assign>(count, width, p.d, k.data, k.stride, x.qt, width, x.p, width);
-    product<Plain, Assign>(count, width, p.dv, v.data, v.stride, x.dot, width, x.ds, width);
+    product<Plain, Assign>(count, used, p.d, k.data, k.stride, x.qt, width, x.p, width);
+    product<Plain, Assign>(count, used, p.dv, v.data, v.stride, x.dot, width, x.ds, width);
     const bool masked = scores.masked || p.dense;
-    for (int64_t g = 0; g * W < width; ++g) {
+    for (int64_t g = 0; g * W < used; ++g) {
       scores.finish(x.p, segment, m, count, g, Vec{});
       if (p.threshold > 0) {
         dropped(x, scores, segment, m, count, g);
@@ -139,7 +140,7 @@ static void add_diagonals(const QuerySide& side, const KeySegment& segment, int6
   BackwardScratch& x = side.x;
   const Problem& p = side.f.problem;
   const int64_t start = segment.first + m * segment.step - side.queries.first + p.zero;
-  const int64_t used = count - 1 + side.width;
+  const int64_t lines = count - 1 + side.used;
   if (segment.step != side.queries.step) {
     for (int64_t j = 0; j < count; ++j) {
       for (int64_t c = 0; c < side.queries.count; ++c) {
@@ -149,11 +150,11 @@ static void add_diagonals(const QuerySide& side, const KeySegment& segment, int6
     return;
   }
   for (int64_t i = 0; i < 4; ++i) {
-    for (int64_t u = 0; u < used; ++u) x.diagonal[i * diagonals + u] = 0;
+    for (int64_t u = 0; u < lines; ++u) x.diagonal[i * diagonals + u] = 0;
   }
   for (int64_t j = 0; j < count; ++j) {
     float* line = x.diagonal + (j % 4) * diagonals + count - 1 - j;
-    for (int64_t c = 0; c < side.width; c += W) store(line + c, load(line + c) + load(x.ds + j * side.width + c));
+    for (int64_t c = 0; c < side.used; c += W) store(line + c, load(line + c) + load(x.ds + j * side.width + c));
   }
   for (int64_t u = 0; u < count - 1 + side.queries.count; ++u) {
     const float* line = x.diagonal + u;
@@ -207,16 +208,16 @@ static void backward(const Backward& f, int64_t batch, int64_t kv_head, int64_t 
     for_each_query_tile(p.band, place.n_q, place.n_k, f.tile, [&](const QueryTile& queries) {
       const QuerySide side(f, place, queries, x);
       const int64_t width = side.width;
-      Scores scores{p, place, queries, width, x.bias};
+      Scores scores{p, place, queries, side.used, width, x.bias};
       for (int64_t i = 0; i < p.d * width; ++i) x.dqt[i] = 0;
       for_each_key_tile(p, place, queries, keys, [&](const KeySegment& segment, int64_t m, int64_t count) {
         const KeySide tile(side, scores, segment, m, count);
         const int64_t row = segment.first + m * segment.step - keys.begin;
         const auto times = tile.safe ? product<Plain, Add> : careful_product<Plain, Add>;
         const auto transposed = tile.safe ? product<Transposed, Add> : careful_product<Transposed, Add>;
-        transposed(p.d, width, count, tile.k.data, tile.k.stride, x.ds, width, x.dqt, width);
-        times(count, x.dv, queries.count, x.p, width, x.dout, x.dv, x.dvs + row * x.dv, segment.step * x.dv);
-        times(count, x.d, queries.count, x.ds, width, x.q, x.d, x.dk + row * x.d, segment.step * x.d);
+        transposed(p.d, side.used, count, tile.k.data, tile.k.stride, x.ds, width, x.dqt, width);
+        times(count, round_up(p.dv, W), queries.count, x.p, width, x.dout, x.dv, x.dvs + row * x.dv, segment.step * x.dv);
+        times(count, round_up(p.d, W), queries.count, x.ds, width, x.q, x.d, x.dk + row * x.d, segment.step * x.d);
         if (ddistance) add_diagonals(side, segment, m, count, ddistance);
       });
       write_dq(side, part);
@@ -244,7 +245,7 @@ static void dense_gradient(const Backward& f, int64_t bias_batch, int64_t bias_h
       const Place place{batch, head, p.queries[batch].count, p.keys[batch].count};
       for_each_query_tile(p.band, place.n_q, place.n_k, f.tile, [&](const QueryTile& queries) {
         const QuerySide side(f, place, queries, x);
-        Scores scores{p, place, queries, side.width, x.bias};
+        Scores scores{p, place, queries, side.used, side.width, x.bias};
         for_each_key_tile(p, place, queries, keys, [&](const KeySegment& segment, int64_t m, int64_t count) {
           const KeySide tile(side, scores, segment, m, count);
           for (int64_t c = 0; c < queries.count; ++c) {

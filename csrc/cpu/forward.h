@@ -15,10 +15,10 @@ namespace pkernels {
 namespace PK_ISA {
 
 struct ForwardScratch {
-  int64_t d, dv;  // rounded up to whole vectors
+  int64_t d, dv;  // leading dimensions of rows
   float *rows, *qt, *ot, *s, *bias, *k, *v, *top, *sum;
 
-  ForwardScratch(const Problem& p, float* memory) : d(round_up(p.d, W)), dv(round_up(p.dv, W)) {
+  ForwardScratch(const Problem& p, float* memory) : d(leading(p.d)), dv(leading(p.dv)) {
     float* next = memory;
     auto take = [&](int64_t n) {
       float* at = next;
@@ -26,8 +26,8 @@ struct ForwardScratch {
       return at;
     };
     rows = take(max_lanes * larger(d, dv));
-    qt = take(d * max_lanes), ot = take(dv * max_lanes);
-    s = take(max_keys * max_lanes), bias = take(max_keys * max_lanes + max_lanes);
+    qt = take(p.d * max_width), ot = take(p.dv * max_width);
+    s = take(max_keys * max_width), bias = take((max_keys + 1) * max_width);
     k = take(max_keys * d), v = take(max_keys * dv);
     top = take(max_lanes), sum = take(max_lanes);
     size = next - memory;
@@ -67,11 +67,13 @@ PK_INLINE void soften(const Scores& scores, const KeySegment& segment, int64_t m
   }
 }
 
-static void finish_forward(const Forward& f, const Place& place, const QueryTile& queries, int64_t width,
-                           ForwardScratch& x) {
+static void finish_forward(const Forward& f, const Scores& scores, ForwardScratch& x) {
+  const Place& place = scores.place;
+  const QueryTile& queries = scores.queries;
+  const int64_t used = scores.used, width = scores.width;
   const Problem& p = f.problem;
   const int64_t b = p.storage(place.batch);
-  for (int64_t g = 0; g < width; g += W) {
+  for (int64_t g = 0; g < used; g += W) {
     const Vec sum = load(x.sum + g);
     const Vec inverse = select(sum == 0.0f, Vec{}, p.keep_scale / sum);
     for (int64_t c = 0; c < p.dv; ++c) store(x.ot + c * width + g, load(x.ot + c * width + g) * inverse);
@@ -91,13 +93,14 @@ static void forward(const Forward& f, int64_t batch, int64_t head, const QueryTi
   const Problem& p = f.problem;
   ForwardScratch x(p, memory);
   const Place place{batch, head, p.queries[batch].count, p.keys[batch].count};
-  const int64_t b = p.storage(batch), kv = head / p.group(), width = round_up(queries.count, W);
-  Scores scores{p, place, queries, width, x.bias};
+  const int64_t b = p.storage(batch), kv = head / p.group();
+  const int64_t used = round_up(queries.count, W), width = leading(used);
+  Scores scores{p, place, queries, used, width, x.bias};
 
   const char* q = row_at(f.q, p.type, b, head, p.queries[batch].first + queries.first);
   read_rows(x.rows, x.d, q, p.type, f.q.row * queries.step, queries.count, p.d);
   transpose(x.qt, width, x.rows, x.d, queries.count, p.d);
-  for (int64_t c = 0; c < width; ++c) x.top[c] = -infinity, x.sum[c] = 0;
+  for (int64_t c = 0; c < used; ++c) x.top[c] = -infinity, x.sum[c] = 0;
   for (int64_t i = 0; i < p.dv * width; ++i) x.ot[i] = 0;
 
   KeySegment found[2];
@@ -111,14 +114,14 @@ static void forward(const Forward& f, int64_t batch, int64_t head, const QueryTi
       const Tile v =
           view_rows(x.v, x.dv, row_at(f.v, p.type, b, kv, first), p.type, f.v.row * segment.step, count, p.dv);
       scores.enter(segment, m, count);
-      product<Plain, Assign>(count, width, p.d, k.data, k.stride, x.qt, width, x.s, width);
-      for (int64_t g = 0; g * W < width; ++g) soften(scores, segment, m, count, g, x);
+      product<Plain, Assign>(count, used, p.d, k.data, k.stride, x.qt, width, x.s, width);
+      for (int64_t g = 0; g * W < used; ++g) soften(scores, segment, m, count, g, x);
       const bool safe = !(scores.masked || p.dense) || all_finite(v.data, v.stride, count, p.dv);
-      (safe ? product<Transposed, Add> : careful_product<Transposed, Add>)(p.dv, width, count, v.data, v.stride, x.s,
+      (safe ? product<Transposed, Add> : careful_product<Transposed, Add>)(p.dv, used, count, v.data, v.stride, x.s,
                                                                          width, x.ot, width);
     }
   }
-  finish_forward(f, place, queries, width, x);
+  finish_forward(f, scores, x);
 }
 
 }  // namespace PK_ISA

@@ -68,7 +68,7 @@ static void read_rows(float* to, int64_t ld, const char* from, Type type, int64_
 // Float rows in place, unless they are so far apart that they fall into few cache sets.
 static Tile view_rows(float* scratch, int64_t ld, const char* from, Type type, int64_t step, int64_t rows,
                       int64_t width) {
-  if (type == Type::f32 && step <= ld + 2 * W) return Tile{(const float*)from, step};
+  if (type == Type::f32 && step <= ld + 16) return Tile{(const float*)from, step};
   read_rows(scratch, ld, from, type, step, rows, width);
   return Tile{scratch, ld};
 }

@@ -12,9 +12,14 @@ namespace PK_ISA {
 
 constexpr float log2e = 1.4426950408889634f, ln2 = 0.6931471805599453f;
 constexpr int64_t max_lanes = PK_LANES;  // queries of a tile, at most
+constexpr int64_t max_width = PK_LANES + 16;
 constexpr int64_t max_keys = PK_KEYS;    // keys of a tile, at most
 
 PK_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// The leading dimension of a tile of n columns: an odd number of cache lines, so that its
+// rows spread over all sets of the cache.
+PK_INLINE int64_t leading(int64_t n) { return (n + 15) / 16 * 16 + ((n + 15) / 16 % 2 ? 0 : 16); }
 
 // One sequence and head of a call.
 struct Place {
@@ -26,8 +31,9 @@ struct Scores {
   const Problem& problem;
   Place place;
   QueryTile queries;
-  int64_t width;  // lanes in use: queries.count rounded up to whole vectors
-  float* bias;  // scratch, max_keys x width
+  int64_t used;   // lanes in use: queries.count rounded up to whole vectors
+  int64_t width;  // leading dimension of s and of bias
+  float* bias;    // scratch, max_keys x max_width
   bool masked = false;
   const float* bias_row = nullptr;  // row 0; nullptr: no bias
   int64_t bias_step = 0;
@@ -49,7 +55,7 @@ struct Scores {
     const Problem& p = problem;
     const int64_t size = bytes_of(p.dense_type);
     const char* base = (const char*)p.dense + (place.batch * p.dense_batch + place.head * p.dense_head) * size;
-    for (int64_t c = 0; c < width; ++c) {
+    for (int64_t c = 0; c < used; ++c) {
       const int64_t row = queries.first + c * queries.step;
       for (int64_t j = 0; j < count; ++j) {
         const int64_t column = segment.first + (m + j) * segment.step;
@@ -66,7 +72,7 @@ struct Scores {
     const float* values = p.distance + place.head * p.distance_head;
     const int64_t start = segment.first + m * segment.step - queries.first + p.zero;
     if (segment.step == queries.step) {
-      for (int64_t u = 0; u < count - 1 + width; ++u) {
+      for (int64_t u = 0; u < count - 1 + used; ++u) {
         const int64_t t = start + (count - 1 - u) * segment.step;
         bias[u] = t >= 0 && t < p.distance_width ? values[t] * log2e : 0.0f;
       }
@@ -74,7 +80,7 @@ struct Scores {
       return;
     }
     for (int64_t j = 0; j < count; ++j) {
-      for (int64_t c = 0; c < width; ++c) {
+      for (int64_t c = 0; c < used; ++c) {
         const int64_t t = start + j * segment.step - c * queries.step;
         bias[j * width + c] = t >= 0 && t < p.distance_width ? values[t] * log2e : 0.0f;
       }

@@ -8,25 +8,20 @@
 namespace pkernels {
 namespace PK_ISA {
 
-// The inline assembly keeps the operands opaque, so that no product is hoisted.
-#if defined(__aarch64__)
-#define PK_REGISTER "+w"
-#elif PK_WIDTH == 16
-#define PK_REGISTER "+v"
-#else
-#define PK_REGISTER "+x"
-#endif
-
+// Sums that differ, each depending on itself through a product: nothing can be merged, and
+// nothing but fused multiply-adds fits.
 static double peak(int64_t rounds) {
-  Vec sum[PK_MR][PK_NV] = {};
-  Vec a = splat(1e-3f), b = splat(0.5f);
+  Vec sum[PK_MR][PK_NV];
+  for (int m = 0; m < PK_MR; ++m) {
+    for (int n = 0; n < PK_NV; ++n) sum[m][n] = splat(1.0f + m * PK_NV + n);
+  }
+  const Vec a = splat(0.5f + 1e-9f * rounds), b = splat(1e-3f * rounds);
   for (int64_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 16
     for (int m = 0; m < PK_MR; ++m) {
 #pragma GCC unroll 4
-      for (int n = 0; n < PK_NV; ++n) sum[m][n] += a * b;
+      for (int n = 0; n < PK_NV; ++n) sum[m][n] = sum[m][n] * a + b;
     }
-    __asm__ volatile("" : PK_REGISTER(a), PK_REGISTER(b));
   }
   Vec total = {};
   for (int m = 0; m < PK_MR; ++m) {
