@@ -1,0 +1,96 @@
+"""From token ids to the first hidden states."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .layouts import Whole, layout
+
+
+class Embeddings(nn.Module):
+    """``dropout(norm(word + type + position))`` (Devlin et al. 2019, arXiv:1810.04805, figure 2).
+
+    Args:
+        words, positions, types: Sizes of the three tables.
+        padding: Id of the padding token; its row starts at 0 and gets no gradient here.
+    """
+
+    def __init__(
+        self, words: int, positions: int, types: int, width: int, *, eps: float, dropout: float, padding: int | None
+    ) -> None:
+        super().__init__()
+        self.words = nn.Embedding(words, width, padding_idx=padding)
+        self.positions = nn.Embedding(positions, width)
+        self.types = nn.Embedding(types, width)
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        layout: Whole,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+    ) -> Tensor:
+        """Hidden states of the layout's tokens.
+
+        ``input_ids``, ``token_type_ids`` and ``position_ids`` are ``(B, S)`` or broadcast to
+        it; types default to 0, positions to the place in the sequence. ``inputs_embeds
+        (B, S, width)`` stands for the looked-up words.
+        """
+        words = layout.pack(inputs_embeds) if inputs_embeds is not None else None
+        if input_ids is not None:
+            words = self.words(_ids("input_ids", input_ids, layout, self.words))
+        types = self.types.weight[0]
+        if token_type_ids is not None:
+            types = self.types(_ids("token_type_ids", token_type_ids, layout, self.types))
+        x = words + types + self.positions(self._positions(position_ids, layout))
+        return self.dropout(self.norm(x))
+
+    def _positions(self, position_ids: Tensor | None, layout: Whole) -> Tensor:
+        if position_ids is not None:
+            return _ids("position_ids", position_ids, layout, self.positions)
+        limit = self.positions.num_embeddings
+        if layout.longest > limit:
+            raise ValueError(
+                f"input_ids: at most {limit} tokens (max_position_embeddings) in a sequence are allowed, "
+                f"got {layout.longest}"
+            )
+        return layout.positions()
+
+
+def _ids(name: str, ids: Tensor, layout: Whole, table: nn.Embedding) -> Tensor:
+    """The ids of the layout's tokens, checked."""
+    if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.dtype == torch.bool:
+        given = f"dtype {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise ValueError(f"{name}: an integer tensor is allowed, got {given}")
+    if ids.dim() > 2 or any(n not in (1, m) for n, m in zip(ids.shape[::-1], layout.shape[::-1], strict=False)):
+        raise ValueError(f"{name}: shape {layout.shape} is allowed, got {tuple(ids.shape)}")
+    # A GPU checks ids itself; to look at them here would wait for it.
+    look = ids.device.type == "cpu" and ids.numel() > 0 and not torch.compiler.is_compiling()
+    if look and (int(ids.min()) < 0 or int(ids.max()) >= table.num_embeddings):
+        allowed = f"ids from 0 to {table.num_embeddings - 1}"
+        raise ValueError(f"{name}: {allowed} are allowed, got {int(ids.min())} to {int(ids.max())}")
+    return layout.pack(ids.expand(layout.shape))
+
+
+def inputs_layout(
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    attention_mask: Tensor | None,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+) -> Whole:
+    """The layout of a model's arguments, in which ``input_ids (B, S)`` or ``inputs_embeds
+    (B, S, width)`` gives the shape."""
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError(
+            f"input_ids, inputs_embeds: one of them is allowed, got {'none' if input_ids is None else 'both'}"
+        )
+    x = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
+    assert x is not None
+    if x.dim() != 2:
+        raise ValueError(f"input_ids, inputs_embeds: shape (B, S) or (B, S, width) is allowed, got {tuple(x.shape)}")
+    return layout(x.shape[0], x.shape[1], x.device, attention_mask, lengths, offsets)

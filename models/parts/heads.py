@@ -1,0 +1,233 @@
+"""Tasks on top of a body: each takes the body's ``States`` and its own labels.
+
+A label of -100, and any label of a padding token, carries no loss. Dimensions that a head
+needs come in through its parts, so a family composes heads out of its own pieces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from .layers import ACTIVATIONS
+from .layouts import IGNORED, Whole
+from .outputs import Encoding, Prediction, PreTraining, Span
+
+
+@dataclass
+class States:
+    """What a body hands to its head.
+
+    Args:
+        last: Hidden states of the layout's tokens.
+        words: ``(V, width)``, the table of word embeddings, to which word predictors are tied.
+        hidden_states: Unpacked states of all layers, if asked for.
+    """
+
+    last: Tensor
+    layout: Whole
+    words: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class Pooler(nn.Module):
+    """``tanh(dense(first token))``, one vector per sequence."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+
+    def forward(self, states: States) -> Tensor:
+        return torch.tanh(self.dense(states.layout.first(states.last)))
+
+
+class WordPredictor(nn.Module):
+    """Scores of every word for each token: ``norm(act(dense(x)))`` times the word embeddings,
+    plus a bias of its own.
+
+    Args:
+        width: Of the hidden states.
+        table: Width of the word embeddings.
+    """
+
+    def __init__(self, width: int, table: int, words: int, *, act: str, eps: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, table)
+        self.act = ACTIVATIONS[act]
+        self.norm = nn.LayerNorm(table, eps=eps)
+        self.bias = nn.Parameter(torch.zeros(words))
+
+    def forward(self, states: States) -> Tensor:
+        return F.linear(self.norm(self.act(self.dense(states.last))), states.words, self.bias)
+
+
+class Bare(nn.Module):
+    """No task: hidden states and the pooled first token."""
+
+    targets = ()
+
+    def __init__(self, pooler: nn.Module) -> None:
+        super().__init__()
+        self.pooler = pooler
+
+    def forward(self, states: States) -> Encoding:
+        return Encoding(states.layout.unpack(states.last), self.pooler(states), states.hidden_states)
+
+
+class MaskedLM(nn.Module):
+    """Cloze: ``labels (B, S)`` hold the true word where it is to be predicted, else -100."""
+
+    targets = ("labels",)
+
+    def __init__(self, words: nn.Module) -> None:
+        super().__init__()
+        self.words = words
+
+    def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
+        logits = self.words(states)
+        loss = token_loss(states.layout, logits, labels)
+        return Prediction(loss, states.layout.unpack(logits), states.hidden_states)
+
+
+class PairRelation(nn.Module):
+    """How the two segments relate: ``labels (B,)``, for BERT 0 if the second follows the first."""
+
+    targets = ("labels",)
+
+    def __init__(self, pooler: nn.Module, relation: nn.Linear) -> None:
+        super().__init__()
+        self.pooler, self.relation = pooler, relation
+
+    def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
+        logits = self.relation(self.pooler(states))
+        return Prediction(class_loss("labels", logits, labels), logits, states.hidden_states)
+
+
+class WordsAndRelation(nn.Module):
+    """Cloze and pair relation at once; the losses add up."""
+
+    targets = ("labels", "next_sentence_label")
+
+    def __init__(self, words: nn.Module, pooler: nn.Module, relation: nn.Linear) -> None:
+        super().__init__()
+        self.words, self.pooler, self.relation = words, pooler, relation
+
+    def forward(
+        self, states: States, labels: Tensor | None = None, next_sentence_label: Tensor | None = None
+    ) -> PreTraining:
+        logits = self.words(states)
+        relation = self.relation(self.pooler(states))
+        losses = (
+            token_loss(states.layout, logits, labels),
+            class_loss("next_sentence_label", relation, next_sentence_label),
+        )
+        both = None if losses[0] is None or losses[1] is None else losses[0] + losses[1]
+        return PreTraining(both, states.layout.unpack(logits), relation, states.hidden_states)
+
+
+class SequenceClassification(nn.Module):
+    """Classes of a whole sequence: cross-entropy of ``labels (B,)``, or by ``problem``
+    "multi_label_classification" (``(B, n)`` floating labels) or "regression"."""
+
+    targets = ("labels",)
+
+    def __init__(self, pooler: nn.Module, classifier: nn.Linear, *, dropout: float, problem: str | None) -> None:
+        super().__init__()
+        self.pooler, self.classifier = pooler, classifier
+        self.dropout = nn.Dropout(dropout)
+        self.problem = problem
+
+    def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
+        logits = self.classifier(self.dropout(self.pooler(states)))
+        return Prediction(self._loss(logits, labels), logits, states.hidden_states)
+
+    def _loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+        if labels is None:
+            return None
+        problem = self.problem or _problem(logits, labels)
+        if problem == "single_label_classification":
+            return class_loss("labels", logits, labels)
+        if labels.numel() != logits.numel():
+            raise ValueError(f"labels: {problem} wants shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
+        measure = F.mse_loss if problem == "regression" else F.binary_cross_entropy_with_logits
+        return measure(logits, labels.reshape(logits.shape).to(logits.dtype))
+
+
+class TokenClassification(nn.Module):
+    """A class for each token: ``labels (B, S)``, -100 where there is none."""
+
+    targets = ("labels",)
+
+    def __init__(self, classifier: nn.Linear, *, dropout: float) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
+        logits = self.classifier(self.dropout(states.last))
+        loss = token_loss(states.layout, logits, labels)
+        return Prediction(loss, states.layout.unpack(logits), states.hidden_states)
+
+
+class QuestionAnswering(nn.Module):
+    """Where an answer starts and ends: ``start_positions`` and ``end_positions (B,)``; places
+    outside the text carry no loss. The softmax runs over real tokens alone (in transformers
+    over padding too, so there the loss depends on how far a batch is padded)."""
+
+    targets = ("start_positions", "end_positions")
+
+    def __init__(self, spans: nn.Linear) -> None:
+        super().__init__()
+        self.spans = spans
+
+    def forward(
+        self, states: States, start_positions: Tensor | None = None, end_positions: Tensor | None = None
+    ) -> Span:
+        start, end = states.layout.unpack(self.spans(states.last), fill=float("-inf")).unbind(-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            both = [_place_loss(start, start_positions), _place_loss(end, end_positions)]
+            loss = sum(both) / 2
+        return Span(loss, start, end, states.hidden_states)
+
+
+def token_loss(layout: Whole, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+    """Mean cross-entropy over labelled tokens; ``logits`` of the layout's tokens."""
+    if labels is None:
+        return None
+    if tuple(labels.shape) != tuple(layout.shape):
+        raise ValueError(f"labels: shape {tuple(layout.shape)} is allowed, got {tuple(labels.shape)}")
+    return F.cross_entropy(logits.flatten(0, 1), _classes("labels", layout.labels(labels).flatten(), logits))
+
+
+def class_loss(name: str, logits: Tensor, labels: Tensor | None) -> Tensor | None:
+    """Mean cross-entropy of one label per row of ``logits (B, n)``."""
+    if labels is None:
+        return None
+    if labels.numel() != logits.shape[0]:
+        raise ValueError(f"{name}: shape ({logits.shape[0]},) is allowed, got {tuple(labels.shape)}")
+    return F.cross_entropy(logits, _classes(name, labels.reshape(-1), logits))
+
+
+def _classes(name: str, labels: Tensor, logits: Tensor) -> Tensor:
+    look = labels.device.type == "cpu" and labels.numel() > 0 and not torch.compiler.is_compiling()
+    if look and bool((((labels < 0) & (labels != IGNORED)) | (labels >= logits.shape[-1])).any()):
+        raise ValueError(
+            f"{name}: {IGNORED} and 0 to {logits.shape[-1] - 1} are allowed, "
+            f"got {int(labels.min())} to {int(labels.max())}"
+        )
+    return labels.long()
+
+
+def _problem(logits: Tensor, labels: Tensor) -> str:
+    if logits.shape[-1] == 1:
+        return "regression"
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
+def _place_loss(logits: Tensor, places: Tensor) -> Tensor:
+    inside = (places >= 0) & (places < logits.shape[1])
+    return F.cross_entropy(logits, places.where(inside, IGNORED))

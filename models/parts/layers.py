@@ -1,0 +1,64 @@
+"""Feed-forward networks, the ways to wrap a sublayer, initial values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+_tanh_gelu = partial(F.gelu, approximate="tanh")
+
+# By the names that config.json files use.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_fast": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+}
+
+
+class FeedForward(nn.Module):
+    """``down(act(up(x)))`` (Vaswani et al. 2017, section 3.3)."""
+
+    def __init__(self, width: int, inner: int, act: str) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+        self.act = ACTIVATIONS[act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.act(self.up(x)))
+
+
+class PostNorm(nn.Module):
+    """``norm(x + dropout(inner(x)))``: the residual wrapper of Vaswani et al. 2017, section 3.1."""
+
+    def __init__(self, inner: nn.Module, width: int, *, eps: float, dropout: float) -> None:
+        super().__init__()
+        self.inner = inner
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        return self.norm(x + self.dropout(self.inner(x, *context)))
+
+
+def initialise(model: nn.Module, std: float) -> None:
+    """Weights from a normal distribution cut at two standard deviations, biases and padding
+    rows 0: how BERT and most after it start (google-research/bert, ``create_initializer``)."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            with torch.no_grad():
+                module.weight[module.padding_idx].zero_()

@@ -1,0 +1,231 @@
+"""Where the real tokens of a batch lie, and how to spend no work on the others.
+
+Everything in a transformer but attention looks at one token at a time. So padding can be
+dropped once, before the embeddings, and put back once, after the head: in between all
+tokens lie in one row, ``(1, total, width)``, and attention knows the sequences by their
+offsets. A layout is the object that knows how; layers ask it and never see a mask.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...attention import attention
+from ...bias import Dense, Distance
+from ...patterns import Band
+
+IGNORED = -100  # the label that carries no loss, as in torch and transformers
+
+
+class Whole:
+    """Every token of the ``(B, S)`` batch is real."""
+
+    def __init__(self, batch: int, size: int, device: torch.device) -> None:
+        self.shape = (batch, size)
+        self.device = device
+        self.longest = size
+
+    def pack(self, x: Tensor) -> Tensor:
+        """``(B, S, ...)`` as the caller gave it -> the tokens that the layers work on."""
+        return x
+
+    def unpack(self, x: Tensor, fill: float = 0.0) -> Tensor:
+        """The layers' tokens -> ``(B, S, ...)``, with ``fill`` where there is padding."""
+        return x
+
+    def labels(self, labels: Tensor) -> Tensor:
+        """``(B, S)`` labels -> one for each of the layers' tokens, padding ignored."""
+        return labels
+
+    def first(self, x: Tensor) -> Tensor:
+        """``(B, ...)``: the first token of each sequence ([CLS]) among the layers' tokens."""
+        return x[:, 0]
+
+    def positions(self) -> Tensor:
+        """Place of each of the layers' tokens in its sequence, ``(1, n)``."""
+        return torch.arange(self.shape[1], device=self.device)[None]
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None, dropout: float
+    ) -> Tensor:
+        """:func:`pkernels.attention` within the sequences."""
+        return attention(q, k, v, pattern, bias, dropout=dropout)  # type: ignore[return-value]
+
+
+class _Covered(Whole):
+    """Padding stays where it is; ``real (B, S)`` says which tokens are none."""
+
+    def __init__(self, real: Tensor) -> None:
+        super().__init__(*real.shape, real.device)
+        self.real = real
+
+    def unpack(self, x: Tensor, fill: float = 0.0) -> Tensor:
+        return x.masked_fill(~self.real.reshape(*self.real.shape, *[1] * (x.dim() - 2)), fill)
+
+    def labels(self, labels: Tensor) -> Tensor:
+        return labels.masked_fill(~self.real, IGNORED)
+
+
+class Ragged(_Covered):
+    """Row b's first ``lengths[b]`` tokens are real. Needs no look at values, so it traces."""
+
+    def __init__(self, lengths: Tensor, size: int) -> None:
+        super().__init__(torch.arange(size, device=lengths.device) < lengths[:, None])
+        self.lengths = lengths
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None, dropout: float
+    ) -> Tensor:
+        return attention(q, k, v, pattern, bias, lengths=self.lengths, dropout=dropout)  # type: ignore[return-value]
+
+
+class Masked(_Covered):
+    """Real tokens anywhere (padding on the left, holes): a bias of -inf on the other keys."""
+
+    def __init__(self, real: Tensor) -> None:
+        super().__init__(real)
+        keys = torch.zeros(real.shape, device=real.device).masked_fill(~real, float("-inf"))
+        self.bias = Dense(keys[:, None, None, :])
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None, dropout: float
+    ) -> Tensor:
+        if isinstance(bias, Distance):
+            raise NotImplementedError(
+                "attention_mask: beside a position bias, padding on the right is supported (or lengths=)"
+            )
+        both = self.bias if bias is None else Dense(bias.values + self.bias.values)
+        return attention(q, k, v, pattern, both, dropout=dropout)  # type: ignore[return-value]
+
+
+class Packed(Whole):
+    """The caller packed the sequences himself: ``(1, total)``, first rows and end in ``offsets``."""
+
+    def __init__(self, offsets: Tensor, total: int) -> None:
+        super().__init__(1, total, offsets.device)
+        self.offsets, self.total = offsets, total
+        if not torch.compiler.is_compiling():
+            self.longest = int(offsets.diff().max()) if len(offsets) > 1 else 0
+
+    def first(self, x: Tensor) -> Tensor:
+        return x[0, self.offsets[:-1]]
+
+    def positions(self) -> Tensor:
+        rows = torch.arange(self.total, device=self.device)
+        sequence = torch.bucketize(rows, self.offsets[1:], right=True)
+        return (rows - self.offsets[sequence])[None]
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None, dropout: float
+    ) -> Tensor:
+        return attention(q, k, v, pattern, bias, offsets=self.offsets, dropout=dropout)  # type: ignore[return-value]
+
+
+class Unpadded(Packed):
+    """A batch padded on the right, packed here: ``real (B, S)``, no row empty."""
+
+    def __init__(self, real: Tensor) -> None:
+        self.rows = real.flatten().nonzero().squeeze(1)
+        super().__init__(torch.nn.functional.pad(real.sum(1).cumsum(0), (1, 0)), len(self.rows))
+        self.shape = (real.shape[0], real.shape[1])
+
+    def pack(self, x: Tensor) -> Tensor:
+        return x.flatten(0, 1)[self.rows][None]
+
+    def unpack(self, x: Tensor, fill: float = 0.0) -> Tensor:
+        full = x.new_full((self.shape[0] * self.shape[1], *x.shape[2:]), fill)
+        return full.index_copy_(0, self.rows, x[0]).unflatten(0, self.shape)
+
+    def labels(self, labels: Tensor) -> Tensor:
+        return self.pack(labels)
+
+
+def layout(
+    batch: int,
+    size: int,
+    device: torch.device,
+    attention_mask: Tensor | None = None,
+    lengths: Tensor | None = None,
+    offsets: Tensor | None = None,
+) -> Whole:
+    """The layout of a ``(batch, size)`` batch; at most one of the three is given.
+
+    Args:
+        attention_mask: ``(B, S)``, 1 for real tokens and 0 for padding. An eager call looks
+            at its values (on a GPU that waits for the device) and drops padding on the
+            right; a traced one keeps every token and masks keys.
+        lengths: ``(B,)`` real tokens of each row. The same, but traces at no cost.
+        offsets: ``(n + 1,)`` where ``batch == 1``: sequences that were packed before.
+
+    Example:
+        >>> packed = layout(2, 3, torch.device("cpu"), torch.tensor([[1, 1, 1], [1, 0, 0]]))
+        >>> packed.pack(torch.tensor([[5, 6, 7], [8, 0, 0]]))
+        tensor([[5, 6, 7, 8]])
+        >>> packed.unpack(torch.tensor([[5, 6, 7, 8]]))
+        tensor([[5, 6, 7],
+                [8, 0, 0]])
+    """
+    given = {"attention_mask": attention_mask, "lengths": lengths, "offsets": offsets}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ValueError(f"{', '.join(names)}: one of them is allowed, got {len(names)}")
+    if offsets is not None:
+        return Packed(_offsets(offsets, batch, size, device), size)
+    if lengths is not None:
+        lengths = _lengths(lengths, batch, size, device)
+        if torch.compiler.is_compiling():
+            return Ragged(lengths, size)
+        return _by_value(torch.arange(size, device=device) < lengths[:, None])
+    if attention_mask is None:
+        return Whole(batch, size, device)
+    real = _real(attention_mask, batch, size, device)
+    return Masked(real) if torch.compiler.is_compiling() else _by_value(real)
+
+
+def _by_value(real: Tensor) -> Whole:
+    if bool(real.all()):
+        return Whole(*real.shape, real.device)
+    on_the_right = real[:, 0].all() & (real[:, 1:] <= real[:, :-1]).all()
+    return Unpadded(real) if bool(on_the_right) else Masked(real)
+
+
+def _real(mask: Tensor, batch: int, size: int, device: torch.device) -> Tensor:
+    if not isinstance(mask, Tensor) or mask.shape != (batch, size):
+        given = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"attention_mask: a tensor of shape ({batch}, {size}) is allowed, got {given}")
+    if not torch.compiler.is_compiling() and bool(((mask != 0) & (mask != 1)).any()):
+        raise ValueError(f"attention_mask: 1 (real) and 0 (padding) are allowed, got {mask.unique().tolist()[:8]}")
+    return mask.to(device=device, dtype=torch.bool)
+
+
+def _lengths(lengths: Tensor, batch: int, size: int, device: torch.device) -> Tensor:
+    lengths = _integers("lengths", lengths, device)
+    if lengths.shape != (batch,):
+        raise ValueError(f"lengths: shape ({batch},) is allowed, got {tuple(lengths.shape)}")
+    if not torch.compiler.is_compiling() and bool(((lengths < 0) | (lengths > size)).any()):
+        raise ValueError(f"lengths: between 0 and {size} is allowed, got {lengths.tolist()}")
+    return lengths
+
+
+def _offsets(offsets: Tensor, batch: int, size: int, device: torch.device) -> Tensor:
+    offsets = _integers("offsets", offsets, device)
+    if batch != 1:
+        raise ValueError(f"offsets: packed input of shape (1, total) is allowed, got batch size {batch}")
+    if offsets.dim() != 1 or offsets.shape[0] < 2:
+        raise ValueError(f"offsets: shape (sequences + 1,) is allowed, got {tuple(offsets.shape)}")
+    if torch.compiler.is_compiling():
+        return offsets
+    if int(offsets[0]) != 0 or int(offsets[-1]) != size or bool((offsets.diff() < 1).any()):
+        raise ValueError(f"offsets: must rise from 0 to {size} (the tokens there are), got {offsets.tolist()}")
+    return offsets
+
+
+def _integers(name: str, value: Tensor, device: torch.device) -> Tensor:
+    try:
+        value = torch.as_tensor(value, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name}: integers are allowed, got {value!r}") from error
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise ValueError(f"{name}: integers are allowed, got dtype {value.dtype}")
+    return value.long()

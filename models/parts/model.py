@@ -1,0 +1,81 @@
+"""A family, and a model of it: a body and a head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import files
+from .config import BaseConfig
+from .keys import KeyMap
+
+
+@dataclass(frozen=True)
+class Family:
+    """All that the loader needs to know of a model family.
+
+    Args:
+        config: Its class of configs.
+        body: Makes the body out of a config.
+        heads: Architecture, as config.json names it -> makes the head; the first has none.
+        keys: Names of parameters in published files.
+        initialise: Fills a new model's parameters.
+    """
+
+    config: type[BaseConfig]
+    body: Callable[[Any], nn.Module]
+    heads: Mapping[str, Callable[[Any], nn.Module]]
+    keys: KeyMap
+    initialise: Callable[[nn.Module, Any], None]
+
+
+class Model(nn.Module):
+    """The model that a config and the name of an architecture describe.
+
+    Called as transformers call theirs: the body's arguments (``input_ids``,
+    ``attention_mask``, ...), the head's labels, ``output_hidden_states``; returns one of
+    ``outputs``. Beyond that, bodies take ``lengths (B,)`` for padding on the right without a
+    look at the mask, and ``offsets (n + 1,)`` for packed input ``(1, total)``.
+
+    Attributes:
+        config, architecture: As given.
+        body: From token ids to hidden states.
+        head: From hidden states to the output.
+    """
+
+    def __init__(self, family: Family, architecture: str, config: BaseConfig) -> None:
+        super().__init__()
+        self.family, self.architecture, self.config = family, architecture, config
+        self.body = family.body(config)
+        self.head = family.heads[architecture](config)
+        family.initialise(self, config)
+
+    def forward(self, *inputs: Any, output_attentions: bool = False, **arguments: Any) -> Any:
+        if output_attentions:
+            raise ValueError(
+                "output_attentions: False is allowed: fused attention never forms the (S, S) probabilities. "
+                "To look at some, take hidden_states and compute softmax(q k^T) of a layer from them"
+            )
+        labels = {name: arguments.pop(name) for name in self.head.targets if name in arguments}  # type: ignore[union-attr]
+        return self.head(self.body(*inputs, **arguments), **labels)
+
+    def num_parameters(self) -> int:
+        """Number of parameters, tied ones counted once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def named_tensors(self, ours: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+        """Parameters (or other tensors under our names, such as gradients) as files name them."""
+        theirs = self.family.keys.export(self.state_dict() if ours is None else ours)
+        bare = next(iter(self.family.heads)) == self.architecture
+        return self.family.keys.without_prefix(theirs) if bare else theirs
+
+    def save_pretrained(self, local_dir: str | Path) -> None:
+        """Write a directory that ``from_pretrained`` here and in transformers loads."""
+        dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
+        config = {"architectures": [self.architecture], "dtype": dtype, **self.config.to_dict()}
+        files.write(local_dir, config, self.named_tensors())

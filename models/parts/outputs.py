@@ -1,0 +1,55 @@
+"""What models return: transformers' names, as small dataclasses.
+
+Any field that was not computed is None. Positions of padding hold 0 (start and end logits
+-inf), where transformers computes values that mean nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Encoding:
+    """Of a body without a task. ``last_hidden_state (B, S, H)``, ``pooler_output (B, H)``,
+    ``hidden_states``: the embeddings' output and every layer's, each ``(B, S, H)``."""
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class PreTraining:
+    """``prediction_logits (B, S, V)``, ``seq_relationship_logits (B, 2)``; the loss is the sum of both losses."""
+
+    loss: Tensor | None
+    prediction_logits: Tensor
+    seq_relationship_logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class Prediction:
+    """``logits``: ``(B, S, V)`` of words, ``(B, S, labels)`` of tokens or ``(B, labels)`` of sequences."""
+
+    loss: Tensor | None
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class Span:
+    """``start_logits`` and ``end_logits (B, S)`` of an answer in the text."""
+
+    loss: Tensor | None
+    start_logits: Tensor
+    end_logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+for _output in (Encoding, PreTraining, Prediction, Span):
+    torch.export.register_dataclass(_output)
