@@ -6,6 +6,7 @@ The environment variable ``PKERNELS_ISA`` names the instruction set to start wit
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import torch
 def why_missing() -> str | None:
     """Why the extension cannot be used, or None if it is there."""
     try:
-        from .. import _C  # noqa: F401
+        importlib.import_module("pkernels._C")
     except ImportError as error:
         return f"the C++ extension is missing ({error}); build it with 'pip install .'"
     if name := os.environ.get("PKERNELS_ISA"):
