@@ -40,16 +40,22 @@ def resolve(space: str, addresses: Array) -> tuple[str, Array]:
 
 
 def count_conflicts(cta: Cta, addresses: Array, size: int, threads: Array) -> None:
-    """Shared memory serves 32 words of 4 bytes, one from each bank, at a time: 32 lanes of 4 bytes, 8 of 16."""
+    """Shared memory serves 32 words of 4 bytes, one from each bank, at a time: 32 lanes of 4 bytes, 8 of 16.
+
+    Counted in the first CTA only.
+    """
+    if cta.memory.cta:
+        return
     lanes = max(1, min(32, BANKS * BANK_BYTES // size))
     phase = threads // lanes
     words = addresses[:, None] // BANK_BYTES + np.arange(max(1, size // BANK_BYTES))
     distinct = np.unique(phase[:, None] * 2**32 + words)
-    used = np.bincount((distinct >> 32) * BANKS + distinct % BANKS).reshape(-1, 1)
-    used = np.pad(used, ((0, -len(used) % BANKS), (0, 0))).reshape(-1, BANKS).max(1)
+    phases = int(phase.max()) + 1
+    used = np.bincount((distinct >> 32) * BANKS + distinct % BANKS, minlength=phases * BANKS)
+    used = used.reshape(phases, BANKS).max(1)
     total = cta.program.conflicts.setdefault(cta.at, [0, 0])
     total[0] += int(used.sum())
-    total[1] += len(np.unique(phase))
+    total[1] += np.count_nonzero(used)
 
 
 def load(cta: Cta, space: str, addresses: Array, size: int, threads: Array) -> Array:

@@ -99,7 +99,7 @@ def wait(cta: Cta, pending: int | None) -> None:
         if not mine.any():
             continue
         cells, threads = copy.cells[mine], copy.threads[mine]
-        cta.shared.end_copy(cells, np.broadcast_to(threads[:, None], cells.shape), copy.values[mine])
+        cta.shared.end_copy(cells, np.broadcast_to(threads[:, None], cells.shape), copy.values[mine], False)
         rest = ~mine
         copy.threads, copy.cells = copy.threads[rest], copy.cells[rest]
         copy.values, copy.group = copy.values[rest], copy.group[rest]

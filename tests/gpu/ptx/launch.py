@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from . import access, alu, async_copy, bits, convert, tensor, warp  # noqa: F401  (they register their instructions)
+from . import access, alu, async_copy, bits, control, convert, tensor, warp, wgmma  # noqa: F401  (they register their instructions)
 from .machine import Cta, Program
 from .memory import GlobalMemory
 from .parser import Kernel, parse

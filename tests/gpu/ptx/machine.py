@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .clocks import Clocks
-from .errors import DeadlockError, DivergenceError, PtxError, UninitialisedError, UnsupportedError, threads_text
+from .errors import (
+    DeadlockError,
+    DivergenceError,
+    InFlightError,
+    PtxError,
+    UninitialisedError,
+    UnsupportedError,
+    threads_text,
+)
 from .parser import Imm, Instruction, Kernel, Reg
 from .shared import Shared
 from .values import UNSIGNED, Array, raw
@@ -25,6 +34,8 @@ if TYPE_CHECKING:
 Step = Callable[["Cta"], None]
 RUNNING, AT_BARRIER, PARKED, EXITED = range(4)
 DECODERS: dict[str, Callable[[Instruction, Kernel], Step]] = {}
+CONTROL: dict[str, Callable[[Cta, Instruction], None]] = {}
+"""Instructions after which threads may go on elsewhere, or not at once."""
 
 
 def decodes(*names: str) -> Callable:
@@ -58,6 +69,22 @@ class Program:
         return step
 
 
+@dataclass
+class Warpgroup:
+    """Four warps that multiply matrices together; see ``wgmma``."""
+
+    products: list = field(default_factory=list)
+    """Products under way, oldest first."""
+    busy: set[int] = field(default_factory=set)
+    """Registers they use."""
+    unfenced: set[int] = field(default_factory=set)
+    """Registers that other instructions have written since the last ``wgmma.fence``."""
+
+    def check(self, reg: Reg) -> None:
+        if reg.slot in self.busy:
+            raise InFlightError(f"register {reg.name} is used by a wgmma that has not been waited for")
+
+
 class Cta:
     """The state of a CTA while it runs. ``mask`` says which threads execute the current instruction."""
 
@@ -86,6 +113,9 @@ class Cta:
         self.barriers: dict[int, Array] = {}
         self.copies: list = []
         """Asynchronous copies under way, oldest first; see ``async_copy``."""
+        self.warpgroups = [Warpgroup() for _ in range(threads // 128)] if kernel.has_wgmma else []
+        self.current: list[Warpgroup] = []
+        """Those of the threads that run now."""
         self.groups = np.zeros(threads, np.int32)
         for name, reg in kernel.special.items():
             self.registers[reg.slot] = self._special(name, index, grid)
@@ -115,6 +145,8 @@ class Cta:
     def read(self, reg: Reg) -> Array:
         """Raw bits of a register, shape ``(threads,)``."""
         bits = self.registers[reg.slot]
+        for group in self.current:
+            group.check(reg)
         if bits is None:
             raise UninitialisedError(f"register {reg.name} has never been written")
         return ~bits if reg.negated else bits
@@ -124,6 +156,9 @@ class Cta:
         if reg is None:
             return
         assert isinstance(reg, Reg), reg
+        for group in self.current:
+            group.check(reg)
+            group.unfenced.add(reg.slot)
         if reg.bytes:
             if value.dtype.itemsize != reg.bytes:
                 if value.dtype.itemsize > reg.bytes:
@@ -160,7 +195,8 @@ class Cta:
     def _run(self) -> None:
         units = [np.ones(self.threads, np.bool_)]
         if self.rng is not None:
-            units = [self.thread // 32 == w for w in range(self.warps)]
+            size = 128 if self.warpgroups else 32
+            units = [self.thread // size == u for u in range(self.threads // size)]
         while not (self.state == EXITED).all():
             if self.rng is not None:
                 self.rng.shuffle(units)
@@ -181,6 +217,7 @@ class Cta:
     def _advance(self, unit: Array) -> bool:
         """Run the threads of a unit until all of them wait or have exited; False if none could run."""
         moved = False
+        self.current = [group for n, group in enumerate(self.warpgroups) if unit[128 * n]]
         while True:
             active = unit & (self.state == RUNNING)
             if not active.any():
@@ -214,64 +251,3 @@ class Cta:
         self.pc[mask] = at
         if at >= len(code):
             self.state[mask] = EXITED
-
-
-def branch(cta: Cta, i: Instruction) -> None:
-    cta.pc[cta.mask] = i.target
-
-
-def leave(cta: Cta, i: Instruction) -> None:
-    cta.state[cta.mask] = EXITED
-    for name in list(cta.barriers):
-        complete_barrier(cta, name, None)
-
-
-def barrier(cta: Cta, i: Instruction) -> None:
-    """``bar.sync``, ``barrier.sync``, ``bar.arrive`` on a named barrier; ``bar.warp.sync``."""
-    if i.has("warp"):
-        (members,) = i.operands
-        named = cta.mask
-        if isinstance(members, Imm):
-            named = (members.bits() >> cta.lane & 1 == 1) & np.repeat(cta.mask.reshape(-1, 32).any(1), 32)
-        for w in cta.whole_warps(named):
-            cta.clocks.synchronise(cta.mask & (cta.thread // 32 == w))
-        return
-    if not i.has("sync", "arrive"):
-        raise UnsupportedError(f"instruction {i.opcode}")
-    operands = [o.bits() if isinstance(o, Imm) else _uniform(cta, o) for o in i.operands]
-    name, count = operands[0], operands[1] if len(operands) > 1 else None
-    if i.parts[0] == "bar" or i.has("aligned"):
-        cta.whole_warps(cta.state != EXITED)
-    arrived = cta.barriers.setdefault(name, np.zeros(cta.threads, np.bool_))
-    if (arrived & cta.mask).any():
-        raise DivergenceError(f"threads arrive twice at barrier {name}")
-    arrived |= cta.mask
-    if i.has("sync"):
-        cta.state[cta.mask] = AT_BARRIER
-        cta.barrier_of[cta.mask] = name
-    complete_barrier(cta, name, count)
-
-
-def complete_barrier(cta: Cta, name: int, count: int | None) -> None:
-    arrived = cta.barriers[name]
-    if (arrived | (cta.state == EXITED)).all() if count is None else arrived.sum() >= count:
-        cta.clocks.synchronise(arrived)
-        cta.state[(cta.state == AT_BARRIER) & (cta.barrier_of == name)] = RUNNING
-        del cta.barriers[name]
-
-
-def _uniform(cta: Cta, reg: object) -> int:
-    assert isinstance(reg, Reg)
-    values = np.unique(cta.read(reg)[cta.mask])
-    if len(values) != 1:
-        raise DivergenceError(f"register {reg.name} must be uniform, holds {values[:4].tolist()}")
-    return int(values[0])
-
-
-CONTROL: dict[str, Callable[[Cta, Instruction], None]] = {
-    "bra": branch,
-    "ret": leave,
-    "exit": leave,
-    "bar": barrier,
-    "barrier": barrier,
-}

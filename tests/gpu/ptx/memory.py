@@ -53,7 +53,7 @@ class GlobalMemory:
             span = sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) + 1 if x.numel() else 0
             self.names.append((self.address(x), span * x.element_size(), f"tensor {number} {tuple(x.shape)}"))
         self.data = data.view(UNSIGNED[granule])
-        self.allowed = allowed.numpy().reshape(-1, granule).all(1)
+        self.allowed: Array = allowed.numpy().reshape(-1, granule).all(1)
         self.writer = np.full(self.data.size, NOBODY, np.int32)
         self.reader = np.full(self.data.size, NOBODY, np.int32)
         self.cta = 0
@@ -77,8 +77,8 @@ class GlobalMemory:
                 f"global {what} of {width} bytes by thread {threads[bad]} at {self.name(addresses[bad])}"
             )
         cells = (offsets // self.granule)[:, None] + np.arange(max(1, width // self.granule))
-        inside = (cells >= 0) & (cells < self.data.size)
-        ok: Array = inside & self.allowed[np.where(inside, cells, 0)]
+        inside: Array = (cells >= 0) & (cells < self.data.size)
+        ok = inside & self.allowed[np.where(inside, cells, 0)]
         if not ok.all():
             lost = np.unique(np.argwhere(~ok)[:, 0])
             raise OutOfBoundsError(

@@ -103,6 +103,10 @@ class Kernel:
     local_bytes: int = 0
     constants: dict[str, bytes] = field(default_factory=dict)
 
+    @property
+    def has_wgmma(self) -> bool:
+        return any(i.parts[0] == "wgmma" for i in self.code)
+
     def granule(self, space: str) -> int:
         """The narrowest access to a memory, at most 4 bytes: what it is tracked in."""
         widths = [4]
@@ -223,6 +227,16 @@ class Parser:
         self.names[key] = (first, int(family[2]), size) if family else Reg(name, first, size)
 
     def name(self, name: str) -> Operand:
+        """What a name means where the parser stands."""
+        known = self.names.get((self.scopes[-1], name))
+        if isinstance(known, Reg):
+            return known
+        found = self.look_up(name)
+        if isinstance(found, Reg):
+            self.names[self.scopes[-1], name] = found
+        return found
+
+    def look_up(self, name: str) -> Operand:
         family = re.match(r"(.*?)(\d+)$", name)
         for scope in reversed(self.scopes):
             plain = self.names.get((scope, name))

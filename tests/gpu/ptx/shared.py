@@ -113,6 +113,16 @@ class Shared:
             seen = np.where(reader == SEVERAL, whole[thread, warp], self.clocks.seen[thread, np.maximum(reader, 0)])
             self._refuse(times > seen, cells, thread, RaceError, f"shared {what} races with a read", reader)
 
+    def check_fenced(self, cells: Array, threads: Array, what: str) -> None:
+        """The async proxy, acting for these threads together, may read the cells ``(C,)``."""
+        for t in threads[::32]:
+            self.check_arrived(cells[None], np.array([t]), what)
+        bad = self.unfenced[cells]
+        if bad.any():
+            raise RaceError(
+                f"{what} was written with no fence.proxy.async since: shared byte {cells[bad][0] * self.granule}"
+            )
+
     def begin_copy(self, cells: Array, threads: Array, what: str) -> None:
         """An asynchronous copy into the cells starts: until :meth:`end_copy` nobody may touch them."""
         self.check_free(cells, threads, what)
@@ -120,10 +130,11 @@ class Shared:
         self.written[cells] = ARRIVING
         self.unfenced[cells] = False
 
-    def end_copy(self, cells: Array, threads: Array, values: Array) -> None:
-        """The copy is complete, as if ``threads`` had written it now."""
+    def end_copy(self, cells: Array, threads: Array, values: Array, fenced: bool) -> None:
+        """The copy is complete, as if ``threads`` had written it now; ``fenced`` if the async proxy did."""
         self.data[cells] = np.ascontiguousarray(values).view(self.data.dtype)
         self.stamp(cells, threads)
+        self.unfenced[cells] = not fenced
 
     def fence(self, members: Array) -> None:
         """``fence.proxy.async`` by some threads: writes they made or have seen become visible to the async proxy."""
