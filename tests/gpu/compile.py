@@ -130,12 +130,14 @@ def launches() -> Iterator[list[Launch]]:
         yield made
 
 
-def flaws(binary: Binary, *, tensor: bool = True) -> list[str]:
+def flaws(binary: Binary, *, tensor: bool = True, hot: int = 1) -> list[str]:
     """Why a binary is not fit to be shipped; nothing if it is.
 
     Args:
         tensor: Whether the kernel multiplies matrices, so must use the tensor cores, and be free
-            of spills in the loops that do. Without, no loop of it may spill.
+            of spills in its main loops. Without, nothing of it may spill.
+        hot: How many main loops it has: the ``hot`` loops with the largest share of tensor-core
+            instructions. The remaining ones, rare paths, may spill.
     """
     target, reading = TARGETS[binary.target], binary.reading
     found = []
@@ -149,4 +151,4 @@ def flaws(binary: Binary, *, tensor: bool = True) -> list[str]:
         found.append(f"no tensor-core instruction of {binary.target} ({' or '.join(target.products)})")
     if not reading.loops:
         found.append(f"no loop with tensor-core instructions; {reading.spills} spills")
-    return found + [f"main {loop}" for loop in reading.loops if loop.spills]
+    return found + [f"main {loop}" for loop in reading.loops[:hot] if loop.spills]

@@ -2,8 +2,9 @@
 
 NVIDIA binaries are disassembled with the tools that Triton's wheel brings; AMD's assembly is
 read as it is. Loops are the natural loops of the control-flow graph, so code that the compiler
-moved out of line counts where it belongs. The main loops are the innermost ones that use the
-tensor cores.
+moved out of line counts where it belongs. Looked at are the innermost loops that use the tensor
+cores. The main loop has the largest share of tensor-core instructions; others are rare paths (a
+second pass over rows with infinities, say).
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ class Loop:
         """Number of tensor-core instructions."""
         return sum(n for opcode, n in self.opcodes.items() if TENSOR.match(opcode))
 
+    @property
+    def density(self) -> float:
+        """Share of tensor-core instructions."""
+        return self.tensor / len(self.body)
+
     def __str__(self) -> str:
         return f"loop of {len(self.body)} instructions, {self.tensor} on the tensor cores, {self.spills} spills"
 
@@ -62,7 +68,7 @@ class Reading:
         registers: Per thread (NVIDIA), or vector registers per lane (AMD).
         spills: Instructions that move registers to or from local memory, in the whole kernel.
         tensor: Tensor-core instructions by opcode, e.g. ``{"HGMMA": 16}``.
-        loops: Every main loop.
+        loops: The innermost loops with tensor-core instructions, the densest first.
     """
 
     registers: int
@@ -120,10 +126,10 @@ def _code(listing: str, pattern: re.Pattern[str]) -> tuple[list[Instruction], di
 def _read(registers: int, code: list[Instruction], labels: dict[str, int]) -> Reading:
     loops = [_loop(body, code) for body in _bodies(_successors(code, labels))]
     dense = [loop for loop in loops if loop.tensor]
-    main = [a for a in dense if not any(b.body < a.body for b in dense)]
+    inner = [a for a in dense if not any(b.body < a.body for b in dense)]
     names = Counter(i.opcode.split(".")[0] for i in code)
     tensor = Counter({name: n for name, n in names.items() if TENSOR.match(name)})
-    return Reading(registers, sum(map(_spills, code)), tensor, tuple(sorted(main, key=lambda a: -a.tensor)))
+    return Reading(registers, sum(map(_spills, code)), tensor, tuple(sorted(inner, key=lambda a: -a.density)))
 
 
 def _loop(body: frozenset[int], code: list[Instruction]) -> Loop:

@@ -26,11 +26,6 @@ Whether Triton interprets is settled when ``triton.jit`` decorates a function, s
 in a process of their own; ``tests/interpreted`` is where they live.
 """
 
-import os
-
-if os.environ.get("TRITON_INTERPRET") != "1":
-    raise ImportError("tests.gpu.interpreter: set TRITON_INTERPRET=1 before triton is imported")
-
 from . import arithmetic
 from .launch import Run, checked
 from .memory import (

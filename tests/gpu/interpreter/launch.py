@@ -54,12 +54,17 @@ def checked(*, shuffle: int | None = 0, races: bool = True, overflow: bool = Fal
             add floats atomically.
         overflow: Whether int32 arithmetic may not wrap. Slow, and kernels that hash wrap by design.
 
+    Raises:
+        RuntimeError: If Triton does not interpret.
+
     Example::
 
         with checked(shuffle=1) as run:
             kernel[grid](x, y, n, BLOCK=64)
         assert [name for name, _ in run.launches] == ["kernel"]
     """
+    if not triton.knobs.runtime.interpret:
+        raise RuntimeError("checked: set TRITON_INTERPRET=1 before triton is imported")
     run = Run(shuffle, races)
     options = interpreter.InterpreterOptions(debug=True, sanitize_overflow=overflow)
     with ExitStack() as stack:
