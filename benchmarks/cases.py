@@ -14,6 +14,7 @@ from .contenders import Flex, Longformer, Masked, Pkernels, Sdpa, SdpaEach
 from .workload import Workload
 
 FP32, BF16 = torch.float32, torch.bfloat16
+SHORT = Workload(queries=128, batch=8)
 SIZES = (128, 512, 2048, 4096, 16384, 65536)
 RAGGED = (512, 37, 300, 451, 129, 64, 508, 220)
 
@@ -65,19 +66,19 @@ def _label(workload: Workload, **shown: object) -> str:
 
 
 def _quick() -> Iterator[Case]:
-    for dtype in (FP32, BF16):
-        yield from _sized("dense", dtype, (512, 2048), Workload(), Sdpa())
-        yield from _sized("causal", dtype, (2048,), Workload(pattern=causal), Sdpa())
-        yield from _window(dtype, (4096,), Longformer())
-    yield from _short(FP32, ((128, 8),))
-    yield from _short(BF16, ((128, 8),))
-    yield from _sized("dense", FP32, (1024,), Workload(heads=4), Sdpa(), Masked())
-    yield from _sized("window", FP32, (2048,), Workload(pattern=window(256)), Flex(), Sdpa(), Masked())
-    yield from _patterns(FP32, (1024,), heads=4, others=(Sdpa(), Masked()))
+    for dtype, long in ((FP32, 2048), (BF16, 1024)):
+        yield from _sized("dense", dtype, (512, long), Workload(), Sdpa())
+        yield from _sized("causal", dtype, (long,), Workload(pattern=causal), Sdpa())
+    yield versus("short", _label(SHORT, B=8, S=128), 128, SHORT, Sdpa(), Masked())
+    bf16 = replace(SHORT, dtype=BF16)
+    yield versus("short", _label(bf16, B=8, S=128), 128, bf16, Sdpa())
+    yield from _window(FP32, (2048,), Flex(), Longformer(), Sdpa(), Masked())
+    yield from _window(FP32, (4096,), Longformer())
+    yield from _patterns(FP32, (1024,), heads=4, others=(Sdpa(),))
     yield from _features(FP32, (512,), heads=8)
     yield from _ragged(FP32, RAGGED, heads=8)
     yield from _decode(FP32, (16384,))
-    yield _costs(FP32, 1024)
+    yield _costs(FP32, 512)
 
 
 def _full() -> Iterator[Case]:

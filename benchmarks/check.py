@@ -61,6 +61,7 @@ def check(workload: Workload, contender: Contender, device: str, gradients: bool
 def agree(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> str | None:
     """None if two lists of results are the same but for rounding, else how they differ."""
     for index, (a, b) in enumerate(zip(got, wanted, strict=True)):
+        a, b = a.detach(), b.detach()
         difference = float((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-30))
         limit = max(AGREE.get(a.dtype, 1e-3), AGREE.get(wanted[0].dtype, 1e-3))
         if not difference <= limit:

@@ -11,7 +11,6 @@ On CUDA: the peak of torch's allocator.
 from __future__ import annotations
 
 import ctypes
-import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +22,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def peak(run: Callable[[], object], device: str) -> int | None:
     """Bytes that ``run()`` takes on top of what is there, results included; None where the
-    system cannot tell (no Linux)."""
-    gc.collect()
+    system cannot tell (no Linux). The caller collects garbage beforehand, once for many."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

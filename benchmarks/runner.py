@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 
@@ -41,11 +42,17 @@ class Runner:
             reason = "; ".join(f"wrong: {v.where} is {v.worst:.3g} times its error budget" for v in wrong.values())
             rows = [self._row(case, entry, d, skip=reason) for entry in case.entries for d in case.directions]
             return [{**row, "checked": next(iter(wrong.values())).as_dict()} for row in rows]
+        gc.collect()
         inputs = {entry.workload: entry.workload.tensors(self.device) for entry in case.entries}
         rows = []
         for direction in case.directions:
             rows += self._direction(case, direction, inputs, seconds / len(case.directions), verdicts)
         return rows
+
+    def late(self, case: Case) -> list[Row]:
+        """Rows of a case for which no time was left."""
+        reason = "no time was left in the quick run; --only picks cases, --full runs all"
+        return [self._row(case, entry, d, skip=reason) for entry in case.entries for d in case.directions]
 
     def _verdict(self, entry: Entry, case: Case) -> Verdict:
         gradients = len(case.directions) > 1
@@ -190,8 +197,3 @@ def _on_threads(entry: Entry, run: Callable) -> Callable:
             torch.set_num_threads(before)
 
     return limited
-
-
-def patient(started: float, total: float, left: int, most: float) -> float:
-    """Seconds for the next of ``left`` cases, so that all end within ``total``."""
-    return max(0.1, min(most, (total - (time.perf_counter() - started)) / max(left, 1) / 2))

@@ -156,7 +156,7 @@ def picture(pattern: Band, sq: int, sk: int, path: Path, title: str, cells: int 
     figure = Figure(figsize=(6.4, 6.0), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(
-        share, cmap="Blues", vmin=0, vmax=1, extent=(0, sk, sq, 0), interpolation="nearest", aspect="equal"
+        share.numpy(), cmap="Blues", vmin=0, vmax=1, extent=(0, sk, sq, 0), interpolation="nearest", aspect="equal"
     )
     axes.set(xlabel="key", ylabel="query")
     figure.suptitle(f"{title}\n{summary(pattern, sq, sk)}", fontsize=9)
