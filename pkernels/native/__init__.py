@@ -5,7 +5,6 @@ The environment variable ``PKERNELS_ISA`` names the instruction set to start wit
 
 from __future__ import annotations
 
-import functools
 import importlib
 import os
 from collections.abc import Iterator
@@ -14,16 +13,9 @@ from contextlib import contextmanager
 import torch
 
 
-@functools.cache
 def why_missing() -> str | None:
     """Why the extension cannot be used, or None if it is there."""
-    try:
-        importlib.import_module("pkernels._C")
-    except ImportError as error:
-        return f"the C++ extension is missing ({error}); build it with 'pip install .'"
-    if name := os.environ.get("PKERNELS_ISA"):
-        _use("PKERNELS_ISA", name)
-    return None
+    return _MISSING
 
 
 def instruction_sets() -> tuple[str, ...]:
@@ -77,7 +69,20 @@ def operators():
 
 
 def _use(argument: str, name: str) -> None:
-    operators = torch.ops.pkernels_native  # not operators(): why_missing() comes here
+    operators = torch.ops.pkernels_native  # not operators(): _load() comes here
     if not operators.use_cpu_instruction_set(name):
         allowed = ", ".join(operators.cpu_instruction_sets().split())
         raise ValueError(f"{argument}: {allowed} are allowed on this CPU, got {name!r}")
+
+
+def _load() -> str | None:
+    try:
+        importlib.import_module("pkernels._C")
+    except ImportError as error:
+        return f"the C++ extension is missing ({error}); build it with 'pip install .'"
+    if name := os.environ.get("PKERNELS_ISA"):
+        _use("PKERNELS_ISA", name)
+    return None
+
+
+_MISSING = _load()  # known once this module is there: torch.compile reads it, and traces no import
