@@ -98,7 +98,7 @@ class Encoder:
             raise ValueError(f"batch_size: at least 1 is allowed, got {batch_size}")
         ids = self.tokenize(texts)
         batches = [self.encode_ids(ids[i : i + batch_size]) for i in range(0, len(ids), batch_size)]
-        return torch.cat(batches) if batches else torch.zeros(0, self.model.config.hidden_size)
+        return torch.cat(batches) if batches else self.encode_ids([[0]])[:0]
 
     def encode_ids(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """One batch of :meth:`encode`, from token ids."""

@@ -40,9 +40,10 @@ class Embeddings(nn.Module):
         it; types default to 0, positions to the place in the sequence. ``inputs_embeds
         (B, S, width)`` stands for the looked-up words.
         """
-        words = layout.pack(inputs_embeds) if inputs_embeds is not None else None
-        if input_ids is not None:
+        if inputs_embeds is None:
             words = self.words(_ids("input_ids", input_ids, layout, self.words))
+        else:
+            words = layout.pack(inputs_embeds)
         types = self.types.weight[0]
         if token_type_ids is not None:
             types = self.types(_ids("token_type_ids", token_type_ids, layout, self.types))
@@ -61,7 +62,7 @@ class Embeddings(nn.Module):
         return layout.positions()
 
 
-def _ids(name: str, ids: Tensor, layout: Whole, table: nn.Embedding) -> Tensor:
+def _ids(name: str, ids: Tensor | None, layout: Whole, table: nn.Embedding) -> Tensor:
     """The ids of the layout's tokens, checked."""
     if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.dtype == torch.bool:
         given = f"dtype {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__

@@ -189,8 +189,7 @@ class QuestionAnswering(nn.Module):
         start, end = states.layout.unpack(self.spans(states.last), fill=float("-inf")).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
-            both = [_place_loss(start, start_positions), _place_loss(end, end_positions)]
-            loss = sum(both) / 2
+            loss = (_place_loss(start, start_positions) + _place_loss(end, end_positions)) / 2
         return Span(loss, start, end, states.hidden_states)
 
 

@@ -57,7 +57,7 @@ class _Covered(Whole):
     """Padding stays where it is; ``real (B, S)`` says which tokens are none."""
 
     def __init__(self, real: Tensor) -> None:
-        super().__init__(*real.shape, real.device)
+        super().__init__(real.shape[0], real.shape[1], real.device)
         self.real = real
 
     def unpack(self, x: Tensor, fill: float = 0.0) -> Tensor:
@@ -185,7 +185,7 @@ def layout(
 
 def _by_value(real: Tensor) -> Whole:
     if bool(real.all()):
-        return Whole(*real.shape, real.device)
+        return Whole(real.shape[0], real.shape[1], real.device)
     on_the_right = real[:, 0].all() & (real[:, 1:] <= real[:, :-1]).all()
     return Unpadded(real) if bool(on_the_right) else Masked(real)
 

@@ -305,12 +305,23 @@ def test_inductor_runs_a_packed_batch() -> None:
     assert_close(got.pooler_output, want.pooler_output, "pooler_output")
 
 
+class Exported(torch.nn.Module):
+    """Names the arguments that are to be dynamic: torch.export has no way to for ``**arguments``."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, lengths: Tensor):
+        return self.model(input_ids, lengths=lengths)
+
+
 @pytest.mark.compiles
 def test_exports_with_a_dynamic_batch() -> None:
-    model = build("BertModel", bert.Config(**TINY)).eval()
+    model = Exported(build("BertModel", bert.Config(**TINY)).eval())
     batch, size = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("size", min=2, max=40)
-    given = {"input_ids": torch.randint(97, (3, 7)), "lengths": torch.tensor([7, 1, 4])}
-    shapes = {"arguments": {"input_ids": {0: batch, 1: size}, "lengths": {0: batch}}}
-    exported = torch.export.export(model, (), given, dynamic_shapes=shapes).module()
-    given = {"input_ids": torch.randint(97, (2, 9)), "lengths": torch.tensor([9, 5])}
-    assert_close(exported(**given).last_hidden_state, model(**given).last_hidden_state, "last_hidden_state")
+    shapes = {"input_ids": {0: batch, 1: size}, "lengths": {0: batch}}
+    given = (torch.randint(97, (3, 7)), torch.tensor([7, 1, 4]))
+    exported = torch.export.export(model, given, dynamic_shapes=shapes).module()
+    given = (torch.randint(97, (2, 9)), torch.tensor([9, 5]))
+    assert_close(exported(*given).last_hidden_state, model(*given).last_hidden_state, "last_hidden_state")
