@@ -4,17 +4,16 @@ PYTHON ?= python3
 ARGS ?=
 python := $(VENV)/bin/python
 workers := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
-cpp = $(shell find csrc -name '*.cpp' -o -name '*.h')
+cpp = $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test bench lint format wheel clean
+.PHONY: help setup test bench lint format sanitize wheel clean
 
 help: ## Show this list
 	@echo "pkernels: what make can do"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: ARGS (passed on), VENV (default .venv), PYTHON (default python3),"
-	@echo "  PKERNELS_TORCH (default torch==2.13.0; for a smaller download without a GPU:"
-	@echo "  PKERNELS_TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu')"
+	@echo "  PKERNELS_TORCH (what pip installs if torch is missing, default torch==2.13.0)"
 
 setup: ## Make the environment and build the C++ kernels
 	@PYTHON=$(PYTHON) .ci/environment $(VENV)
@@ -35,6 +34,9 @@ format: setup ## Put all sources into the one style
 	@$(python) -m ruff format .
 	@$(python) -m ruff check --fix .
 	@$(VENV)/bin/clang-format -i $(cpp)
+
+sanitize: ## Run the C++ tests under AddressSanitizer and UBSan
+	@.ci/sanitize
 
 wheel: setup ## Build and audit the wheel, one for all torch >= 2.10 and Python >= 3.10
 	@rm -rf build/lib* build/wheel

@@ -100,7 +100,8 @@ struct KeySide {
     product<Plain, Assign>(count, used, p.dv, v.data, v.stride, x.dot, width, x.ds, width);
     const bool masked = scores.masked || p.dense;
     for (int64_t g = 0; g * W < used; ++g) {
-      scores.finish(x.p, segment, m, count, g, Vec{});
+      Vec top = {};
+      scores.finish(x.p, segment, m, count, g, top);
       if (p.threshold > 0) {
         dropped(x, scores, segment, m, count, g);
       } else {
@@ -125,7 +126,7 @@ struct KeySide {
                       int64_t g) {
     const Vec lse = load(x.lse + g * W), delta = load(x.delta + g * W);
     const float keep_scale = scores.problem.keep_scale;
-    scores.for_each_kept(segment, m, count, g, [&](int64_t j, Int kept) {
+    scores.for_each_kept(segment, m, count, g, [&](int64_t j, const Int& kept) {
       float *p = x.p + j * scores.width + g * W, *ds = x.ds + j * scores.width + g * W;
       const Vec weight = exp2(load(p) - lse);
       const Vec dp = select(kept, load(ds) * keep_scale, Vec{});

@@ -43,7 +43,8 @@ PK_INLINE void soften(const Scores& scores, const KeySegment& segment, int64_t m
   const int64_t width = scores.width;
   float* s = x.s + g * W;
   const Vec before = load(x.top + g * W);
-  const Vec top = scores.finish(x.s, segment, m, count, g, before);
+  Vec top = before;
+  scores.finish(x.s, segment, m, count, g, top);
   const Vec pivot = select(top == -infinity, Vec{}, top);  // rows without a key so far
   Vec sum = {};
   for (int64_t j = 0; j < count; ++j) {
@@ -61,7 +62,7 @@ PK_INLINE void soften(const Scores& scores, const KeySegment& segment, int64_t m
     }
   }
   if (scores.problem.threshold > 0) {
-    scores.for_each_kept(segment, m, count, g, [&](int64_t j, Int kept) {
+    scores.for_each_kept(segment, m, count, g, [&](int64_t j, const Int& kept) {
       store(s + j * width, (Vec)((Int)load(s + j * width) & kept));
     });
   }

@@ -89,23 +89,26 @@ struct Scores {
   }
 
   // Which lanes of vector g keep key j of the tile.
-  Int kept(const KeySegment& segment, int64_t key, int64_t g) const {
+  __attribute__((always_inline)) inline Int kept(const KeySegment& segment, int64_t key, int64_t g) const {
     const int32_t offset = (int32_t)(key + segment.offset - g * W);
     const Int step = offset - lanes();
     return (step >= (int32_t)-problem.band.left) & (step <= (int32_t)problem.band.right);
   }
 
-  // s = s * scale + bias in units of log 2, -inf where masked; returns the lanes' maximum.
-  Vec finish(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec top) const {
+  // s = s * scale + bias in units of log 2, -inf where masked; raises `top` to the lanes'
+  // maximum. (Vectors go by reference: how wide ones are passed differs among targets.)
+  void finish(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec& top) const {
     if (biased()) {
-      return masked ? apply<true, true>(s, segment, m, count, g, top) : apply<true, false>(s, segment, m, count, g, top);
+      masked ? apply<true, true>(s, segment, m, count, g, top) : apply<true, false>(s, segment, m, count, g, top);
+    } else {
+      masked ? apply<false, true>(s, segment, m, count, g, top) : apply<false, false>(s, segment, m, count, g, top);
     }
-    return masked ? apply<false, true>(s, segment, m, count, g, top) : apply<false, false>(s, segment, m, count, g, top);
   }
 
   template <bool Biased, bool Masked>
-  Vec apply(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec top) const {
+  void apply(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec& maxima) const {
     const float factor = problem.scale * log2e;
+    Vec top = maxima;
     for (int64_t j = 0; j < count; ++j) {
       float* at = s + j * width + g * W;
       Vec x = load(at) * factor;
@@ -117,7 +120,7 @@ struct Scores {
       store(at, x);
       top = maximum(x, top);
     }
-    return top;
+    maxima = top;
   }
 
   // f(key of the tile, keep mask of the lanes of vector g) for every key.
@@ -135,7 +138,8 @@ struct Scores {
       }
       const UInt word = words[(key % 8) / 2];
       const UInt bits = key % 2 ? word >> 16 : word & 0xFFFF;
-      f(j, (Int)(bits >= problem.threshold));
+      const Int survives = (Int)(bits >= problem.threshold);
+      f(j, survives);
     }
   }
 };
