@@ -78,8 +78,8 @@ def test_the_source_distribution_can_be_built_from(tmp_path: Path) -> None:
     for name in ("csrc", "pkernels", "models"):
         ignored = shutil.ignore_patterns("__pycache__", "*.so")
         shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=ignored)
-    for name in ("setup.py", "pyproject.toml", "LICENSE", "README.md"):
-        shutil.copy(ROOT / name, tree)
+    for path in (ROOT / "setup.py", ROOT / "pyproject.toml", ROOT / "LICENSE", *ROOT.glob("*.md")):
+        shutil.copy(path, tree)
     setup_py("sdist", "--dist-dir", tmp_path, directory=tree)
 
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
