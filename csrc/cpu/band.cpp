@@ -44,6 +44,41 @@ struct Unit {
 // [0, n) in `parts` ranges of nearly the same size.
 KeyRange range_of(int64_t n, int64_t parts, int64_t part) { return {n * part / parts, n * (part + 1) / parts}; }
 
+// About how many queries of a sequence see a key.
+int64_t queries_of(const Problem& p, int64_t b, int64_t key) {
+  const int64_t n_q = p.queries[b].count, shift = p.keys[b].count - n_q, d = p.band.dilation;
+  if (key < p.columns[b]) return n_q;
+  const int64_t first = std::max(shift, key - p.band.right * d), last = std::min(shift + n_q - 1, key + p.band.left * d);
+  return std::max(std::min(p.band.rows, n_q), (last - first) / d + 1);
+}
+
+// A sequence's keys in `parts` ranges that cost nearly the same.
+std::vector<KeyRange> balanced_ranges(const Problem& p, int64_t b, int64_t parts) {
+  const int64_t n = p.keys[b].count, grain = 16;
+  if (parts == 1) return {{0, n}};
+  std::vector<int64_t> before{0};
+  for (int64_t key = 0; key < n; key += grain) {
+    before.push_back(before.back() + std::max<int64_t>(1, queries_of(p, b, key)) * std::min(grain, n - key));
+  }
+  std::vector<KeyRange> ranges;
+  int64_t begin = 0;
+  for (int64_t part = 1; part <= parts; ++part) {
+    const auto at = std::lower_bound(before.begin(), before.end(), before.back() * part / parts);
+    const int64_t end = part == parts ? n : std::min(n, (at - before.begin()) * grain);
+    ranges.push_back({begin, std::max(begin, end)});
+    begin = ranges.back().end;
+  }
+  return ranges;
+}
+
+// Sequences from the longest to the shortest: what is left at the end is small.
+std::vector<int64_t> by_length(const Problem& p) {
+  std::vector<int64_t> order(p.batch);
+  for (int64_t b = 0; b < p.batch; ++b) order[b] = b;
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return p.keys[a].count > p.keys[b].count; });
+  return order;
+}
+
 void dense_gradient(const Kernels& kernels, const Backward& call) {
   const Problem& p = call.problem;
   const int64_t* size = call.ddense_size;
@@ -65,7 +100,7 @@ void band_forward(Forward call) {
   const Kernels& kernels = current_kernels();
   call.tile = tile_size(kernels, p);
   std::vector<Item> items;
-  for (int64_t b = 0; b < p.batch; ++b) {
+  for (const int64_t b : by_length(p)) {
     const size_t first = items.size();
     for_each_query_tile(p.band, p.queries[b].count, p.keys[b].count, call.tile,
                         [&](const QueryTile& tile) { items.push_back({b, 0, tile}); });
@@ -87,10 +122,11 @@ void band_forward(Forward call) {
 
 int64_t band_parts(const Problem& p) {
   const int64_t units = p.batch * p.kv_heads, workers = threads();
-  if (units >= 4 * workers || units == 0 || units % workers == 0) return 1;
   int64_t longest = 0;
   for (int64_t b = 0; b < p.batch; ++b) longest = std::max(longest, p.keys[b].count);
-  return std::max<int64_t>(1, std::min(ceil_div(2 * workers, units), longest / 128));
+  int64_t parts = 1;
+  while (units * parts % workers != 0 && units * parts < 4 * workers && parts < longest / 128) ++parts;
+  return parts;
 }
 
 void band_backward(Backward call) {
@@ -100,12 +136,13 @@ void band_backward(Backward call) {
   call.parts = band_parts(p);
   std::vector<Unit> units;
   int64_t most = 0, rows = 0;
-  for (int64_t b = 0; b < p.batch; ++b) {
+  for (const int64_t b : by_length(p)) {
     rows = std::max(rows, p.queries[b].first + p.queries[b].count);
+    const std::vector<KeyRange> ranges = balanced_ranges(p, b, call.parts);
     for (int64_t h = 0; h < p.kv_heads; ++h) {
       for (int64_t part = 0; part < call.parts; ++part) {
-        units.push_back({b, h, part, range_of(p.keys[b].count, call.parts, part)});
-        most = std::max(most, units.back().keys.end - units.back().keys.begin);
+        units.push_back({b, h, part, ranges[part]});
+        most = std::max(most, ranges[part].end - ranges[part].begin);
       }
     }
   }

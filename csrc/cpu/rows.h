@@ -1,6 +1,8 @@
 // Moving rows between tensors (float32, bfloat16, float16) and float32 tiles.
 #pragma once
 
+#include <utility>
+
 #include "../params.h"
 #include "simd.h"
 
@@ -73,10 +75,44 @@ static Tile view_rows(float* scratch, int64_t ld, const char* from, Type type, i
   return Tile{scratch, ld};
 }
 
+// A square of W x W in registers: each stage interleaves the rows of both halves, and W = 2**n
+// such perfect shuffles of n stages make a transpose.
+template <int... I>
+PK_INLINE Vec interleave_low(Vec a, Vec b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (I / 2 + I % 2 * W)...);
+}
+template <int... I>
+PK_INLINE Vec interleave_high(Vec a, Vec b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (W / 2 + I / 2 + I % 2 * W)...);
+}
+
+static void transpose_square(float* to, int64_t to_ld, const float* from, int64_t from_ld) {
+  const std::make_integer_sequence<int, W> every;
+  Vec x[W], y[W];
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) x[i] = load(from + i * from_ld);
+#pragma GCC unroll 4
+  for (int stage = 1; stage < W; stage *= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < W / 2; ++i) {
+      y[2 * i] = interleave_low(x[i], x[i + W / 2], every);
+      y[2 * i + 1] = interleave_high(x[i], x[i + W / 2], every);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) x[i] = y[i];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) store(to + i * to_ld, x[i]);
+}
+
 // to[c][r] = from[r][c], with columns r >= rows set to 0 up to `lanes`.
 static void transpose(float* to, int64_t lanes, const float* from, int64_t ld, int64_t rows, int64_t width) {
+  const int64_t full_rows = rows / W * W, full_width = width / W * W;
+  for (int64_t c = 0; c < full_width; c += W) {
+    for (int64_t r = 0; r < full_rows; r += W) transpose_square(to + c * lanes + r, lanes, from + r * ld + c, ld);
+  }
   for (int64_t c = 0; c < width; ++c) {
-    for (int64_t r = 0; r < rows; ++r) to[c * lanes + r] = from[r * ld + c];
+    for (int64_t r = c < full_width ? full_rows : 0; r < rows; ++r) to[c * lanes + r] = from[r * ld + c];
     for (int64_t r = rows; r < lanes; ++r) to[c * lanes + r] = 0;
   }
 }
