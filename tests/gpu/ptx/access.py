@@ -77,7 +77,9 @@ def store(cta: Cta, space: str, addresses: Array, values: Array, threads: Array)
         cta.memory.write(cta.memory.locate(addresses, size, threads, "store"), values)
     elif space == "shared":
         count_conflicts(cta, addresses, size, threads)
-        cta.shared.write(cta.shared.locate(addresses, size, threads, "store"), threads, values, "store")
+        cells = cta.shared.locate(addresses, size, threads, "store")
+        if cta.shared.write(cells, threads, values, "store"):
+            cta.program.ambiguous.add(cta.at)
     else:
         cta.local[_local(cta, addresses, size, threads)] = values
 

@@ -165,12 +165,21 @@ def decode_product(i: Instruction, kernel: Kernel) -> Step:
 
 @decodes("add", "sub", "min", "max", "abs", "neg", "div", "rem", "and", "or", "xor", "not", "cnot", "sad")
 def decode_arithmetic(i: Instruction, kernel: Kernel) -> Step:
+    if i.has("s16x2", "u16x2"):
+        return _pairs(i, kernel)
     name = i.types[-1]
     if name in FLOATS:
         return float_step(i, kernel)
     if i.has("cc", "sat"):
         raise UnsupportedError(f"instruction {i.opcode}")
     return _plain(INTEGER[i.parts[0]], i.operands[0], [source(o, name, kernel) for o in i.operands[1:]])
+
+
+def _pairs(i: Instruction, kernel: Kernel) -> Step:
+    """Two 16-bit integers in a register."""
+    target, function, kind = i.operands[0], INTEGER[i.parts[0]], TYPES[i.parts[-1][:3]]
+    read = [source(o, "b32", kernel) for o in i.operands[1:]]
+    return lambda cta: cta.write(target, function(*[r(cta).view(kind) for r in read]).view(np.uint32))
 
 
 @decodes("fma", "copysign", *TRANSCENDENTAL)

@@ -29,11 +29,14 @@ class Report:
         executed: How often each opcode was executed, counted once per group of threads that ran it together.
         conflicts: For each shared memory instruction with bank conflicts, in order of the code: the
             wavefronts it took over those it would take without.
+        ambiguous: Shared memory stores by which lanes of a warp put different values in one cell. A GPU
+            keeps one and does not say which; here it is the last lane's.
     """
 
     kernel: str
     executed: Counter = field(default_factory=Counter)
     conflicts: dict[str, float] = field(default_factory=dict)
+    ambiguous: list[str] = field(default_factory=list)
 
 
 def run(
@@ -118,7 +121,7 @@ def _bits(value: object, kind: str) -> bytes:
 
 
 def _report(kernel: Kernel, program: Program) -> Report:
-    report = Report(kernel.name)
+    report = Report(kernel.name, ambiguous=[kernel.code[at].place for at in sorted(program.ambiguous)])
     for i, times in zip(kernel.code, program.executed, strict=True):
         report.executed[i.opcode] += times
     for at, (wavefronts, ideal) in sorted(program.conflicts.items()):

@@ -24,7 +24,7 @@ from .errors import (
     UnsupportedError,
     threads_text,
 )
-from .parser import Imm, Instruction, Kernel, Reg
+from .parser import Imm, Instruction, Kernel, Reg, Vec
 from .shared import Shared
 from .values import UNSIGNED, Array, raw
 
@@ -56,6 +56,7 @@ class Program:
         self.steps: list[Step | None] = [None] * len(kernel.code)
         self.executed = [0] * len(kernel.code)
         self.conflicts: dict[int, list[int]] = {}
+        self.ambiguous: set[int] = set()
         for i in kernel.code:
             i.operands = [Imm(str(symbols[o])) if isinstance(o, str) and o in symbols else o for o in i.operands]
 
@@ -78,9 +79,13 @@ class Warpgroup:
     busy: set[int] = field(default_factory=set)
     """Registers they use."""
     unfenced: set[int] = field(default_factory=set)
-    """Registers that other instructions have written since the last ``wgmma.fence``."""
+    """Registers that other instructions have read or written since the last ``wgmma.fence``."""
+    fenced: bool = False
+    """Whether there was one."""
 
-    def check(self, reg: Reg) -> None:
+    def access(self, reg: Reg) -> None:
+        """An ordinary instruction reads or writes a register."""
+        self.unfenced.add(reg.slot)
         if reg.slot in self.busy:
             raise InFlightError(f"register {reg.name} is used by a wgmma that has not been waited for")
 
@@ -146,7 +151,7 @@ class Cta:
         """Raw bits of a register, shape ``(threads,)``."""
         bits = self.registers[reg.slot]
         for group in self.current:
-            group.check(reg)
+            group.access(reg)
         if bits is None:
             raise UninitialisedError(f"register {reg.name} has never been written")
         return ~bits if reg.negated else bits
@@ -157,8 +162,7 @@ class Cta:
             return
         assert isinstance(reg, Reg), reg
         for group in self.current:
-            group.check(reg)
-            group.unfenced.add(reg.slot)
+            group.access(reg)
         if reg.bytes:
             if value.dtype.itemsize != reg.bytes:
                 if value.dtype.itemsize > reg.bytes:
@@ -167,10 +171,21 @@ class Cta:
             value = raw(value)
         if not self.every:
             old = self.registers[reg.slot]
-            if old is None:  # a value that shows: NaN as a float, huge as an address
-                old = np.full(self.threads, -1, f"i{reg.bytes}").view(UNSIGNED[reg.bytes]) if reg.bytes else ~self.mask
-            value = np.where(self.mask, value, old)
+            value = np.where(self.mask, value, self._unwritten(reg) if old is None else old)
         self.registers[reg.slot] = value
+
+    def _unwritten(self, reg: Reg) -> Array:
+        """A value that shows: NaN as a float, huge as an address."""
+        if reg.bytes == 0:
+            return np.ones(self.threads, np.bool_)
+        return np.full(self.threads, -1, f"i{reg.bytes}").view(UNSIGNED[reg.bytes])
+
+    def _poison(self, i: Instruction) -> None:
+        """No thread has written the targets of an instruction whose guard held for none."""
+        target = i.operands[0] if i.operands else None
+        for reg in target.items if isinstance(target, Vec) else (target,):
+            if isinstance(reg, Reg) and self.registers[reg.slot] is None:
+                self.registers[reg.slot] = self._unwritten(reg)
 
     def whole_warps(self, named: Array | None = None) -> Array:
         """Indices of the warps that execute; refuse any of which a thread (of those ``named``) is missing."""
@@ -239,6 +254,7 @@ class Cta:
             if i.guard is not None:
                 self.mask = mask & self.read(i.guard)
                 if not self.mask.any():
+                    self._poison(i)
                     at += 1
                     continue
                 self.every = every and bool(self.mask.all())

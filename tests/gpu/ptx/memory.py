@@ -53,7 +53,7 @@ class GlobalMemory:
             span = sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) + 1 if x.numel() else 0
             self.names.append((self.address(x), span * x.element_size(), f"tensor {number} {tuple(x.shape)}"))
         self.data = data.view(UNSIGNED[granule])
-        self.allowed: Array = allowed.numpy().reshape(-1, granule).all(1)
+        self.allowed: Array = np.min(allowed.numpy().reshape(-1, granule), axis=1)
         self.writer = np.full(self.data.size, NOBODY, np.int32)
         self.reader = np.full(self.data.size, NOBODY, np.int32)
         self.cta = 0

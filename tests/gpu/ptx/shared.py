@@ -73,15 +73,22 @@ class Shared:
         unseen = ~self.clocks.ordered(thread, self.writer[cells], written)
         self._refuse(unseen, cells, thread, RaceError, f"shared {what} races with a write")
 
-    def write(self, cells: Array, threads: Array, values: Array, what: str = "write") -> None:
-        """Store bytes ``(L, width)``. Equal values may be stored by several threads."""
+    def write(self, cells: Array, threads: Array, values: Array, what: str = "write") -> bool:
+        """Store bytes ``(L, width)``. Several threads may store equal values in a cell.
+
+        Returns:
+            Whether lanes of one warp stored different values in one cell: a GPU keeps one of them.
+        """
         values = np.ascontiguousarray(values).view(self.data.dtype)
         self.check_free(cells, threads, what, values)
         thread = np.broadcast_to(threads[:, None], cells.shape)
         self.data[cells] = values
-        self._refuse(self.data[cells] != values, cells, thread, RaceError, "lanes store different values in one cell")
         self.stamp(cells, thread)
         self.unfenced[cells] = True
+        lost = self.data[cells] != values
+        other = lost & (self.writer[cells] // 32 != thread // 32)
+        self._refuse(other, cells, thread, RaceError, f"shared {what} races with another value for the cell")
+        return bool(lost.any())
 
     def stamp(self, cells: Array, threads: Array) -> None:
         self.written[cells] = self.clocks.now
@@ -149,11 +156,5 @@ class Shared:
         at = tuple(np.argwhere(bad)[0])
         byte = int(cells[at]) * self.granule
         author = int((self.writer[cells] if other is None else other)[at])
-        by = (
-            ""
-            if kind is not RaceError or "lanes" in text
-            else " by several threads"
-            if author < 0
-            else f" by thread {author}"
-        )
+        by = "" if kind is not RaceError else " by several threads" if author < 0 else f" by thread {author}"
         raise kind(f"{text}{by}: thread {int(thread[at])}, shared byte {byte}")

@@ -121,7 +121,8 @@ def decode_matrix(i: Instruction, kernel: Kernel) -> Step:
         m = np.stack([raw(r(cta)).view(np.uint16).reshape(-1, 8, 8) for r in read], 1)
         m = m.swapaxes(2, 3) if transpose else m
         rows.reshape(-1, 32, 16)[:, : 8 * count] = np.ascontiguousarray(m).view(np.uint8).reshape(-1, 8 * count, 16)
-        cta.shared.write(cells, threads, rows[threads], i.parts[0])
+        if cta.shared.write(cells, threads, rows[threads], i.parts[0]):
+            cta.program.ambiguous.add(cta.at)
 
     return step
 

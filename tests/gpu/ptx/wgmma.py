@@ -78,7 +78,9 @@ def decode_wgmma(i: Instruction, kernel: Kernel) -> Step:
 
 def fence(cta: Cta) -> None:
     for g in groups(cta):
-        cta.warpgroups[g.start // GROUP].unfenced.clear()
+        group = cta.warpgroups[g.start // GROUP]
+        group.unfenced.clear()
+        group.fenced = True
 
 
 def commit(cta: Cta) -> None:
@@ -162,8 +164,8 @@ def _accumulators(cta: Cta, slots: list[int], scale: Array) -> Array:
 
 
 def _check_registers(group: Warpgroup, own: list[int], fragments: list[int]) -> None:
-    if group.unfenced.intersection((*own, *fragments)):
-        raise RaceError("wgmma uses a register that was written with no wgmma.fence since")
+    if not group.fenced or group.unfenced.intersection((*own, *fragments)):
+        raise RaceError("wgmma uses a register that was used otherwise with no wgmma.fence since")
     for product in group.products:
         if set(product.writes).intersection(fragments) or set(product.reads).intersection(own):
             raise InFlightError("wgmma uses a register that another wgmma is still using")
