@@ -100,22 +100,23 @@ struct KeySide {
     product<Plain, Assign>(count, used, p.dv, v.data, v.stride, x.dot, width, x.ds, width);
     const bool masked = scores.masked || p.dense;
     for (int64_t g = 0; g * W < used; ++g) {
+      const float factor = scores.plain() ? scores.factor() : 1.0f;
       Vec top = {};
-      scores.finish(x.p, segment, m, count, g, top);
+      if (!scores.plain()) scores.finish(x.p, segment, m, count, g, top);
       if (p.threshold > 0) {
-        dropped(x, scores, segment, m, count, g);
+        dropped(x, scores, segment, m, count, g, factor);
       } else {
-        plain(x, width, count, g, masked);
+        plain(x, width, count, g, factor, masked);
       }
     }
     safe = !masked || (side.finite && all_finite(k.data, k.stride, count, p.d));
   }
 
-  static void plain(BackwardScratch& x, int64_t width, int64_t count, int64_t g, bool masked) {
+  static void plain(BackwardScratch& x, int64_t width, int64_t count, int64_t g, float factor, bool masked) {
     const Vec lse = load(x.lse + g * W), delta = load(x.delta + g * W);
     for (int64_t j = 0; j < count; ++j) {
       float *p = x.p + j * width + g * W, *ds = x.ds + j * width + g * W;
-      const Vec weight = exp2(load(p) - lse);
+      const Vec weight = exp2(load(p) * factor - lse);
       const Vec gradient = weight * (load(ds) - delta);
       store(p, weight);
       store(ds, masked ? select(weight == 0.0f, Vec{}, gradient) : gradient);
@@ -123,12 +124,12 @@ struct KeySide {
   }
 
   static void dropped(BackwardScratch& x, const Scores& scores, const KeySegment& segment, int64_t m, int64_t count,
-                      int64_t g) {
+                      int64_t g, float factor) {
     const Vec lse = load(x.lse + g * W), delta = load(x.delta + g * W);
     const float keep_scale = scores.problem.keep_scale;
     scores.for_each_kept(segment, m, count, g, [&](int64_t j, const Int& kept) {
       float *p = x.p + j * scores.width + g * W, *ds = x.ds + j * scores.width + g * W;
-      const Vec weight = exp2(load(p) - lse);
+      const Vec weight = exp2(load(p) * factor - lse);
       const Vec dp = select(kept, load(ds) * keep_scale, Vec{});
       store(p, select(kept, weight * keep_scale, Vec{}));
       store(ds, select(weight == 0.0f, Vec{}, weight * (dp - delta)));

@@ -43,12 +43,19 @@ PK_INLINE void soften(const Scores& scores, const KeySegment& segment, int64_t m
   const int64_t width = scores.width;
   float* s = x.s + g * W;
   const Vec before = load(x.top + g * W);
-  Vec top = before;
-  scores.finish(x.s, segment, m, count, g, top);
+  Vec top = before, factor = splat(1.0f);
+  if (scores.plain()) {
+    Vec most = splat(-infinity);
+    for (int64_t j = 0; j < count; ++j) most = maximum(load(s + j * width), most);
+    factor = splat(scores.factor());
+    top = maximum(most * factor, before);
+  } else {
+    scores.finish(x.s, segment, m, count, g, top);
+  }
   const Vec pivot = select(top == -infinity, Vec{}, top);  // rows without a key so far
   Vec sum = {};
   for (int64_t j = 0; j < count; ++j) {
-    const Vec p = exp2(load(s + j * width) - pivot);
+    const Vec p = exp2(load(s + j * width) * factor - pivot);
     store(s + j * width, p);
     sum += p;
   }

@@ -95,6 +95,10 @@ struct Scores {
     return (step >= (int32_t)-problem.band.left) & (step <= (int32_t)problem.band.right);
   }
 
+  // Whether the scores are a plain multiple, so that finish() can be left to the exponential.
+  bool plain() const { return !masked && !biased() && problem.scale > 0; }
+  float factor() const { return problem.scale * log2e; }
+
   // s = s * scale + bias in units of log 2, -inf where masked; raises `top` to the lanes'
   // maximum. (Vectors go by reference: how wide ones are passed differs among targets.)
   void finish(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec& top) const {
@@ -107,7 +111,7 @@ struct Scores {
 
   template <bool Biased, bool Masked>
   void apply(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec& maxima) const {
-    const float factor = problem.scale * log2e;
+    const float factor = this->factor();
     Vec top = maxima;
     for (int64_t j = 0; j < count; ++j) {
       float* at = s + j * width + g * W;
