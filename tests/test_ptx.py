@@ -7,6 +7,8 @@ also refuses races and stray accesses. Results are judged like those of every ba
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,7 +20,8 @@ from tests.budget import assert_within_budget, run
 from tests.cases import Case, solved
 from tests.gpu.ptx.triton import emulated
 
-NARROW = {"d": 64, "heads": 1, "dtype": torch.bfloat16}
+NARROW: dict[str, Any] = {"d": 64, "heads": 1, "dtype": torch.bfloat16}
+PRODUCT = {"sm_80": "mma.sync.aligned.m16n8k16", "sm_90": "wgmma.mma_async"}
 CASES = [
     ("sm_80", None, Case("causal, S 200", causal, sq=200, batch=1, **NARROW)),
     ("sm_80", 1, Case("window, lengths", window(50, 9), sq=150, lengths=[150, 77], **NARROW)),
@@ -42,6 +45,3 @@ def test_band(target: str, seed: int | None, case: Case, monkeypatch: pytest.Mon
         n for report in reports for opcode, n in report.executed.items() if opcode.startswith(PRODUCT[target])
     )
     assert products > 0
-
-
-PRODUCT = {"sm_80": "mma.sync.aligned.m16n8k16", "sm_90": "wgmma.mma_async"}

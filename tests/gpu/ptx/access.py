@@ -10,10 +10,11 @@ from collections.abc import Callable
 import numpy as np
 
 from .errors import MisalignedError, OutOfBoundsError, PtxError, UnsupportedError
-from .machine import Cta, Step, decodes
+from .instructions import Instruction, Kernel, Mem, Reg
+from .machine import Cta
 from .memory import BASE
 from .operands import address, items, pack, source, sources, unpack
-from .parser import Instruction, Kernel, Mem, Reg
+from .program import Step, decodes
 from .values import TYPES, Array, narrow, widen, width
 
 SHARED_WINDOW, LOCAL_WINDOW, PARAM_WINDOW = 1 << 32, 5 << 30, 6 << 30

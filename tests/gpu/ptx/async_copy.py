@@ -12,9 +12,10 @@ import numpy as np
 
 from .access import count_conflicts
 from .errors import PtxError, UnsupportedError
-from .machine import DECODERS, Cta, Step, decodes
+from .instructions import Imm, Instruction, Kernel, Reg
+from .machine import Cta
 from .operands import address, source
-from .parser import Imm, Instruction, Kernel, Reg
+from .program import DECODERS, Step, decodes
 from .values import Array
 
 OPEN = -1

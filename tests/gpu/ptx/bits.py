@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .machine import Cta, Step, decodes
+from .instructions import Imm, Instruction, Kernel
+from .machine import Cta
 from .operands import source
-from .parser import Imm, Instruction, Kernel
+from .program import Step, decodes
 from .values import UNSIGNED, Array, raw, width
 
 U32, U64 = np.uint32, np.uint64

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from .errors import DivergenceError, UnsupportedError
-from .machine import AT_BARRIER, CONTROL, EXITED, RUNNING, Cta
-from .parser import Imm, Instruction, Reg
+from .instructions import Imm, Instruction, Reg
+from .machine import AT_BARRIER, EXITED, RUNNING, Cta
+from .program import CONTROL
+from .values import Array
 
 
 def branch(cta: Cta, i: Instruction) -> None:
@@ -16,7 +18,7 @@ def branch(cta: Cta, i: Instruction) -> None:
 def leave(cta: Cta, i: Instruction) -> None:
     cta.state[cta.mask] = EXITED
     for name in list(cta.barriers):
-        complete_barrier(cta, name, None)
+        complete_barrier(cta, name, 0)
 
 
 def barrier(cta: Cta, i: Instruction) -> None:
@@ -31,34 +33,41 @@ def barrier(cta: Cta, i: Instruction) -> None:
         return
     if not i.has("sync", "arrive"):
         raise UnsupportedError(f"instruction {i.opcode}")
-    operands = [o.bits() if isinstance(o, Imm) else _uniform(cta, o) for o in i.operands]
-    name, count = operands[0], operands[1] if len(operands) > 1 else None
     if i.parts[0] == "bar" or i.has("aligned"):
         cta.whole_warps(cta.state != EXITED)
+    names, counts = (_number(cta, o) for o in (*i.operands, None)[:2])
+    for name in np.unique(names[cta.mask]).tolist():
+        members = cta.mask & (names == name)
+        count = np.unique(counts[members])
+        if len(count) > 1:
+            raise DivergenceError(f"threads disagree on the size of barrier {name}: {count.tolist()}")
+        arrive(cta, name, members, int(count[0]), i.has("sync"))
+
+
+def arrive(cta: Cta, name: int, members: Array, count: int, wait: bool) -> None:
+    """Threads arrive at a named barrier of ``count`` threads (0: all of the CTA)."""
     arrived = cta.barriers.setdefault(name, np.zeros(cta.threads, np.bool_))
-    if (arrived & cta.mask).any():
+    if (arrived & members).any():
         raise DivergenceError(f"threads arrive twice at barrier {name}")
-    arrived |= cta.mask
-    if i.has("sync"):
-        cta.state[cta.mask] = AT_BARRIER
-        cta.barrier_of[cta.mask] = name
+    arrived |= members
+    if wait:
+        cta.state[members] = AT_BARRIER
+        cta.barrier_of[members] = name
     complete_barrier(cta, name, count)
 
 
-def complete_barrier(cta: Cta, name: int, count: int | None) -> None:
+def complete_barrier(cta: Cta, name: int, count: int) -> None:
     arrived = cta.barriers[name]
-    if (arrived | (cta.state == EXITED)).all() if count is None else arrived.sum() >= count:
+    if (arrived | (cta.state == EXITED)).all() if count == 0 else arrived.sum() >= count:
         cta.clocks.synchronise(arrived)
         cta.state[(cta.state == AT_BARRIER) & (cta.barrier_of == name)] = RUNNING
         del cta.barriers[name]
 
 
-def _uniform(cta: Cta, reg: object) -> int:
-    assert isinstance(reg, Reg)
-    values = np.unique(cta.read(reg)[cta.mask])
-    if len(values) != 1:
-        raise DivergenceError(f"register {reg.name} must be uniform, holds {values[:4].tolist()}")
-    return int(values[0])
+def _number(cta: Cta, operand: object) -> Array:
+    if isinstance(operand, Reg):
+        return cta.read(operand).astype(np.int64)
+    return np.full(cta.threads, operand.bits() if isinstance(operand, Imm) else 0)
 
 
 CONTROL |= {"bra": branch, "ret": leave, "exit": leave, "bar": barrier, "barrier": barrier}

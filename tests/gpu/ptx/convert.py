@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from .errors import UnsupportedError
-from .machine import Cta, Step, decodes
+from .instructions import Instruction, Kernel
+from .machine import Cta
 from .operands import source
-from .parser import Instruction, Kernel
+from .program import Step, decodes
 from .values import FLOATS, TYPES, Array, f32_to_tf32, flush, narrow, odd, raw, widen
 
 TO_INTEGER: dict[str, Callable[[Array], Array]] = {

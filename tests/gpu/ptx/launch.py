@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from . import access, alu, async_copy, bits, control, convert, tensor, warp, wgmma  # noqa: F401  (they register their instructions)
-from .machine import Cta, Program
+from . import access, alu, async_copy, bits, control, convert, select, tensor, warp, wgmma  # noqa: F401  (they register their instructions)
+from .instructions import Kernel
+from .machine import Cta
 from .memory import GlobalMemory
-from .parser import Kernel, parse
+from .parser import parse
+from .program import Program
 from .values import Array, width
 
 Argument = torch.Tensor | np.ndarray | int | float

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from .errors import PtxError
+from .instructions import Imm, Kernel, Mem, Reg, Vec
 from .machine import Cta
-from .parser import Imm, Kernel, Mem, Reg, Vec
 from .values import TYPES, UNSIGNED, Array, raw
 
 Source = Callable[[Cta], Array]

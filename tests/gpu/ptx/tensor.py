@@ -17,9 +17,10 @@ import numpy as np
 
 from .access import count_conflicts
 from .errors import UnsupportedError
-from .machine import Cta, Step, decodes
+from .instructions import Instruction, Kernel
+from .machine import Cta
 from .operands import address, items, source, sources
-from .parser import Instruction, Kernel
+from .program import Step, decodes
 from .values import Array, bf16_to_f32, raw, truncate_tf32
 
 ELEMENTS: dict[str, tuple[int, Callable[[Array], Array]]] = {

@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from .errors import DivergenceError, UnsupportedError
-from .machine import Cta, Step, decodes
+from .instructions import Imm, Instruction, Kernel
+from .machine import Cta
 from .operands import source
-from .parser import Imm, Instruction, Kernel
+from .program import Step, decodes
 from .values import TYPES, Array
 
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import DivergenceError, InFlightError, OutOfBoundsError, RaceError, UnsupportedError
-from .machine import Cta, Step, Warpgroup, decodes
+from .instructions import Imm, Instruction, Kernel, Reg, Vec
+from .machine import Cta, Warpgroup
 from .operands import items, source, sources
-from .parser import Imm, Instruction, Kernel, Reg, Vec
+from .program import Step, decodes
 from .shared import SEVERAL
 from .tensor import ELEMENTS, operand_a
 from .values import Array
