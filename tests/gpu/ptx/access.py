@@ -218,10 +218,6 @@ def _claim(cta: Cta, space: str, at: Array, size: int, lanes: Array) -> Array:
 def decode_cvta(i: Instruction, kernel: Kernel) -> Step:
     window = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW, "global": 0, "param": PARAM_WINDOW}[space_of(i)]
     target, given = i.operands
-    if isinstance(given, str):
-        number = [name for name, _ in kernel.params].index(given)
-        constant = np.full(kernel.threads, PARAM_WINDOW + number * PARAM_STRIDE, np.uint64)
-        return lambda cta: cta.write(target, constant)
     read = source(given, "u64" if not isinstance(given, Reg) or given.bytes == 8 else "u32", kernel)
     shift = np.int64(-window if i.has("to") else window)
     return lambda cta: cta.write(target, (read(cta).astype(np.int64) + shift).view(np.uint64))

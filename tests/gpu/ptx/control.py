@@ -7,6 +7,7 @@ import numpy as np
 from .errors import DivergenceError, UnsupportedError
 from .instructions import Imm, Instruction, Reg
 from .machine import AT_BARRIER, EXITED, RUNNING, Cta
+from .mbarrier import check_done
 from .program import CONTROL
 from .values import Array
 
@@ -17,6 +18,8 @@ def branch(cta: Cta, i: Instruction) -> None:
 
 def leave(cta: Cta, i: Instruction) -> None:
     cta.state[cta.mask] = EXITED
+    if (cta.state == EXITED).all():
+        check_done(cta)
     for name in list(cta.barriers):
         complete_barrier(cta, name, 0)
 

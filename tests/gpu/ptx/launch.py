@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from . import access, alu, async_copy, bits, control, convert, select, tensor, warp, wgmma  # noqa: F401  (they register their instructions)
+from . import access, alu, async_copy, bits, control, convert, mbarrier, select, tensor, warp, wgmma  # noqa: F401  (they register their instructions)
 from .instructions import Kernel
 from .machine import Cta
 from .memory import GlobalMemory
 from .parser import parse
 from .program import Program
+from .tma import TensorMap
 from .values import Array, width
 
-Argument = torch.Tensor | np.ndarray | int | float
+Argument = torch.Tensor | np.ndarray | TensorMap | int | float
 
 
 @dataclass
@@ -56,7 +57,8 @@ def run(
     Args:
         ptx: Text of the module.
         grid: CTAs in x, y, z; missing ones are 1.
-        args: One value per parameter: CPU tensors or arrays for pointers, numbers otherwise. Parameters
+        args: One value per parameter: CPU tensors or arrays for pointers, a TensorMap for a
+            descriptor of TMA, numbers otherwise. Parameters
             without one (Triton adds two scratch pointers at the end) are null.
         shared_bytes: Dynamic shared memory.
         num_warps: Needed if the kernel does not say (``.reqntid``).
@@ -76,10 +78,11 @@ def run(
         )
     kernel.threads = wanted
     tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args]
-    memory = GlobalMemory(
-        [a for a in tensors if isinstance(a, torch.Tensor)], kernel.constants, kernel.granule("global")
-    )
-    program = Program(kernel, _params(kernel, tensors, memory), memory.symbols)
+    given = [a.tensor if isinstance(a, TensorMap) else a for a in tensors]
+    memory = GlobalMemory([a for a in given if isinstance(a, torch.Tensor)], kernel.constants, kernel.granule("global"))
+    symbols = memory.symbols | {name: n * access.PARAM_STRIDE for n, (name, _) in enumerate(kernel.params)}
+    program = Program(kernel, _params(kernel, tensors, memory), symbols)
+    program.maps = {name: a for (name, _), a in zip(kernel.params, tensors, strict=False) if isinstance(a, TensorMap)}
     rng = None if seed is None else random.Random(seed)
     columns, rows, layers = (*grid, 1, 1)[:3]
     places = [(x, y, z) for z in range(layers) for y in range(rows) for x in range(columns)]
@@ -99,6 +102,9 @@ def _params(kernel: Kernel, args: Sequence[object], memory: GlobalMemory) -> dic
     params = {}
     for number, (name, kind) in enumerate(kernel.params):
         value: object = args[number] if number < len(args) else 0
+        if isinstance(value, TensorMap) and kind == "b8[128]":
+            params[name] = np.zeros(128, np.uint8)
+            continue
         if isinstance(value, torch.Tensor):
             if kind not in ("u64", "b64", "s64"):
                 raise ValueError(f"args[{number}]: parameter {name} is a {kind}, got a tensor")

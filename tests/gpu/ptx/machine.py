@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -85,6 +85,10 @@ class Cta:
         self.current: list[Warpgroup] = []
         """Those of the threads that run now."""
         self.groups = np.zeros(threads, np.int32)
+        self.mbarriers: dict[int, Any] = {}
+        self.bulk_stores: list = []
+        self.bulk_groups = np.zeros(threads, np.int32)
+        """The copy engine's work; see ``mbarrier`` and ``tma``."""
         for name, reg in kernel.special.items():
             self.registers[reg.slot] = self._special(name, index, grid)
 

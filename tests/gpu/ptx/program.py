@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import UnsupportedError
 from .instructions import Imm, Instruction, Kernel
@@ -35,6 +35,8 @@ class Program:
         self.kernel, self.params = kernel, params
         self.steps: list[Step | None] = [None] * len(kernel.code)
         self.executed = [0] * len(kernel.code)
+        self.maps: dict[str, Any] = {}
+        """Tensor maps among the parameters; see ``tma``."""
         self.conflicts: dict[int, list[int]] = {}
         self.ambiguous: set[int] = set()
         for i in kernel.code:

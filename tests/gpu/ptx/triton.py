@@ -8,9 +8,11 @@ from typing import Any
 from unittest import mock
 
 from triton.runtime.jit import JITFunction
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..compile import Binary, Launch, compiled
 from .launch import Argument, Report, run
+from .tma import TensorMap
 
 
 @contextmanager
@@ -44,22 +46,34 @@ def launch(made: Launch, target: str, seed: int | None = None, **changes: Any) -
 
 
 def arguments(made: Launch, binary: Binary) -> list[Argument]:
-    """What the kernel's PTX takes of a launch: tuples opened, constants left out."""
+    """What the kernel's PTX takes of a launch: tuples and descriptors opened, constants left out."""
     options = {name: made.options[name] for name in made.kernel.arg_names if name in made.options}
     bound = made.kernel.signature.bind(*made.args, **options)
     bound.apply_defaults()
     flat: list[Argument] = []
+    boxes = iter(binary.kernel.metadata.tensordesc_meta or ())
 
     def add(value: Any, kind: Any) -> None:
         if isinstance(kind, (tuple, list)):
             for pair in zip(value, kind, strict=True):
                 add(*pair)
+        elif isinstance(value, TensorDescriptor):
+            flat.extend(_descriptor(value, next(boxes, None)))
         elif kind != "constexpr":
             flat.append(value)
 
     for name, kind in binary.kernel.src.signature.items():
         add(bound.arguments[name], kind)
     return flat
+
+
+def _descriptor(value: TensorDescriptor, box: dict[str, Any] | None) -> list[Argument]:
+    """A descriptor as TMA's (with a ``box``) or, on chips without TMA, as a pointer; then shape and strides."""
+    layout = [*value.shape, *value.strides]
+    if box is None:
+        return [value.base, *layout, value.padding == "nan", value.round_f32_to_tf32, *layout]
+    view = value.base.as_strided(tuple(value.shape), tuple(value.strides))
+    return [TensorMap(view, tuple(box["block_size"]), 16 << box["swizzle"]), *layout]
 
 
 __all__ = ["arguments", "emulated", "launch"]
