@@ -25,10 +25,12 @@ bench: setup ## Measure the kernels and a real model (about three minutes)
 	@$(python) -m benchmarks run $(ARGS)
 
 lint: setup ## Check style and types: ruff, mypy, clang-format
-	@$(python) -m ruff check .
-	@$(python) -m ruff format --check .
-	@$(python) -m mypy
-	@$(VENV)/bin/clang-format --dry-run -Werror $(cpp)
+	@status=0; \
+	$(python) -m ruff check . || status=1; \
+	$(python) -m ruff format --check . || status=1; \
+	$(python) -m mypy || status=1; \
+	$(VENV)/bin/clang-format --dry-run -Werror $(cpp) || status=1; \
+	exit $$status
 
 format: setup ## Put all sources into the one style
 	@$(python) -m ruff format .
