@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from tests.gpu.compile import TARGETS, Binary, Launch, compiled, flaws, launches
 ROOT = Path(__file__).parents[1]
 
 
-def launch(d: int, bm: int, bn: int, dtype: torch.dtype = torch.bfloat16, **options: int) -> Launch:
+def launch(d: int, bm: int, bn: int, dtype: torch.dtype = torch.bfloat16, **options: Any) -> Launch:
     q, k, v = (torch.zeros(2, 256, d, dtype=dtype) for _ in range(3))
     with launches() as made:
         sample.attention(q, k, v, bm, bn, **options)
@@ -76,6 +77,14 @@ def test_spills_are_caught(target: str, d: int) -> None:
 def test_too_much_shared_memory_is_caught() -> None:
     binary = compiled(launch(128, 64, 64, num_warps=4, num_stages=6), "sm_80")
     assert any("bytes of shared memory, sm_80 has 166912" in flaw for flaw in flaws(binary))
+
+
+def test_too_much_tensor_memory_is_caught() -> None:
+    """Triton then emits a trap and nothing else, which has neither spills nor shared memory."""
+    binary = compiled(launch(128, 128, 256, torch.float32, num_warps=8, num_stages=1, PRECISION="bf16x3"), "sm_100")
+    found = flaws(binary, tensor=False)
+    assert any("columns of tensor memory, sm_100 has 512" in flaw for flaw in found), binary.columns
+    assert any("no main loop that multiplies" in flaw for flaw in found)
 
 
 def test_missing_tensor_cores_are_caught() -> None:

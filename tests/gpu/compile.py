@@ -31,21 +31,23 @@ class Target:
         gpu: Triton's name of it.
         shared: Bytes of shared memory a block may have (CUDA C++ programming guide, table of
             technical specifications: 163 and 227 KiB; CDNA3 instruction set: 64 KiB of LDS).
-        threads: Threads of a warp.
         registers: Vector registers that one thread can name.
         products: Its tensor-core instructions, the newest first.
+        columns: Columns of tensor memory (PTX ISA, tcgen05). A kernel that asks for more is
+            compiled to a bare trap, without a word.
     """
 
     gpu: GPUTarget
     shared: int
     registers: int
     products: tuple[str, ...]
+    columns: int = 0
 
 
 TARGETS = {
     "sm_80": Target(GPUTarget("cuda", 80, 32), 166_912, 255, ("HMMA",)),
     "sm_90": Target(GPUTarget("cuda", 90, 32), 232_448, 255, ("HGMMA", "HMMA")),
-    "sm_100": Target(GPUTarget("cuda", 100, 32), 232_448, 255, ("UTCHMMA", "HMMA")),
+    "sm_100": Target(GPUTarget("cuda", 100, 32), 232_448, 255, ("UTCHMMA", "HMMA"), columns=512),
     "gfx942": Target(GPUTarget("hip", "gfx942", 64), 65_536, 512, ("v_mfma",)),
 }
 
@@ -86,6 +88,11 @@ class Binary:
     def shared(self) -> int:
         """Bytes of shared memory a block asks for."""
         return self.kernel.metadata.shared
+
+    @property
+    def columns(self) -> int:
+        """Columns of tensor memory a block asks for."""
+        return self.kernel.metadata.tmem_size if self.target == "sm_100" else 0
 
     @property
     def warps(self) -> int:
@@ -134,21 +141,20 @@ def flaws(binary: Binary, *, tensor: bool = True, hot: int = 1) -> list[str]:
     """Why a binary is not fit to be shipped; nothing if it is.
 
     Args:
-        tensor: Whether the kernel multiplies matrices, so must use the tensor cores, and be free
-            of spills in its main loops. Without, nothing of it may spill.
-        hot: How many main loops it has: the ``hot`` loops with the largest share of tensor-core
-            instructions. The remaining ones, rare paths, may spill.
+        tensor: Whether the kernel must use the tensor cores.
+        hot: How many main loops it has, which must not spill: the ``hot`` loops with the largest
+            share of tensor-core instructions. The remaining ones, rare paths, may spill.
     """
     target, reading = TARGETS[binary.target], binary.reading
     found = []
     if binary.shared > target.shared:
         found.append(f"{binary.shared} bytes of shared memory, {binary.target} has {target.shared}")
+    if binary.columns > target.columns:
+        found.append(f"{binary.columns} columns of tensor memory, {binary.target} has {target.columns}")
     if reading.registers > target.registers:
         found.append(f"{reading.registers} registers, {binary.target} has {target.registers}")
-    if not tensor:
-        return found + ([f"{reading.spills} spills"] if reading.spills else [])
-    if not any(name.startswith(target.products) for name in reading.tensor):
+    if tensor and not any(name.startswith(target.products) for name in reading.tensor):
         found.append(f"no tensor-core instruction of {binary.target} ({' or '.join(target.products)})")
-    if not reading.loops:
-        found.append(f"no loop with tensor-core instructions; {reading.spills} spills")
+    if not any(loop.multiplies for loop in reading.loops[:hot]):
+        found.append(f"no main loop that multiplies, and {reading.spills} spills")
     return found + [f"main {loop}" for loop in reading.loops[:hot] if loop.spills]

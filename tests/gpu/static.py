@@ -22,6 +22,7 @@ import triton
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 # Opcodes, up to the first dot or underscore group: mma.sync, wgmma, tcgen05 and mfma in machine code.
 TENSOR = re.compile(r"HMMA|IMMA|QMMA|HGMMA|QGMMA|UTC\w*MMA|v_s?mfma")
+MULTIPLY = re.compile(r"[DFH]FMA|v_(?:pk_)?(?:fma|mac)")
 SPILL = re.compile(r"LDL|STL|scratch_(?:load|store)|buffer_(?:load|store)\w*.*\boff, s\[0:3\]")
 JUMP = re.compile(r"BRA|CALL|s_branch|s_cbranch")
 CONDITIONAL = re.compile(r"s_cbranch|CALL|BRA\.DIV|BRA\S*\s+!?U?P\w+,")  # those that may also go on to the next
@@ -52,6 +53,11 @@ class Loop:
         return sum(n for opcode, n in self.opcodes.items() if TENSOR.match(opcode))
 
     @property
+    def multiplies(self) -> bool:
+        """Whether it multiplies and adds, on the tensor cores or without."""
+        return any(TENSOR.match(opcode) or MULTIPLY.match(opcode) for opcode in self.opcodes)
+
+    @property
     def density(self) -> float:
         """Share of tensor-core instructions."""
         return self.tensor / len(self.body)
@@ -68,7 +74,8 @@ class Reading:
         registers: Per thread (NVIDIA), or vector registers per lane (AMD).
         spills: Instructions that move registers to or from local memory, in the whole kernel.
         tensor: Tensor-core instructions by opcode, e.g. ``{"HGMMA": 16}``.
-        loops: The innermost loops with tensor-core instructions, the densest first.
+        loops: The innermost loops with tensor-core instructions, the densest first; of a kernel
+            without such instructions the innermost loops, the longest first.
     """
 
     registers: int
@@ -125,11 +132,13 @@ def _code(listing: str, pattern: re.Pattern[str]) -> tuple[list[Instruction], di
 
 def _read(registers: int, code: list[Instruction], labels: dict[str, int]) -> Reading:
     loops = [_loop(body, code) for body in _bodies(_successors(code, labels))]
-    dense = [loop for loop in loops if loop.tensor]
-    inner = [a for a in dense if not any(b.body < a.body for b in dense)]
+    loops = [loop for loop in loops if loop.tensor] or loops
+    inner = [a for a in loops if not any(b.body < a.body for b in loops)]
     names = Counter(i.opcode.split(".")[0] for i in code)
     tensor = Counter({name: n for name, n in names.items() if TENSOR.match(name)})
-    return Reading(registers, sum(map(_spills, code)), tensor, tuple(sorted(inner, key=lambda a: -a.density)))
+    return Reading(
+        registers, sum(map(_spills, code)), tensor, tuple(sorted(inner, key=lambda a: (-a.density, -len(a.body))))
+    )
 
 
 def _loop(body: frozenset[int], code: list[Instruction]) -> Loop:

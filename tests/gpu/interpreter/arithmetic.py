@@ -81,6 +81,17 @@ def _cast(method: Callable) -> Callable:
     return cast
 
 
+def product(a: np.ndarray, b: np.ndarray, acc: np.ndarray | float = 0.0) -> np.ndarray:
+    """``a @ b + acc`` as tensor cores sum: exact products, 16 at a time, each sum rounded to fp32.
+
+    BLAS sums ``a @ b`` and ``(b.T @ a.T).T`` in different orders; tensor cores do not.
+    """
+    for k in range(0, a.shape[-1], 16):
+        few = slice(k, k + 16)
+        acc = (acc + a[..., few].astype(np.float64) @ b[..., few, :].astype(np.float64)).astype(np.float32)
+    return acc
+
+
 def _dot(method: Callable) -> Callable:
     def dot(self: Any, a: Any, b: Any, acc: Any, precision: Any, imprecise: Any) -> Any:
         kind = str(precision).rpartition(".")[2]
@@ -88,9 +99,11 @@ def _dot(method: Callable) -> Callable:
             large = [tf32(x.data) for x in (a, b)]
             if kind == "TF32x3":
                 small = [tf32(x.data - whole) for x, whole in zip((a, b), large, strict=True)]
-                acc = Handle(small[0] @ large[1] + large[0] @ small[1] + acc.data, tl.float32)
+                acc = Handle(product(small[0], large[1]) + product(large[0], small[1]) + acc.data, tl.float32)
             a, b = (Handle(x, tl.float32) for x in large)
-        elif a.data.dtype == np.float16 or is_bf16(a):  # products are exact in fp32, and BLAS is fast
+        if a.data.dtype == np.float32 and acc.data.dtype == np.float32:
+            return Handle(product(a.data, b.data, acc.data), tl.float32)
+        if a.data.dtype == np.float16 or is_bf16(a):  # products are exact in fp32, and BLAS is fast
             a, b = (Handle(as_fp32(x).data.astype(np.float32), tl.float32) for x in (a, b))
         return method(self, a, b, acc, precision, imprecise)
 
