@@ -69,7 +69,7 @@ def attention(
         >>> attention(q, k, v, window(16), lengths=torch.tensor([100, 37])).shape
         torch.Size([2, 4, 100, 64])
     """
-    _check_tensors(q, k, v)
+    check_tensors(q, k, v)
     if not isinstance(pattern, Band):
         raise ValueError(f"pattern: a Band is allowed, got {pattern!r}")
     if not 0.0 <= dropout < 1.0:
@@ -142,7 +142,7 @@ def dilated_attention(
     return attention(q, k, v, window(left, right, dilation=dilation), **options)
 
 
-def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor):
             raise ValueError(f"{name}: a tensor is allowed, got {type(x).__name__}")

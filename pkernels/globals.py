@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .attention import _seed, attention
+from .attention import _seed, attention, check_tensors
 from .bias import Dense
 from .merge import merge
 from .patterns import Band
 from .patterns import dense as everything
+from .sequences import spans
 
 
 def global_attention(
@@ -51,6 +52,7 @@ def global_attention(
         >>> global_attention(q, k, v, torch.tensor([0, 40]), Band(4, 4)).shape
         torch.Size([1, 2, 64, 8])
     """
+    check_tensors(q, k, v)
     size = q.shape[2]
     if k.shape[2] != size:
         raise ValueError(f"k: q's rows are wanted (self-attention), got q {tuple(q.shape)}, k {tuple(k.shape)}")
@@ -59,7 +61,7 @@ def global_attention(
             f"global_qkv: the shapes of q, k and v are allowed, got {[tuple(x.shape) for x in global_qkv]} "
             f"beside {[tuple(x.shape) for x in (q, k, v)]}"
         )
-    index, count, mask = _locate(positions, q, lengths)
+    index, count, mask = _locate(positions, q, spans(q, k, lengths, None).k)
     seeds = _seed(seed, q) + torch.arange(3, device=q.device)[:, None] if dropout > 0 else [None] * 3
     options = {"scale": scale, "dropout": dropout, "backend": backend}
 
@@ -84,9 +86,11 @@ def global_attention(
     return padded.scatter(2, target.expand_as(rows), rows)[:, :, :size]
 
 
-def _locate(positions: Tensor, q: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _locate(positions: Tensor, q: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Sorted distinct positions ``(B, G)``, how many are real ``(B,)``, and a mask ``(B, S)``."""
     batch, size = q.shape[0], q.shape[2]
+    if not isinstance(positions, Tensor):
+        raise ValueError(f"positions: a tensor is allowed, got {type(positions).__name__}")
     if positions.dtype == torch.bool:
         if positions.shape != (batch, size):
             raise ValueError(f"positions: a mask of shape ({batch}, {size}) is allowed, got {tuple(positions.shape)}")
@@ -103,8 +107,7 @@ def _locate(positions: Tensor, q: Tensor, lengths: Tensor | None) -> tuple[Tenso
         index = torch.where(index < 0, size, index)
         mask = torch.zeros(batch, size + 1, dtype=torch.bool, device=q.device)
         mask, slots = mask.scatter(1, index, True)[:, :size], min(index.shape[1], size)
-    if lengths is not None:
-        lengths = torch.as_tensor(lengths, device=q.device)
-        mask = mask & (torch.arange(size, device=q.device) < lengths[:, None])
+    if rows is not None:
+        mask = mask & (torch.arange(size, device=q.device) < rows[:, 1:])
     index = torch.argsort(~mask, dim=1, stable=True)[:, :slots]
     return index, mask.sum(1).clamp(max=slots).to(torch.int32), mask

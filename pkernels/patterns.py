@@ -101,7 +101,8 @@ class Band:
             >>> causal.keep(torch.tensor(3), torch.arange(6)).tolist()
             [True, True, True, True, False, False]
         """
-        step = k - q
+        # Narrow positions would overflow beside a far side.
+        step = k.to(torch.int64) - q.to(torch.int64)
         kept = (step % self.dilation == 0) & (step >= -self.left * self.dilation)
         kept &= step <= self.right * self.dilation
         kept = kept | ((q >= 0) & (q < self.rows))
@@ -148,8 +149,9 @@ class Band:
         if mask.dim() == 3:
             raise ValueError("columns: one number is allowed here, got one per batch row")
         kinds = torch.zeros(-(-sq // bm), -(-sk // bn), dtype=torch.int8)
-        for i, row in enumerate(mask.split(bm, 0)):
-            for j, tile in enumerate(row.split(bn, 1)):
+        for i in range(kinds.shape[0]):
+            for j in range(kinds.shape[1]):
+                tile = mask[i * bm : (i + 1) * bm, j * bn : (j + 1) * bn]
                 kinds[i, j] = int(tile.any()) + int(tile.all())
         return kinds
 

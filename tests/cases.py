@@ -177,7 +177,7 @@ PATTERNS = {
 }
 
 
-def _patterns() -> list[Case]:
+def patterns() -> list[Case]:
     square = [Case(f"{name}", pattern, sq=67) for name, pattern in PATTERNS.items()]
     wide = [Case(f"{name}, 37x70", pattern, sq=37, sk=70) for name, pattern in PATTERNS.items()]
     tall = [Case(f"{name}, 70x37", pattern, sq=70, sk=37, lse_grad=False) for name, pattern in PATTERNS.items()]
@@ -187,7 +187,7 @@ def _patterns() -> list[Case]:
 # The edges of shapes --------------------------------------------------------------------
 
 
-def _shapes() -> list[Case]:
+def shapes() -> list[Case]:
     lengths = [1, 2, 7, 15, 16, 17, 23, 24, 25, 31, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129, 211]
     pairs = [(1, 64), (64, 1), (1, 129), (17, 33), (33, 17), (5, 130), (130, 5), (24, 65), (65, 24)]
     few = {"batch": 1}
@@ -254,7 +254,7 @@ MASKS = {
 }
 
 
-def _biases() -> list[Case]:
+def biases() -> list[Case]:
     alone = [Case(f"bias {name}", bias=bias) for name, bias in BIASES.items()]
     masked = [
         Case(f"bias {bias}, {name}", pattern, bias=bias, lengths=lengths, dtype=torch.float32)
@@ -276,7 +276,7 @@ def _biases() -> list[Case]:
     ]
 
 
-def _ragged() -> list[Case]:
+def ragged() -> list[Case]:
     cases = [
         Case(f"lengths, {name}", pattern, sq=67, lengths=[67, 29]) for name, pattern in MASKS.items()
     ]
@@ -306,7 +306,7 @@ def _ragged() -> list[Case]:
     ]
 
 
-def _dropout() -> list[Case]:
+def dropout() -> list[Case]:
     cases = [Case(f"dropout, {name}", pattern, dropout=0.3) for name, pattern in MASKS.items()]
     return cases + [
         Case("dropout 0.9", dense, dropout=0.9),
@@ -321,7 +321,7 @@ def _dropout() -> list[Case]:
     ]
 
 
-def _layouts() -> list[Case]:
+def layouts() -> list[Case]:
     return [Case(f"{name}, {shape}", window(9, 2), layout=name, **sizes)
             for name in list(LAYOUTS)[1:]
             for shape, sizes in (("D 16", {}), ("D 26", {"d": 26, "sq": 29}))]  # fmt: skip
@@ -360,7 +360,7 @@ CORE = [
 ]
 
 
-def _narrow(dtype: torch.dtype, name: str) -> list[Case]:
+def narrow(dtype: torch.dtype, name: str) -> list[Case]:
     sizes = [Case(f"causal, D {d}", causal, sq=33, batch=1, d=d) for d in (7, 16, 26, 32, 64, 256)]
     layouts = [Case(name, window(9, 2), d=26, layout=name) for name in ("last dimension strided", "NaN border")]
     long = [Case("causal, S 300", causal, sq=300, batch=1, heads=1, d=64)]
@@ -368,13 +368,13 @@ def _narrow(dtype: torch.dtype, name: str) -> list[Case]:
 
 
 CASES = [
-    *_patterns(),
-    *_shapes(),
-    *_biases(),
-    *_ragged(),
-    *_dropout(),
-    *_layouts(),
+    *patterns(),
+    *shapes(),
+    *biases(),
+    *ragged(),
+    *dropout(),
+    *layouts(),
     EVERYTHING,
-    *_narrow(torch.bfloat16, "bf16"),
-    *_narrow(torch.float16, "fp16"),
+    *narrow(torch.bfloat16, "bf16"),
+    *narrow(torch.float16, "fp16"),
 ]

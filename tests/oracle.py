@@ -133,6 +133,17 @@ def sequences(call: Call) -> Iterator[tuple[int, int, tuple[int, int], tuple[int
         yield b, b, (0, n_q), (0, n_k)
 
 
+def kept_pairs(call: Call) -> Tensor:
+    """``(B, H, Sq, Sk)``: the pairs of rows that meet, hidden ones of a bias left out."""
+    kept = torch.zeros(*call.q.shape[:3], call.k.shape[2], dtype=torch.bool)
+    for b, row, (first, n_q), (start, n_k) in sequences(call):
+        mask = torch.from_numpy(mask_of(call.pattern, b, n_q, n_k))
+        if isinstance(call.bias, Dense):
+            mask = mask & (_dense(call.bias.values, b, n_q, n_k) != -torch.inf)
+        kept[row, :, first : first + n_q, start : start + n_k] = mask
+    return kept
+
+
 @functools.lru_cache(maxsize=64)
 def mask_of(pattern: Band, b: int, n_q: int, n_k: int) -> np.ndarray:
     """Which of ``n_k`` keys each of ``n_q`` queries sees, in batch row ``b``."""
