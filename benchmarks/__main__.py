@@ -18,7 +18,7 @@ from . import cases, compare, machine, plot, rows, table, text
 from .case import Case
 from .runner import Runner
 
-QUICK_SECONDS = 120.0
+QUICK_SECONDS = 150.0
 """A slow or busy machine leaves out what it does not reach in this time, and says so."""
 
 
@@ -62,13 +62,14 @@ def _run(options: argparse.Namespace) -> int:
     with_text = _wanted("text: all-MiniLM-L6-v2", options.only)
     if not chosen and not with_text:
         raise ValueError(f"only: a pattern of case titles is allowed, {options.only!r} matches none")
-    started = f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    out = options.out or rows.RESULTS / f"run-{started}.jsonl"
+    clock, date = time.perf_counter(), f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    out = options.out or rows.RESULTS / f"run-{date}.jsonl"
     console = Console(width=None if sys.stdout.isatty() else 140)
     facts = machine.facts(options.device)
     console.print(machine.line(facts))
     found = text_rows(options, facts, out, console) if with_text else []
-    found += measure(chosen, Runner(options.device, facts), options.full, out, console)
+    found += measure(chosen, Runner(options.device, facts), options.full, out, console, clock)
+    table.show_skipped(console, found)
     console.print(f"{len(rows.measured(found))} measurements in {out}")
     return _verdict(found, console)
 
@@ -77,18 +78,21 @@ def _wanted(title: str, pattern: str) -> bool:
     return fnmatch.fnmatch(title, pattern) or fnmatch.fnmatch(title, f"*{pattern}*")
 
 
-def measure(chosen: list[Case], runner: Runner, full: bool, out: Path, console: Console) -> list[rows.Row]:
-    """Run cases one after another, with progress; a table after each family."""
+def measure(
+    chosen: list[Case], runner: Runner, full: bool, out: Path, console: Console, started: float
+) -> list[rows.Row]:
+    """Run cases one after another, with progress; a table after each family. A quick run
+    starts no case later than ``QUICK_SECONDS`` after ``started``."""
     found: list[rows.Row] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    start, total, most = time.perf_counter(), math.inf if full else QUICK_SECONDS, 9.0 if full else 2.0
+    end, most = math.inf if full else started + QUICK_SECONDS, 9.0 if full else 2.0
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(chosen))
         for index, case in enumerate(chosen):
             progress.update(task, description=case.title)
             if not console.is_terminal:
                 console.print(f"[{index + 1}/{len(chosen)}] {case.title}", markup=False)
-            left = total - (time.perf_counter() - start)
+            left = end - time.perf_counter()
             # Half of the time goes to checks and first calls.
             new = runner.run(case, min(most, left / (len(chosen) - index) / 2)) if left > 0 else runner.late(case)
             rows.append(out, new)
@@ -110,8 +114,8 @@ def text_rows(options: argparse.Namespace, facts: dict, out: Path, console: Cons
 
 def _verdict(found: list[rows.Row], console: Console) -> int:
     red = [row for row in found if "checked" in row and not row["checked"]["passed"]]
-    for row in red:
-        console.print(f"WRONG: {row['family']}: {row['case']}, {row['contender']}: {row.get('skip')}", style="bold red")
+    for line in dict.fromkeys(f"{row['family']}: {row['case']}: {row.get('skip')}" for row in red):
+        console.print(line, style="bold red", markup=False)
     return 1 if red else 0
 
 

@@ -1,31 +1,52 @@
 """What the machine can do at best, measured beside every case.
 
-Arithmetic: on the CPU a loop of fused multiply-adds on registers, in C++; on CUDA a large
-matrix product. Memory: a copy of 256 MiB, whose bytes count twice (read and written).
+Arithmetic: on the CPU a loop of fused multiply-adds on registers, in C++, on all threads;
+on CUDA a large matrix product. Memory: a copy of 256 MiB, whose bytes count twice (read and
+written).
 """
 
 from __future__ import annotations
 
 import functools
-import time
+import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from pkernels import native
 
+from .timing import Times
+
 COPY = 256 * 2**20
+LOOP = 0.01
+"""Seconds of one loop of multiply-adds: long beside the start of threads, short as a turn."""
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """A run and the work it does, in operations or bytes."""
+    """A run that takes its turn, and the work it does, in operations or bytes.
+
+    A run that measures itself returns its rate and has no ``work``.
+    """
 
     name: str
     unit: str
-    work: float
+    work: float | None
     run: Callable[[], object]
+    rates: list[float] = field(default_factory=list)
+
+    def turn(self) -> None:
+        """Run once."""
+        result = self.run()
+        if isinstance(result, float):
+            self.rates.append(result)
+
+    def rate(self, times: Times) -> float:
+        """Operations or bytes a second: of the last turns, as many as were timed."""
+        if self.work is None:
+            return statistics.median(self.rates[-times.samples :])
+        return self.work / times.median
 
 
 @functools.cache
@@ -38,21 +59,14 @@ def ceiling(unit: str, dtype: torch.dtype, device: str) -> Ceiling | str:
     if device == "cuda":
         a = torch.randn(8192, 8192, device=device).to(dtype)
         return Ceiling("matmul", unit, 2 * 8192**3, lambda: a @ a)
-    return _fma(str(dtype).removeprefix("torch."))
+    return _multiply_adds(dtype)
 
 
-def _fma(dtype: str) -> Ceiling | str:
+def _multiply_adds(dtype: torch.dtype) -> Ceiling | str:
     reason = native.why_missing()
     if reason is not None:
-        return f"no FMA loop: {reason}"
-    loop = getattr(torch.ops.pkernels_native, "fma_peak", None)
-    if loop is None:
-        return "no FMA loop: this build has no torch.ops.pkernels_native.fma_peak"
-    rounds = 1000
-    while True:
-        start = time.perf_counter()
-        work = loop(dtype, rounds)
-        # Long enough to drown the start of the threads, short enough to take turns.
-        if time.perf_counter() - start > 0.01:
-            return Ceiling("fma peak", "GFLOP/s", float(work), functools.partial(loop, dtype, rounds))
-        rounds *= 4
+        return f"no loop of multiply-adds: {reason}"
+    # Other instruction sets compute 16-bit types in float32, at its rate.
+    if dtype == torch.bfloat16 and native.instruction_set() == "avx512bf16":
+        return "no loop of multiply-adds for bfloat16 in this build"
+    return Ceiling("fma peak", "GFLOP/s", None, lambda: torch.ops.pkernels_native.peak_rate(LOOP))

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-from . import memory
 from .case import Case, Entry
 from .ceilings import Ceiling, ceiling
 from .check import Verdict, agree, check
 from .contenders import Pkernels
 from .rows import Row
 from .timing import Times, interleave
+from .turn import Ready, is_ours, ready
 from .workload import Inputs, Workload
-
-Run = Callable[[], "list[Tensor]"]
 
 
 class Runner:
@@ -36,7 +32,7 @@ class Runner:
     def run(self, case: Case, seconds: float) -> list[Row]:
         """Rows of a case, spending about ``seconds`` on timing. If pkernels is wrong, nothing
         is timed and the one row says so."""
-        verdicts = {entry.name: self._verdict(entry, case) for entry in case.entries if _ours(entry)}
+        verdicts = {entry.name: self._verdict(entry, case) for entry in case.entries if is_ours(entry)}
         wrong = {name: verdict for name, verdict in verdicts.items() if not verdict.passed}
         if wrong:
             reason = "; ".join(f"wrong: {v.where} is {v.worst:.3g} times its error budget" for v in wrong.values())
@@ -65,41 +61,27 @@ class Runner:
         self, case: Case, direction: str, inputs: dict[Workload, Inputs], seconds: float, verdicts: dict[str, Verdict]
     ) -> list[Row]:
         rows: dict[str, Row] = {}
-        runs: dict[str, Run] = {}
-        spent: dict[str, float] = {}
-        first, wanted = case.entries[0], None
+        turns: dict[str, Ready] = {}
+        first = case.entries[0]
         for entry in case.entries:
-            x = inputs[entry.workload]
-            reason = entry.contender.refuses(entry.workload, direction, self.device)
-            if reason is None:
-                run = _directed(entry, x, direction)
-                started = time.perf_counter()
-                bytes_taken, results = self._first_call(run)
-                spent[entry.name] = time.perf_counter() - started
-                if entry is first:
-                    wanted = results
-                elif entry.workload == first.workload and not entry.workload.dropout and wanted is not None:
-                    reason = agree(_real(results, x, direction), _real(wanted, x, direction))
-                del results
-            rows[entry.name] = self._row(case, entry, direction, skip=reason)
-            if reason is None:
-                runs[entry.name] = run
+            turn = ready(entry, inputs[entry.workload], direction, self.device)
+            if isinstance(turn, Ready) and first.name in turns and _comparable(entry, first):
+                turn = agree(turn.results, turns[first.name].results) or turn
+            rows[entry.name] = self._row(case, entry, direction, skip=turn if isinstance(turn, str) else None)
+            if isinstance(turn, Ready):
+                turns[entry.name] = turn
                 verdict = verdicts.get(entry.name, verdicts[first.name])
-                rows[entry.name].update(memory=bytes_taken, checked=verdict.as_dict())
-        wanted = None
+                rows[entry.name].update(memory=turn.memory, checked=verdict.as_dict())
+                if entry is not first:
+                    turn.results.clear()
         top = ceiling(case.unit, first.workload.dtype, self.device)
-        timed: dict[str, Callable[[], object]] = dict(runs)
+        runs: dict[str, Callable[[], object]] = {name: turn.run for name, turn in turns.items()}
         if isinstance(top, Ceiling) and runs:
-            timed[top.name] = top.run
-        times = interleave(timed, self.device, seconds, spent) if runs else {}
+            runs[top.name] = top.turn
+        spent = {name: turn.seconds for name, turn in turns.items()}
+        times = interleave(runs, self.device, seconds, spent) if runs else {}
         self._fill(case, direction, rows, times, top)
         return list(rows.values())
-
-    def _first_call(self, run: Run) -> tuple[int | None, list[Tensor]]:
-        """The memory of the first call at full size, and its results."""
-        kept: list[Tensor] = []
-        taken = memory.peak(lambda: kept.extend(run()), self.device)
-        return taken, kept
 
     def _fill(
         self, case: Case, direction: str, rows: dict[str, Row], times: dict[str, Times], top: Ceiling | str
@@ -109,7 +91,7 @@ class Runner:
         if isinstance(top, str):
             rows["peak"] = self._bare(case, "peak", direction, skip=top)
         elif top.name in times:
-            peak = top.work / times[top.name].median
+            peak = top.rate(times[top.name])
             rows[top.name] = self._bare(case, top.name, direction)
             rows[top.name].update(seconds=vars(times[top.name]), rate=peak / 1e9, unit=top.unit)
         first = case.entries[0]
@@ -150,8 +132,9 @@ class Runner:
         return {**row, **self.facts}
 
 
-def _ours(entry: Entry) -> bool:
-    return isinstance(entry.contender, Pkernels)
+def _comparable(entry: Entry, first: Entry) -> bool:
+    """Whether both compute the same; dropout's bits differ from library to library."""
+    return entry.workload == first.workload and not entry.workload.dropout
 
 
 def _work(workload: Workload, direction: str, unit: str) -> float:
@@ -160,40 +143,3 @@ def _work(workload: Workload, direction: str, unit: str) -> float:
         return workload.flops(direction)
     size = torch.empty(0, dtype=workload.dtype).element_size()
     return size * workload.batch * workload.hkv * workload.sk * (workload.dim + workload.dv)
-
-
-def _real(results: list[Tensor], x: Inputs, direction: str) -> list[Tensor]:
-    return [x.real(results[0])] if direction == "forward" else results
-
-
-def _directed(entry: Entry, x: Inputs, direction: str) -> Run:
-    """What is timed: the forward alone, the backward of a graph that is kept, or both."""
-    forward = entry.contender.prepare(entry.workload, x, direction != "forward")
-
-    def ahead() -> list[Tensor]:
-        with torch.no_grad():
-            return [forward()]
-
-    def both() -> list[Tensor]:
-        return list(torch.autograd.grad(forward(), x.leaves(), x.dout))
-
-    if direction == "backward":
-        out = _on_threads(entry, forward)()
-        return _on_threads(entry, lambda: list(torch.autograd.grad(out, x.leaves(), x.dout, retain_graph=True)))
-    return _on_threads(entry, ahead if direction == "forward" else both)
-
-
-def _on_threads(entry: Entry, run: Callable) -> Callable:
-    threads = getattr(entry.contender, "threads", None)
-    if threads is None:
-        return run
-
-    def limited():
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            return run()
-        finally:
-            torch.set_num_threads(before)
-
-    return limited

@@ -15,17 +15,25 @@ CEILINGS = ("fma peak", "matmul", "copy", "peak")
 
 
 def show(console: Console, rows: list[Row]) -> None:
-    """One table per family, in the order of the rows, then what was left out and why."""
-    for family in dict.fromkeys(row["family"] for row in rows):
-        console.print(_table(family, [row for row in rows if row["family"] == family]))
+    """One table per family, in the order of the rows."""
+    for family in dict.fromkeys(row["family"] for row in rows if _shown(row)):
+        console.print(_table(family, [row for row in rows if row["family"] == family and _shown(row)]))
+
+
+def show_skipped(console: Console, rows: list[Row]) -> None:
+    """What was not run, by reason."""
     skips: dict[str, list[str]] = {}
     for row in rows:
-        if row.get("skip"):
-            skips.setdefault(row["skip"], []).append(f"{row['contender']} ({row['family']}, {row['direction']})")
+        if row.get("skip") and not _shown(row):
+            skips.setdefault(row["skip"], []).append(f"{row['contender']} ({row['family']})")
     for reason, who in skips.items():
         names = list(dict.fromkeys(who))
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        console.print(Text(f"not run: {', '.join(names[:3])}{more}: {reason}", style="dim"))
+        more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+        console.print(Text(f"not run: {', '.join(names[:6])}{more}: {reason}", style="dim"))
+
+
+def _shown(row: Row) -> bool:
+    return bool(row.get("seconds")) or str(row.get("skip", "")).startswith("wrong")
 
 
 def _table(family: str, rows: list[Row]) -> Table:
@@ -37,8 +45,6 @@ def _table(family: str, rows: list[Row]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     before = None
     for row in rows:
-        if not row.get("seconds") and not str(row.get("skip", "")).startswith("wrong"):
-            continue
         place = (row["case"], row["direction"])
         table.add_row(*_cells(row, repeat=place == before), end_section=False)
         before = place

@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -75,16 +76,21 @@ def run(device: str, facts: dict, count: int) -> list[Row]:
         "transformers": _embedding(theirs, _padded(ids, range(len(ids)), device)),
         "transformers, sorted": _embedding(theirs, _padded(ids, _by_length(ids), device)),
     }
+    # Once for the weights, which are read from the file when they are first used.
+    encoder.encode_ids(ids[:2])
+    _embedding(theirs, _padded(ids[:2], range(2), device))()
     gc.collect()
-    taken, results = {}, {}
+    taken, results, first = {}, {}, {}
     for name, call in runs.items():
+        started = time.perf_counter()
         taken[name] = memory.peak(lambda name=name, call=call: results.update({name: call()}), device)  # type: ignore
+        first[name] = time.perf_counter() - started
     error = max(float((results[name] - results["transformers"]).detach().abs().max()) for name in results)
     checked = {"passed": error <= TOLERANCE, "worst": error / TOLERANCE, "where": "embeddings"}
     if not checked["passed"]:
         skip = f"wrong: embeddings differ from transformers' by {error:.1e}, {TOLERANCE:.0e} is allowed"
         return [{**case, "contender": "pkernels", "skip": skip, "checked": checked, **facts}]
-    times = interleave(runs, device, SECONDS)
+    times = interleave(runs, device, SECONDS, first)
     tokens = {"tokens": sum(map(len, ids)), "longest": max(map(len, ids))}
     return [
         {

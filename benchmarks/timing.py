@@ -45,18 +45,19 @@ def interleave(
     """Time every run in turn until ``seconds`` are spent, at least ``least`` rounds.
 
     Each has been called before; ``first`` says how long that took, where it is known. A run
-    so slow that one call takes all of ``seconds`` is sampled once.
+    so slow that one call takes all of ``seconds`` is sampled once; if it takes ten times
+    that, its first call is the sample.
     """
     known = {name: (first or {}).get(name, 0.0) for name in runs}
     for name, run in runs.items():
         if known[name] < 10 * SHORTEST:
             known[name] = _sample(run, 1, device)
     number = {name: max(1, round(SHORTEST / max(known[name], 1e-7))) for name in runs}
-    samples: dict[str, list[float]] = {name: [] for name in runs}
+    samples = {name: [known[name]] if known[name] > 10 * seconds else [] for name in runs}
     start, rounds = time.perf_counter(), 0
     while rounds < least or (rounds < most and time.perf_counter() - start < seconds):
         for name, run in runs.items():
-            if rounds == 0 or samples[name][0] < seconds:
+            if not samples[name] or samples[name][0] < seconds:
                 samples[name].append(_sample(run, number[name], device))
         rounds += 1
     return {name: Times.of(values) for name, values in samples.items()}

@@ -29,6 +29,7 @@ from .parts.attention import SelfAttention
 from .parts.config import BaseConfig
 from .parts.embeddings import Embeddings, inputs_layout
 from .parts.heads import (
+    PROBLEMS,
     Bare,
     MaskedLM,
     PairRelation,
@@ -41,7 +42,7 @@ from .parts.heads import (
     WordsAndRelation,
 )
 from .parts.keys import KeyMap, Same, Stacked
-from .parts.layers import FeedForward, PostNorm, initialise
+from .parts.layers import ACTIVATIONS, FeedForward, PostNorm, initialise
 from .parts.layouts import Whole
 from .parts.model import Family
 
@@ -79,7 +80,8 @@ class Config(BaseConfig):
         self.check_positive("intermediate_size", "max_position_embeddings", "type_vocab_size")
         self.check_probability("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
         self.check_heads("hidden_size", "num_attention_heads")
-        self.check_activation("hidden_act")
+        self.check_choice("hidden_act", ACTIVATIONS)
+        self.check_choice("problem_type", (None, *PROBLEMS))
 
     @classmethod
     def base(cls) -> Config:

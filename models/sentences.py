@@ -46,9 +46,13 @@ class Encoder:
         pool: :func:`mean` or :func:`first`.
 
     Example:
-        >>> encoder = Encoder.from_pretrained("all-MiniLM-L6-v2")  # doctest: +SKIP
-        >>> encoder.encode(["a cat", "a kitten", "a train"]).shape  # doctest: +SKIP
-        torch.Size([3, 384])
+        >>> from tokenizers import Tokenizer, models
+        >>> from pkernels.models import bert, build
+        >>> config = bert.Config(hidden_size=12, num_hidden_layers=1, num_attention_heads=3, intermediate_size=24)
+        >>> words = Tokenizer(models.WordPiece({"[UNK]": 0, "cat": 1, "##s": 2}, unk_token="[UNK]"))
+        >>> encoder = Encoder(build("BertModel", config).eval(), words, max_length=8)
+        >>> encoder.encode(["cat", "cats"]).shape
+        torch.Size([2, 12])
     """
 
     def __init__(self, model: Model, tokenizer: Tokenizer, max_length: int, pool: Pool = mean) -> None:

@@ -1,4 +1,4 @@
-"""``python -m pkernels info`` and ``python -m pkernels show PATTERN``."""
+"""``python -m pkernels info``, ``show PATTERN`` and ``support``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pkernels", description="Fused attention kernels.")
-    verbs = parser.add_subparsers(required=True, metavar="info | show")
+    verbs = parser.add_subparsers(required=True, metavar="info | show | support")
     info = verbs.add_parser("info", help="versions, backends and why not, instruction sets, GPU architectures")
     info.set_defaults(run=_info)
+    support = verbs.add_parser("support", help="what each backend supports, as a Markdown table")
+    support.set_defaults(run=_support)
     show = verbs.add_parser("show", help="draw what a pattern keeps")
     show.add_argument("pattern", help='such as "window(256, dilation=2)", causal, "prefix_lm(100)", "Band(left=4)"')
     show.add_argument("--length", type=_size, default=16, metavar="S", help="queries and keys (default: 16)")
@@ -43,6 +45,13 @@ def _info(_: argparse.Namespace) -> int:
     from .info import render, sections
 
     render(sections())
+    return 0
+
+
+def _support(_: argparse.Namespace) -> int:
+    from .support import table
+
+    print(table())
     return 0
 
 

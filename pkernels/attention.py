@@ -8,7 +8,9 @@ from torch import Tensor
 from . import ops
 from .bias import Dense, Distance
 from .merge import merge
-from .patterns import INF, Band, causal as _causal, dense as _dense, window
+from .patterns import INF, Band, window
+from .patterns import causal as _causal
+from .patterns import dense as _dense
 from .sequences import Spans, spans
 
 
@@ -114,9 +116,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, **
     return attention(q, k, v, _causal if causal else _dense, **options)
 
 
-def sliding_window_attention(
-    q: Tensor, k: Tensor, v: Tensor, left: int, right: int | None = None, **options
-) -> Tensor:
+def sliding_window_attention(q: Tensor, k: Tensor, v: Tensor, left: int, right: int | None = None, **options) -> Tensor:
     """Attention to ``left`` keys back and ``right`` ahead (``left`` if not given), the query's
     own included (Beltagy et al. 2020, arXiv:2004.05150, section 3.1).
 
@@ -167,9 +167,7 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise ValueError(f"k: a number of heads that divides q's is allowed, got {shapes}")
 
 
-def _bias(
-    bias: object, q: Tensor, k: Tensor, rows: Spans, batch: int
-) -> tuple[Tensor | None, Tensor | None, int]:
+def _bias(bias: object, q: Tensor, k: Tensor, rows: Spans, batch: int) -> tuple[Tensor | None, Tensor | None, int]:
     """``(distance, dense, zero)`` for the op."""
     heads, sq, sk = q.shape[1], q.shape[2], k.shape[2]
     if bias is None:
@@ -190,7 +188,10 @@ def _bias(
         return values.to(wide).expand(heads, -1), None, width // 2 if rows.packed else max(sq - 1, 0)
     values = values[(None,) * (4 - values.dim())]
     limits = (batch, heads, sq, sk)
-    fits = all(n in (1, limit) or (rows.packed and i > 1 and n <= limit) for i, (n, limit) in enumerate(zip(values.shape, limits, strict=True)))
+    fits = all(
+        n in (1, limit) or (rows.packed and i > 1 and n <= limit)
+        for i, (n, limit) in enumerate(zip(values.shape, limits, strict=True))
+    )
     if not fits:
         raise ValueError(f"bias: Dense values that broadcast to {limits} are allowed, got {tuple(bias.values.shape)}")
     if rows.packed:

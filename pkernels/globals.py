@@ -96,7 +96,11 @@ def _locate(positions: Tensor, q: Tensor, rows: Tensor | None) -> tuple[Tensor, 
             raise ValueError(f"positions: a mask of shape ({batch}, {size}) is allowed, got {tuple(positions.shape)}")
         mask, slots = positions.to(q.device), int(positions.sum(-1).max()) if positions.numel() else 0
     else:
-        if positions.is_floating_point() or positions.dim() not in (1, 2) or (positions.dim() == 2 and positions.shape[0] != batch):
+        if (
+            positions.is_floating_point()
+            or positions.dim() not in (1, 2)
+            or (positions.dim() == 2 and positions.shape[0] != batch)
+        ):
             raise ValueError(
                 f"positions: integers of shape (G,) or ({batch}, G), or a boolean mask, are allowed; got "
                 f"{positions.dtype} of shape {tuple(positions.shape)}"

@@ -69,9 +69,7 @@ def _packed(q: Tensor, k: Tensor, offsets: object) -> Spans:
     query, key = offsets if _is_pair(offsets) else (offsets, offsets)  # type: ignore[misc]
     for name, x in (("q", q), ("k", k)):
         if x.shape[0] != 1:
-            raise ValueError(
-                f"{name}: packed sequences (offsets) want shape (1, H, total, D), got {tuple(x.shape)}"
-            )
+            raise ValueError(f"{name}: packed sequences (offsets) want shape (1, H, total, D), got {tuple(x.shape)}")
     query = _integers("offsets", query, q, None, "(B + 1,)")
     key = query if key is offsets else _integers("offsets", key, k, None, "(B + 1,)")
     if query.shape != key.shape:

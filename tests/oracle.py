@@ -181,7 +181,7 @@ def survivors(seed: int, b: int, heads: int, n_q: int, n_k: int, dropout: float)
     words = philox(seed, (i, group, h, np.full_like(h, b)))
     halves = [part for word in words for part in (word & 0xFFFF, word >> 16)]
     bits = np.stack(halves, -1).reshape(heads, n_q, -1)[:, :, :n_k]
-    return bits >= int(round(dropout * 2**16))
+    return bits >= round(dropout * 2**16)
 
 
 def philox(seed: int, counter: tuple[np.ndarray, ...], rounds: int = 7) -> list[np.ndarray]:

@@ -268,7 +268,10 @@ NAMED = {
     "flash, causal": (lambda q, k, v, **o: pkernels.flash_attention(q, k, v, causal=True, **o), pkernels.causal),
     "window": (lambda q, k, v, **o: pkernels.sliding_window_attention(q, k, v, 5, **o), Band(5, 5)),
     "window back": (lambda q, k, v, **o: pkernels.sliding_window_attention(q, k, v, 5, 0, **o), Band(5, 0)),
-    "dilated": (lambda q, k, v, **o: pkernels.dilated_attention(q, k, v, 5, 2, dilation=3, **o), Band(5, 2, dilation=3)),
+    "dilated": (
+        lambda q, k, v, **o: pkernels.dilated_attention(q, k, v, 5, 2, dilation=3, **o),
+        Band(5, 2, dilation=3),
+    ),
 }
 
 

@@ -222,7 +222,16 @@ def test_titles_are_unique_and_families_known(full: bool) -> None:
 
 def test_a_ceiling_that_is_missing_says_why(monkeypatch) -> None:
     monkeypatch.setattr(ceilings.native, "why_missing", lambda: "not built here")
-    assert ceilings._fma("float32") == "no FMA loop: not built here"
+    assert ceilings._multiply_adds(torch.float32) == "no loop of multiply-adds: not built here"
+
+
+def test_a_ceiling_that_measures_itself_counts_its_timed_turns() -> None:
+    rates = iter([1.0, 9.0, 5.0, 7.0])
+    top = ceilings.Ceiling("loop", "GFLOP/s", None, lambda: next(rates))
+    for _ in range(4):
+        top.turn()
+    assert top.rate(timing.Times(1.0, 1.0, 1.0, samples=3)) == 7.0
+    assert ceilings.Ceiling("copy", "GB/s", 6.0, lambda: None).rate(timing.Times(2.0, 2.0, 2.0, 1)) == 3.0
 
 
 def test_bad_files_and_patterns_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -89,7 +89,7 @@ def test_finite_differences() -> None:
 def test_gradients_beside_an_empty_part_are_finite() -> None:
     outs = [torch.randn(3, 2, requires_grad=True) for _ in range(2)]
     lses = [torch.tensor([0.0, -torch.inf, -torch.inf], requires_grad=True), torch.tensor([1.0, 2.0, -torch.inf])]
-    out, lse = merge(outs, lses)
+    out, _lse = merge(outs, lses)
     out.sum().backward()
     assert all(torch.isfinite(x.grad).all() for x in (*outs, lses[0]))
 

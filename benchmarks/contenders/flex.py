@@ -39,11 +39,12 @@ class Flex:
         # Past a number of recompilations torch would quietly run the uncompiled form.
         torch._dynamo.reset()
         compiled = torch.compile(flex_attention, dynamic=False)
-        mask, score = block_mask(workload, x.q.device), _score(workload, x)
+        mask, score = block_mask(workload, x.q.device), _score(workload, x, train)
         gqa = workload.hkv != workload.heads
+        q, k, v = (y if train else y.detach() for y in (x.q, x.k, x.v))
 
         def forward() -> Tensor:
-            return compiled(x.q, x.k, x.v, score_mod=score, block_mask=mask, enable_gqa=gqa)
+            return compiled(q, k, v, score_mod=score, block_mask=mask, enable_gqa=gqa)
 
         with torch.set_grad_enabled(train):
             out = forward()
@@ -92,8 +93,8 @@ def _predicate(workload: Workload) -> Callable:
     return keep
 
 
-def _score(workload: Workload, x: Inputs) -> Callable | None:
+def _score(workload: Workload, x: Inputs, train: bool) -> Callable | None:
     if x.bias is None:
         return None
-    values, zero = x.bias, workload.queries - 1
+    values, zero = x.bias if train else x.bias.detach(), workload.queries - 1
     return lambda s, b, h, i, j: s + values[h, j - i + zero]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import dropout, scaled_dot_product_attention
+from torch.nn.functional import dropout, pad, scaled_dot_product_attention
 
 from ..masks import scores_bias, square_bytes, visible
 from ..memory import available
@@ -101,10 +101,10 @@ class SdpaEach:
             return torch.cat([attend(*part) for part in parts], 2)
 
         def padded() -> Tensor:
-            out = x.q.new_zeros(*x.q.shape[:3], workload.dv)
-            for row, n in enumerate(lengths):
-                out[row, :, :n] = attend(*(y[row : row + 1, :, :n] for y in (x.q, x.k, x.v)))[0]
-            return out
+            # unbind and stack: slices of the whole batch would cost a whole batch of zeros each.
+            rows = zip(*(y.unbind(0) for y in (x.q, x.k, x.v)), lengths, strict=True)
+            parts = [attend(*(y[None, :, :n] for y in row))[0] for *row, n in rows]
+            return torch.stack([pad(part, (0, 0, 0, workload.queries - part.shape[1])) for part in parts])
 
         return packed if workload.packed else padded
 

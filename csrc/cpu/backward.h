@@ -103,7 +103,7 @@ struct KeySide {
       const float factor = scores.plain() ? scores.factor() : 1.0f;
       Vec top = {};
       if (!scores.plain()) scores.finish(x.p, segment, m, count, g, top);
-      if (p.threshold > 0) {
+      if (p.keep_scale != 1) {
         dropped(x, scores, segment, m, count, g, factor);
       } else {
         plain(x, width, count, g, factor, masked);
@@ -252,8 +252,14 @@ static void dense_gradient(const Backward& f, int64_t bias_batch, int64_t bias_h
           const KeySide tile(side, scores, segment, m, count);
           for (int64_t c = 0; c < queries.count; ++c) {
             float* to = base + (queries.first + c * queries.step) * row_step;
+            if (column_step == 0) {
+              double sum = 0;
+              for (int64_t j = 0; j < count; ++j) sum += x.ds[j * side.width + c];
+              to[0] += static_cast<float>(sum);
+              continue;
+            }
             for (int64_t j = 0; j < count; ++j) {
-              to[(segment.first + (m + j) * segment.step) * column_step] += x.ds[j * side.width + c];
+              to[segment.first + (m + j) * segment.step] += x.ds[j * side.width + c];
             }
           }
         });

@@ -93,7 +93,8 @@ static void careful_product(int64_t rows, int64_t columns, int64_t depth, const 
       Vec sum = {};
       for (int64_t k = 0; k < depth; ++k) {
         const Vec value = splat(*Form::at(a, lda, m, k)), column = load(b + k * ldb + n);
-        sum += select((value == 0) | (column == 0), Vec{}, value * column);
+        // The same fused multiply-add in the same order as `block`: the same bits.
+        sum = select((value == 0) | (column == 0), sum, sum + value * column);
       }
       Put::put(c + m * ldc + n, sum);
     }

@@ -1,5 +1,9 @@
 """What two or more families share. A family file composes these parts.
 
-``config``, ``files``, ``keys`` -> ``layouts`` -> ``attention``, ``layers``, ``embeddings`` ->
-``heads`` -> ``model``: each file imports only from files before it.
+Each file imports only from files before it::
+
+    layouts  layers  config  files  keys  outputs
+    attention  embeddings  objectives
+    heads
+    model
 """

@@ -8,8 +8,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from .layers import ACTIVATIONS
-
 C = TypeVar("C", bound="BaseConfig")
 
 
@@ -77,9 +75,10 @@ class BaseConfig:
                 f"{width}: a multiple of {heads} ({getattr(self, heads)}) is allowed, got {getattr(self, width)}"
             )
 
-    def check_activation(self, name: str) -> None:
-        if getattr(self, name) not in ACTIVATIONS:
-            raise ValueError(f"{name}: one of {', '.join(ACTIVATIONS)} is allowed, got {getattr(self, name)!r}")
+    def check_choice(self, name: str, allowed: Collection[Any]) -> None:
+        if getattr(self, name) not in allowed:
+            listed = ", ".join(map(str, allowed))
+            raise ValueError(f"{name}: one of {listed} is allowed, got {getattr(self, name)!r}")
 
 
 def _labels(values: Mapping[str, Any], source: str) -> tuple[str, ...]:

@@ -43,6 +43,9 @@ class Embeddings(nn.Module):
         if inputs_embeds is None:
             words = self.words(_ids("input_ids", input_ids, layout, self.words))
         else:
+            if inputs_embeds.shape[-1] != self.words.embedding_dim:
+                wanted = (*layout.shape, self.words.embedding_dim)
+                raise ValueError(f"inputs_embeds: shape {wanted} is allowed, got {tuple(inputs_embeds.shape)}")
             words = layout.pack(inputs_embeds)
         types = self.types.weight[0]
         if token_type_ids is not None:
@@ -90,8 +93,9 @@ def inputs_layout(
         raise ValueError(
             f"input_ids, inputs_embeds: one of them is allowed, got {'none' if input_ids is None else 'both'}"
         )
-    x = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
-    assert x is not None
-    if x.dim() != 2:
-        raise ValueError(f"input_ids, inputs_embeds: shape (B, S) or (B, S, width) is allowed, got {tuple(x.shape)}")
+    x: Tensor = input_ids if inputs_embeds is None else inputs_embeds  # type: ignore[assignment]
+    if x.dim() != (2 if inputs_embeds is None else 3) or x.shape[1] == 0:
+        raise ValueError(
+            f"input_ids, inputs_embeds: shape (B, S) or (B, S, width), S at least 1, is allowed, got {tuple(x.shape)}"
+        )
     return layout(x.shape[0], x.shape[1], x.device, attention_mask, lengths, offsets)

@@ -128,9 +128,13 @@ class WordsAndRelation(nn.Module):
         return PreTraining(both, states.layout.unpack(logits), relation, states.hidden_states)
 
 
+PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")
+
+
 class SequenceClassification(nn.Module):
-    """Classes of a whole sequence: cross-entropy of ``labels (B,)``, or by ``problem``
-    "multi_label_classification" (``(B, n)`` floating labels) or "regression"."""
+    """Classes of a whole sequence. The loss is cross-entropy of ``labels (B,)``, or binary
+    cross-entropy or squared error of ``labels (B, n)``, by ``problem``, one of ``PROBLEMS``;
+    by default what the labels suggest, as in transformers."""
 
     targets = ("labels",)
 

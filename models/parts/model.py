@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,14 @@ class Family:
     keys: KeyMap
     initialise: Callable[[nn.Module, Any], None]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By name, as functions are pickled: the family of a config is its module's FAMILY.
+        return _family_of, (self.config,)
+
+
+def _family_of(config: type[BaseConfig]) -> Family:
+    return sys.modules[config.__module__].FAMILY
+
 
 class Model(nn.Module):
     """The model that a config and the name of an architecture describe.
@@ -40,7 +49,9 @@ class Model(nn.Module):
     Called as transformers call theirs: the body's arguments (``input_ids``,
     ``attention_mask``, ...), the head's labels, ``output_hidden_states``; returns one of
     ``outputs``. Beyond that, bodies take ``lengths (B,)`` for padding on the right without a
-    look at the mask, and ``offsets (n + 1,)`` for packed input ``(1, total)``.
+    look at the mask, and ``offsets (n + 1,)`` for packed input ``(1, total)``: these trace in
+    one graph. (For torch.export, wrap the model in a module whose ``forward`` names the
+    arguments that are to be dynamic.)
 
     Attributes:
         config, architecture: As given.

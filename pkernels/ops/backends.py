@@ -85,9 +85,7 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def choose(
-    name: str | None, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None
-) -> str:
+def choose(name: str | None, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None) -> str:
     """The backend to run on. A named one never falls back.
 
     Raises:

@@ -75,7 +75,7 @@ class _Part:
     def __init__(self, problem: Problem, q: Tensor, k: Tensor, batch: slice, rows: slice, columns: slice) -> None:
         self.problem, self.q, self.batch, self.rows, self.columns = problem, q, batch, rows, columns
         self.storage = slice(0, 1) if problem.packed else batch
-        self.group = q.shape[1] // k.shape[1]
+        self.group = q.shape[1] // k.shape[1] if k.shape[1] else 1
         self.sq, self.sk = rows.stop - rows.start, columns.stop - columns.start
         keep = problem.band(batch).dense(self.sq, self.sk, device=q.device)
         self.keep = keep[:, None] if keep.dim() == 3 else keep[None, None]
@@ -92,7 +92,7 @@ class _Part:
 
     def fold(self, grad: Tensor) -> Tensor:
         """Sum over the query heads that share a key head."""
-        return grad.unflatten(1, (-1, self.group)).sum(2)
+        return grad if self.group == 1 else grad.unflatten(1, (-1, self.group)).sum(2)
 
     def bias_rows(self, x: Tensor) -> Tensor:
         """The part of a Dense bias (or its gradient) that this sequence reads."""
@@ -161,4 +161,3 @@ def _diagonals(ds: Tensor, zero: int, width: int) -> Tensor:
         return ds.new_zeros(ds.shape[1], width)
     index = j.clamp(0, sk - 1).expand(*ds.shape[:2], -1, -1)
     return torch.where(inside, ds.gather(3, index), 0).sum((0, 2))
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,7 +55,8 @@ class Launch:
             distance = (dense_rows(distance), distance.stride(0) if distance.shape[0] > 1 else 0)
         if dense is not None:
             m, n = (reach if size == 1 else size for size in dense.shape[2:])
-            dense = (dense, *(0 if size == 1 else stride for size, stride in zip(dense.shape, dense.stride(), strict=True)))
+            sizes = zip(dense.shape, dense.stride(), strict=True)
+            dense = (dense, *(0 if size == 1 else stride for size, stride in sizes))
         if problem.dropout > 0:
             dropout = (problem.seed, round(65536 * problem.dropout), 1 / (1 - problem.dropout))
         width = 1 if problem.distance is None else problem.distance.shape[1]
@@ -93,9 +95,19 @@ class Launch:
         else:
             work = None
             grid = -(-rows // block) * classes * heads * self.batch
-        self.start(kernel, grid, config, (*tensors, work, *self.shared))
+        doubts = torch.empty(grid, dtype=torch.int8, device=self.q.device) if self._hides() else None
+        arguments = (*tensors, doubts, work, *self.shared)
+        self.start(kernel, grid, config, arguments, CAREFUL=False)
+        if doubts is not None:
+            self.start(kernel, grid, replace(config, other=16, stages=1), arguments, CAREFUL=True)
 
-    def start(self, kernel: Any, grid: int, config: tune.Config, arguments: tuple) -> None:
+    def _hides(self) -> bool:
+        """Whether a visited tile may hold pairs that are not kept (rows that do not exist aside)."""
+        low, high, _, _ = self.band
+        reach = self.sq + self.sk
+        return self.problem.dense is not None or self.step > 1 or low > -reach or high < reach
+
+    def start(self, kernel: Any, grid: int, config: tune.Config, arguments: tuple, **constants: bool) -> None:
         if grid == 0:
             return
         settings = {
@@ -108,6 +120,7 @@ class Launch:
             "STAGES": config.stages,
             "num_warps": config.warps,
             "num_stages": config.stages,
+            **constants,
         }
         with torch.cuda.device(self.q.device) if self.q.is_cuda else contextlib.nullcontext():
             kernel[(grid,)](*arguments, **settings)

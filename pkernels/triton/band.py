@@ -24,19 +24,19 @@ from .arguments import Launch, dense_rows, view
 from .band_backward import backward
 from .philox import survivors
 from .step import (
-    LN2,
-    all_finite,
     band_of_queries,
     clean,
+    doubted,
     is_full,
     kept,
     load_tile,
+    log_sum,
     not_hidden,
     online_softmax,
     padded,
     place,
-    product,
     reach,
+    report,
     rows_of,
     schedule,
     scores,
@@ -54,12 +54,12 @@ __all__ = ["backward", "forward"]
 @triton.jit
 def _attend(
     q, i, first, last, keys, values, n_k, sequence, head, band, dilation, bias, dropout, scale,
-    DV: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, OFFSET: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, DV: tl.constexpr, BN: tl.constexpr, OFFSET: tl.constexpr, PRECISION: tl.constexpr,
     STAGES: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
-    """Online softmax of query rows i over the keys their band reaches: (m, l, acc)."""
+    """Online softmax of query rows i over the keys their band reaches: (m, total, acc)."""
     m = tl.full([i.shape[0]], -float("inf"), tl.float32)
-    l = tl.zeros([i.shape[0]], tl.float32)
+    total = tl.zeros([i.shape[0]], tl.float32)
     acc = tl.zeros([i.shape[0], padded(DV)], tl.float32)
     tiles, count, start = schedule(first, last, n_k, band, dilation, BN)
     for t in tl.range(0, count, num_stages=STAGES):
@@ -78,21 +78,23 @@ def _attend(
         else:
             if not is_full(first, last, j0, step, n_k, band, dilation, BN):
                 s = tl.where(kept(i, j, n_k, band, dilation), s, -float("inf"))
-        p, alpha, m, l = online_softmax(s, m, l)
+        p, alpha, m, total = online_softmax(s, m, total, PRECISION)
         if dropout is not None:
             p = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, dilation is not None), p, 0.0)
         # (BM, Dv)
         acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=PRECISION)
-    return m, l, acc
+    return m, total, acc
 
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])
 def forward_kernel(
-    q, k, v, out, lse, work, q_spans, k_spans, band, prefix, distance, dense, limits, dropout, dilation,
+    q, k, v, out, lse, doubts, work, q_spans, k_spans, band, prefix, distance, dense, limits, dropout, dilation,
     scale, sizes, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
-    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
+    if CAREFUL and not doubted(doubts):
+        return
     sequence, storage, head, first = place(work, sizes[0], heads, dilation, OWN)
     if sequence < 0:
         return
@@ -110,24 +112,18 @@ def forward_kernel(
     lost = unclean_rows(queries)
     queries = clean(queries)
     keys, values = rows_of(k, storage, head // group, k_first), rows_of(v, storage, head // group, k_first)
-    m, l, acc = _attend(
+    m, total, acc = _attend(
         queries, i, first, last, keys, values, n_k, sequence, head, seen, dilation, bias, dropout, scale,
-        DV, D, OTHER, OFFSET, PRECISION, STAGES, False,
+        D, DV, OTHER, OFFSET, PRECISION, STAGES, CAREFUL,
     )  # fmt: skip
-    if not all_finite(acc):
-        m, l, acc = _attend(
-            queries, i, first, last, keys, values, n_k, sequence, head, seen, dilation, bias, dropout, scale,
-            DV, D, OTHER, OFFSET, PRECISION, 1, True,
-        )  # fmt: skip
-    # A row with no key: l = 0, out 0, lse -inf.
-    l = tl.where(lost & (l > 0), float("nan"), l)
-    total = tl.where(l == 0, 1.0, l)
+    if not CAREFUL:
+        report(doubts, acc)
+    total = tl.where(lost & (total > 0), float("nan"), total)
+    total = tl.where(total == 0, 1.0, total)  # of a row with no key: out 0, lse -inf
     if dropout is not None:
         acc *= dropout[2]
-    store_tile(
-        rows_of(out, storage, head, q_first), first, step, n_q, acc / total[:, None], OWN, DV, OFFSET
-    )
-    store_numbers(rows_of(lse, storage, head, q_first), first, step, n_q, (m + tl.log2(total)) * LN2, OWN)
+    store_tile(rows_of(out, storage, head, q_first), first, step, n_q, acc / total[:, None], OWN, DV, OFFSET)
+    store_numbers(rows_of(lse, storage, head, q_first), first, step, n_q, log_sum(m, total, PRECISION), OWN)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:

@@ -23,20 +23,22 @@ from . import band_bias, tune
 from .arguments import Launch, dense_rows, view
 from .philox import survivors
 from .step import (
-    LOG2E,
-    all_finite,
     band_of_keys,
     band_of_queries,
     clean,
+    doubted,
     is_full,
     kept,
+    load_lse,
     load_numbers,
     load_tile,
     not_hidden,
     padded,
     place,
+    power,
     product,
     reach,
+    report,
     rows_of,
     schedule,
     scores,
@@ -47,13 +49,6 @@ from .step import (
     unclean_rows,
     visit,
 )
-
-
-@triton.jit
-def load_lse(numbers, first, step, n, N: tl.constexpr):
-    """(N,) log-sum-exp in units of log 2, finite where a row has no key."""
-    lse = load_numbers(numbers, first, step, n, N)
-    return tl.where(lse == -float("inf"), 0.0, lse * LOG2E)
 
 
 @triton.jit
@@ -72,10 +67,10 @@ def _sum_dq(
         k = load_tile(keys, j0, step, n_k, BN, D, OFFSET)
         v = load_tile(values, j0, step, n_k, BN, DV, OFFSET)
         # (BM, BN)
-        p = tl.exp2(scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION) - lse[:, None])
-        if not CAREFUL:
-            if not is_full(first, last, j0, step, n_k, band, dilation, BN):
-                p = tl.where(kept(i, j, n_k, band, dilation), p, 0.0)
+        s = scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION)
+        p = power(s - lse[:, None], PRECISION)
+        if not CAREFUL and not is_full(first, last, j0, step, n_k, band, dilation, BN):
+            p = tl.where(kept(i, j, n_k, band, dilation), p, 0.0)
         dp = product(do, v, None, PRECISION)
         if dropout is not None:
             dp = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, dilation is not None), dp * dropout[2], 0.0)
@@ -92,11 +87,13 @@ def _sum_dq(
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])
 def dq_kernel(
-    q, k, v, out, dout, lse, dlse, delta, dq, work, q_spans, k_spans, band, prefix, distance, dense, limits,
+    q, k, v, out, dout, lse, dlse, delta, dq, doubts, work, q_spans, k_spans, band, prefix, distance, dense, limits,
     dropout, dilation, scale, sizes, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
-    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
+    if CAREFUL and not doubted(doubts):
+        return
     sequence, storage, head, first = place(work, sizes[0], heads, dilation, OWN)
     if sequence < 0:
         return
@@ -118,17 +115,14 @@ def dq_kernel(
     if dlse is not None:
         change -= load_numbers(rows_of(dlse, storage, head, q_first), first, step, n_q, OWN)
     store_numbers(rows_of(delta, storage, head, q_first), first, step, n_q, change, OWN)
-    total = load_lse(rows_of(lse, storage, head, q_first), first, step, n_q, OWN)
+    total = load_lse(rows_of(lse, storage, head, q_first), first, step, n_q, OWN, PRECISION)
     keys, values = rows_of(k, storage, head // group, k_first), rows_of(v, storage, head // group, k_first)
     acc = _sum_dq(
         queries, do, total, change, i, first, last, keys, values, n_k, sequence, head, seen, dilation, bias,
-        dropout, scale, D, DV, OTHER, OFFSET, PRECISION, STAGES, False,
+        dropout, scale, D, DV, OTHER, OFFSET, PRECISION, STAGES, CAREFUL,
     )  # fmt: skip
-    if not all_finite(acc):
-        acc = _sum_dq(
-            queries, do, total, change, i, first, last, keys, values, n_k, sequence, head, seen, dilation, bias,
-            dropout, scale, D, DV, OTHER, OFFSET, PRECISION, 1, True,
-        )  # fmt: skip
+    if not CAREFUL:
+        report(doubts, acc)
     store_tile(rows_of(dq, storage, head, q_first), first, step, n_q, acc * scale, OWN, D, OFFSET)
 
 
@@ -152,11 +146,11 @@ def _sum_dkv(
             # (BM, D), (BM, Dv), (BM,), (BM,)
             q_tile = load_tile(queries, i0, step, n_q, BM, D, OFFSET)
             do = load_tile(outs, i0, step, n_q, BM, DV, OFFSET)
-            total = load_lse(totals, i0, step, n_q, BM)
+            total = load_lse(totals, i0, step, n_q, BM, PRECISION)
             change = load_numbers(changes, i0, step, n_q, BM)
             # (BN, BM)
             s = scores(k, q_tile, i[None, :], j[:, None], sequence, h, scale, bias, PRECISION)
-            p = tl.exp2(s - total[None, :])
+            p = power(s - total[None, :], PRECISION)
             dp = product(v, do, None, PRECISION)
             if CAREFUL:
                 keep = not_hidden(kept(j, i, n_q, band, dilation), i[None, :], j[:, None], sequence, h, bias)
@@ -183,11 +177,13 @@ def _sum_dkv(
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])
 def dkv_kernel(
-    q, k, v, dout, lse, delta, dk, dv, work, q_spans, k_spans, band, prefix, distance, dense, limits,
+    q, k, v, dout, lse, delta, dk, dv, doubts, work, q_spans, k_spans, band, prefix, distance, dense, limits,
     dropout, dilation, scale, sizes, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
-    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
+    if CAREFUL and not doubted(doubts):
+        return
     sequence, storage, head, first = place(work, sizes[1], heads // group, dilation, OWN)
     if sequence < 0:
         return
@@ -205,13 +201,10 @@ def dkv_kernel(
     values = load_tile(rows_of(v, storage, head, k_first), first, step, n_k, OWN, DV, OFFSET)
     sum_k, sum_v = _sum_dkv(
         keys, values, j, first, last, q, dout, lse, delta, storage, q_first, n_q, sequence, head, group, seen,
-        dilation, bias, dropout, scale, D, DV, OTHER, OFFSET, PRECISION, STAGES, False,
+        dilation, bias, dropout, scale, D, DV, OTHER, OFFSET, PRECISION, STAGES, CAREFUL,
     )  # fmt: skip
-    if not (all_finite(sum_k) and all_finite(sum_v)):
-        sum_k, sum_v = _sum_dkv(
-            keys, values, j, first, last, q, dout, lse, delta, storage, q_first, n_q, sequence, head, group, seen,
-            dilation, bias, dropout, scale, D, DV, OTHER, OFFSET, PRECISION, 1, True,
-        )  # fmt: skip
+    if not CAREFUL:
+        report(doubts, tl.sum(sum_k, 1) + tl.sum(sum_v, 1))
     if dropout is not None:
         sum_v *= dropout[2]
     store_tile(rows_of(dk, storage, head, k_first), first, step, n_k, sum_k * scale, OWN, D, OFFSET)

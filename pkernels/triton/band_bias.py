@@ -23,12 +23,13 @@ from . import tune
 from .arguments import Launch, view
 from .philox import survivors
 from .step import (
-    LOG2E,
     band_of_queries,
     kept,
+    load_lse,
     load_numbers,
     load_tile,
     not_hidden,
+    power,
     product,
     rows_of,
     scores,
@@ -38,13 +39,12 @@ from .step import (
 
 @triton.jit
 def _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, N: tl.constexpr, D: tl.constexpr,
-              DV: tl.constexpr, OFFSET: tl.constexpr):  # fmt: skip
+              DV: tl.constexpr, OFFSET: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """What dS needs of N query rows: q (N, D), dO (N, Dv), lse and delta (N,)."""
-    total = load_numbers(rows_of(lse, storage, head, q_first), i0, 1, n_q, N)
     return (
         load_tile(rows_of(q, storage, head, q_first), i0, 1, n_q, N, D, OFFSET),
         load_tile(rows_of(dout, storage, head, q_first), i0, 1, n_q, N, DV, OFFSET),
-        tl.where(total == -float("inf"), 0.0, total * LOG2E),
+        load_lse(rows_of(lse, storage, head, q_first), i0, 1, n_q, N, PRECISION),
         load_numbers(rows_of(delta, storage, head, q_first), i0, 1, n_q, N),
     )
 
@@ -59,7 +59,8 @@ def _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, band, dilation, bia
     k = load_tile(keys, j0, 1, n_k, N, D, OFFSET)
     v = load_tile(values, j0, 1, n_k, N, DV, OFFSET)
     # (M, N)
-    p = tl.exp2(scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION) - total[:, None])
+    s = scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION)
+    p = power(s - total[:, None], PRECISION)
     dp = product(do, v, None, PRECISION)
     if dropout is not None:
         dp = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, True), dp * dropout[2], 0.0)
@@ -84,7 +85,7 @@ def distance_kernel(
     k_first, n_k = span(k_spans, sequence, sizes[1])
     keys, values = rows_of(k, storage, head // group, k_first), rows_of(v, storage, head // group, k_first)
     seen = band_of_queries(band, prefix, sequence, n_q, n_k)
-    low, high, shift, near, far, own_near, own_far = seen
+    low, high, shift, _near, far, own_near, own_far = seen
     bias = (distance, dense, limits)
     # Diagonals j - i = t0, t0 + 1, ...
     t0 = block * OWN - zero
@@ -96,7 +97,7 @@ def distance_kernel(
     for i0 in tl.range(begin, end, OWN, num_stages=STAGES):
         j0 = i0 + t0
         if on_band | (j0 < far) | ((i0 < own_far) & (i0 + OWN > own_near)):
-            own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET)
+            own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET, PRECISION)
             # (N, N) each: keys j0.. and j0 + N..
             left = _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, bias, dropout, scale,
                        OWN, OWN, D, DV, OFFSET, PRECISION)  # fmt: skip
@@ -131,7 +132,7 @@ def dense_kernel(
         for head in tl.range(h0, tl.where(of_h == 1, heads, h0 + 1)):
             keys, values = rows_of(k, storage, head // group, k_first), rows_of(v, storage, head // group, k_first)
             for i0 in tl.range(m0, tl.where(of_m == 1, n_q, tl.minimum(n_q, m0 + OWN)), OWN):
-                own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET)
+                own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET, PRECISION)
                 for j0 in tl.range(n0, tl.where(of_n == 1, n_k, tl.minimum(n_k, n0 + OTHER)), OTHER):
                     total += _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, bias, dropout,
                                  scale, OWN, OTHER, D, DV, OFFSET, PRECISION)  # fmt: skip
@@ -141,7 +142,7 @@ def dense_kernel(
         total = tl.where((m == 0)[:, None], tl.sum(total, 0)[None, :], 0.0)
     if of_n == 1:
         total = tl.where((n == 0)[None, :], tl.sum(total, 1)[:, None], 0.0)
-    tile = grad + ((b0.to(tl.int64) * of_h + h0) * of_m + m0) * of_n + n0
+    tile = grad + ((tl.cast(b0, tl.int64) * of_h + h0) * of_m + m0) * of_n + n0
     offsets = tl.arange(0, OWN).to(tl.int64)[:, None] * of_n + tl.arange(0, OTHER)[None, :]
     tl.store(tile + offsets, total, mask=(m < of_m)[:, None] & (n < of_n)[None, :])
 

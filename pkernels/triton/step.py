@@ -12,7 +12,8 @@ below are raw rows of a sequence; a ``band`` is the tuple
     own row a keeps other row b iff  low <= b - a - shift <= high, on b's residue class,
                                  or  near <= b < far, or own_near <= a < own_far.
 
-Scores are kept in units of log 2, so that the softmax is exp2.
+Scores of 16-bit inputs count in units of log 2, so that the softmax is exp2 of a difference;
+those of fp32 (PRECISION is given) in units of 1, so that equal scores give exactly 1.
 """
 
 from __future__ import annotations
@@ -22,6 +23,18 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.constexpr_function
+def unit(precision):
+    """A score of 1, as it is counted."""
+    return 1.4426950408889634 if precision is None else 1.0
+
+
+@triton.jit
+def power(x, PRECISION: tl.constexpr):
+    """e to the difference x of two scores."""
+    return tl.exp2(x) if PRECISION is None else tl.exp2(x * LOG2E)
 
 
 @triton.constexpr_function
@@ -52,10 +65,7 @@ def place(work, rows, heads, dilation, BLOCK: tl.constexpr):
     program = tl.program_id(0)
     step = stride_of(dilation)
     classes = tl.minimum(step, tl.maximum(rows, 1))
-    if work is None:
-        tiles = tl.cdiv(tl.cdiv(rows, step), BLOCK)
-    else:
-        tiles = work[1]
+    tiles = tl.cdiv(tl.cdiv(rows, step), BLOCK) if work is None else work[1]
     unit = program % (tiles * classes)
     head = program // (tiles * classes) % heads
     tile = unit // classes
@@ -83,8 +93,8 @@ def span(spans, sequence, size):
 def rows_of(x, storage, head, first):
     """(pointer to the first row, row stride) of one sequence and head of ``x`` = (pointer,
     batch stride, head stride, row stride). Only these offsets can pass 2**31."""
-    base = x[0] + storage.to(tl.int64) * x[1] + tl.cast(head, tl.int64) * x[2]
-    return base + first.to(tl.int64) * x[3], x[3]
+    base = x[0] + tl.cast(storage, tl.int64) * x[1] + tl.cast(head, tl.int64) * x[2]
+    return base + tl.cast(first, tl.int64) * x[3], x[3]
 
 
 # Rows in and out ------------------------------------------------------------------------
@@ -96,8 +106,8 @@ def _addresses(rows, first, step, n, N: tl.constexpr, D: tl.constexpr, OFFSET: t
     r = tl.arange(0, N) * step
     c = tl.arange(0, padded(D))
     pointers = rows[0] + tl.cast(first, tl.int64) * rows[1] + (r.to(OFFSET) * rows[1])[:, None] + c[None, :]
-    exists = ((first + r).to(tl.uint32) < n.to(tl.uint32))[:, None]
-    if D == padded(D):
+    exists = ((first + r).to(tl.uint32) < tl.cast(n, tl.uint32))[:, None]
+    if padded(D) == D:
         return pointers, exists
     else:
         return pointers, exists & (c < D)[None, :]
@@ -156,7 +166,7 @@ def schedule(first, last, n, band, dilation, N: tl.constexpr):
     Returns (head, count, start): tiles 0..head of N neighbouring rows (global ones), then
     up to ``count`` in all from row ``start`` on, of N rows each ``step`` apart.
     """
-    low, high, shift, near, far, own_near, own_far = band
+    low, high, shift, _near, far, own_near, own_far = band
     far = tl.minimum(tl.maximum(far, 0), n)
     if_global = (first < own_far) & (last >= own_near)
     head = tl.cdiv(tl.where(if_global, n, far), N)
@@ -215,17 +225,17 @@ def product(a, b, c, PRECISION: tl.constexpr):
 
 @triton.jit
 def scores(a, b, i, j, sequence, head, scale, bias, PRECISION: tl.constexpr):
-    """scale * a bᵀ + bias, times log2(e). i and j are the tile's query rows and key rows,
-    one of them along each axis."""
-    s = product(a, b, None, PRECISION) * (scale * LOG2E)
+    """scale * a bᵀ + bias. i and j are the tile's query rows and key rows, one of them along
+    each axis."""
+    s = product(a, b, None, PRECISION) * (scale * unit(PRECISION))
     distance, dense, limits = bias
     zero, width, m, n = limits
     if distance is not None:
         t = tl.minimum(tl.maximum(j - i + zero, 0), width - 1)
-        s += tl.load(distance[0] + tl.cast(head, tl.int64) * distance[1] + t) * LOG2E
+        s += tl.load(distance[0] + tl.cast(head, tl.int64) * distance[1] + t) * unit(PRECISION)
     if dense is not None:
         added = _dense_tile(dense, sequence, head, i, j, m, n)
-        s = tl.where(added == -float("inf"), added, s + added * LOG2E)
+        s = tl.where(added == -float("inf"), added, s + added * unit(PRECISION))
     return s
 
 
@@ -239,10 +249,9 @@ def _dense_tile(dense, sequence, head, i, j, m, n):
 @triton.jit
 def not_hidden(keep, i, j, sequence, head, bias):
     """``keep`` without the pairs that a Dense bias of -inf masks out."""
-    distance, dense, limits = bias
-    zero, width, m, n = limits
+    _distance, dense, limits = bias
     if dense is not None:
-        keep = keep & (_dense_tile(dense, sequence, head, i, j, m, n) != -float("inf"))
+        keep = keep & (_dense_tile(dense, sequence, head, i, j, limits[2], limits[3]) != -float("inf"))
     return keep
 
 
@@ -250,20 +259,33 @@ def not_hidden(keep, i, j, sequence, head, bias):
 
 
 @triton.jit
-def online_softmax(s, m, l):
-    """One step of the running maximum m and sum l: (p, factor of what was summed, m, l)."""
+def online_softmax(s, m, total, PRECISION: tl.constexpr):
+    """One step of the running maximum and sum: (p, factor of what was summed, maximum, sum)."""
     m_new = tl.maximum(m, tl.max(s, 1))
     pivot = tl.where(m_new == -float("inf"), 0.0, m_new)  # of rows with no key so far
-    p = tl.exp2(s - pivot[:, None])
-    alpha = tl.exp2(m - pivot)
-    return p, alpha, m_new, l * alpha + tl.sum(p, 1)
+    p = power(s - pivot[:, None], PRECISION)
+    alpha = power(m - pivot, PRECISION)
+    return p, alpha, m_new, total * alpha + tl.sum(p, 1)
+
+
+@triton.jit
+def log_sum(m, total, PRECISION: tl.constexpr):
+    """Natural log-sum-exp of rows; -inf where m is."""
+    return m / unit(PRECISION) + tl.log2(total) * LN2
+
+
+@triton.jit
+def load_lse(numbers, first, step, n, N: tl.constexpr, PRECISION: tl.constexpr):
+    """(N,) log-sum-exp as scores count, finite where a row has no key."""
+    lse = load_numbers(numbers, first, step, n, N)
+    return tl.where(lse == -float("inf"), 0.0, lse * unit(PRECISION))
 
 
 # Values that are not finite -------------------------------------------------------------
 #
 # Zero weights do not hide a NaN from a product: 0 * NaN = NaN. So a program whose result is
-# not finite works its tiles again with care: products of cleaned operands, and NaN set
-# where a value that is not finite was really kept.
+# not finite says so, and a second launch, CAREFUL, works those tiles again: products of cleaned
+# operands, and NaN set where a value that is not finite was really kept.
 
 
 @triton.jit
@@ -283,8 +305,16 @@ def unclean_rows(x):
 
 
 @triton.jit
-def all_finite(x):
-    return tl.min(tl.where(is_finite(x), 1, 0)) != 0
+def report(doubts, x):
+    """Note whether this program's result is to be worked again; ``doubts`` is None if nothing
+    is hidden, so that nothing can leak."""
+    if doubts is not None:
+        tl.store(doubts + tl.program_id(0), (tl.min(tl.where(is_finite(x), 1, 0)) == 0).to(tl.int8))
+
+
+@triton.jit
+def doubted(doubts):
+    return tl.load(doubts + tl.program_id(0)) != 0
 
 
 @triton.jit

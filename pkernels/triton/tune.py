@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ _forced: tuple[str | None, Config | None] = (None, None)
 
 @contextlib.contextmanager
 def using(family: str | None = None, config: Config | None = None) -> Iterator[None]:
-    """Choose as on another GPU family, or one configuration for every kernel."""
+    """Choose as on a GPU family, or one configuration for every kernel: for tests."""
     global _forced
     previous, _forced = _forced, (family or _forced[0], config or _forced[1])
     try:
@@ -96,12 +96,14 @@ def family(x: Tensor) -> str:
     return "sm_80" if major < 9 or major > 10 else "sm_90" if major == 9 else "sm_100"
 
 
-def precision(x: Tensor) -> str:
-    """How products of fp32 are taken.
+def precision(x: Tensor) -> str | None:
+    """How products of fp32 are taken; None for 16-bit inputs.
 
-    Tensor cores round fp32 to 11 bits; "tf32x3" splits each operand in two such parts and
-    adds three products, which loses about 2**-22 of a product. gfx942 multiplies fp32 as it
-    is, and so does the interpreter.
+    "bf16x6" splits each operand into three bf16 parts of 8 bits and adds the six products that
+    matter: all but about 2**-26 of a product, at a sixth of the tensor cores' bf16 rate. Plain
+    "tf32" keeps 11 bits and "tf32x3" loses about 2**-21, more than fp32 itself does. The
+    interpreter knows plain fp32 alone.
     """
-    plain = x.dtype != torch.float32 or family(x) == "gfx942" or os.environ.get("TRITON_INTERPRET") == "1"
-    return "ieee" if plain else "tf32x3"
+    if x.dtype != torch.float32:
+        return None
+    return "ieee" if os.environ.get("TRITON_INTERPRET") == "1" else "bf16x6"

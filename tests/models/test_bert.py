@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,21 @@ def test_rows_without_tokens_stay_finite() -> None:
     assert_close(out.last_hidden_state[1:, :3], alone, "last_hidden_state")
 
 
+def test_an_empty_batch_works() -> None:
+    out = build("BertForPreTraining", bert.Config(**TINY))(torch.zeros(0, 4, dtype=torch.long), torch.ones(0, 4))
+    assert out.prediction_logits.shape == (0, 4, 97)
+    assert out.seq_relationship_logits.shape == (0, 2)
+
+
+def test_copies_and_pickles_are_the_same_model(tmp_path: Path) -> None:
+    model = build("BertModel", bert.Config(**TINY, hidden_act="quick_gelu")).eval()
+    ids = torch.randint(97, (2, 5))
+    torch.save(model, tmp_path / "model.pt")
+    for other in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
+        assert torch.equal(other(ids).last_hidden_state, model(ids).last_hidden_state)
+        other.save_pretrained(tmp_path)
+
+
 def test_attention_dropout_follows_the_seed_and_training_mode() -> None:
     model = build("BertModel", bert.Config(**TINY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5))
     ids = torch.randint(TINY["vocab_size"], (2, 9))
@@ -198,6 +214,8 @@ def test_parameter_counts_of_the_published_sizes() -> None:
     [
         ({}, "input_ids, inputs_embeds: one of them"),
         ({"input_ids": torch.zeros(1, 2, 3, dtype=torch.long)}, r"shape \(B, S\)"),
+        ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, "S at least 1"),
+        ({"input_ids": None, "inputs_embeds": torch.zeros(1, 2, 51)}, r"inputs_embeds: shape \(1, 2, 52\)"),
         ({"input_ids": torch.tensor([[97]])}, "input_ids: ids from 0 to 96"),
         ({"input_ids": torch.zeros(1, 41, dtype=torch.long)}, "at most 40 tokens"),
         ({"input_ids": torch.zeros(1, 3)}, "input_ids: an integer tensor"),

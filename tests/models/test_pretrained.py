@@ -188,6 +188,7 @@ def test_all_tensors_that_do_not_fit_are_listed_in_one_error(folder: Path) -> No
         ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"hidden_act": "geglu"}, "hidden_act: one of gelu"),
+        ({"problem_type": "ranking"}, "problem_type: one of None, single_label"),
         ({"hidden_size": "12"}, "hidden_size: int is allowed, got '12'"),
         ({"hidden_size": True}, "hidden_size: int is allowed"),
         ({"num_attention_heads": 5}, r"hidden_size: a multiple of num_attention_heads \(5\)"),

@@ -1,0 +1,78 @@
+"""What each backend supports, asked of :func:`pkernels.why_not`: ``python -m pkernels support``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .bias import Dense, Distance
+from .ops import BACKENDS, why_not
+from .patterns import Band, causal, dense, prefix_lm, window
+
+# Where each backend is at home; tensors are fake, so no GPU is needed to ask.
+_DEVICES = {"reference": "cpu", "cpu": "cpu", "triton": "cuda"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a call that either works or has a reason not to."""
+
+    name: str
+    pattern: Band = dense
+    dtype: torch.dtype = torch.float32
+    head_dim: int = 64
+    kv_heads: int = 4
+    bias: str | None = None
+
+
+_ROWS = (
+    Row("dense"),
+    Row("causal, strictly causal, right to left", causal),
+    Row("sliding window, one- or two-sided", window(256)),
+    Row("dilated window", window(256, dilation=4)),
+    Row("leading globals (columns and rows)", window(256, globals=8)),
+    Row("prefix-LM, one length or one per row", prefix_lm(64)),
+    Row("`Distance` bias and its gradient", bias="distance"),
+    Row("`Dense` bias and its gradient", bias="dense"),
+    Row("grouped and single key heads", kv_heads=1),
+    Row("float32"),
+    Row("bfloat16", dtype=torch.bfloat16),
+    Row("float16", dtype=torch.float16),
+    Row("float64", dtype=torch.float64),
+    Row("head dimension 1", head_dim=1),
+    Row("head dimension 41", head_dim=41),
+    Row("head dimension 256", head_dim=256),
+    Row("head dimension 512", head_dim=512),
+)
+
+
+def table() -> str:
+    """The table in Markdown.
+
+    Example:
+        >>> print(table().splitlines()[0])
+        | | reference | cpu | triton |
+    """
+    lines = ["| | " + " | ".join(BACKENDS) + " |", "|---|" + "---|" * len(BACKENDS)]
+    for row in _ROWS:
+        lines.append(f"| {row.name} | " + " | ".join(_cell(row, backend) for backend in BACKENDS) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: Row, backend: str) -> str:
+    with FakeTensorMode():
+
+        def make(heads: int, *shape: int) -> Tensor:
+            return torch.empty(2, heads, *shape, dtype=row.dtype, device=_DEVICES[backend])
+
+        q, k = make(4, 1024, row.head_dim), make(row.kv_heads, 1024, row.head_dim)
+        bias = {
+            None: lambda: None,
+            "distance": lambda: Distance(q.new_empty(4, 2047)),
+            "dense": lambda: Dense(q.new_empty(2, 1, 1, 1024)),
+        }[row.bias]()
+        reason = why_not(backend, q, k, k, row.pattern, bias)
+    return "yes" if reason is None else f"no: {reason.partition(':')[0]}"
