@@ -7,6 +7,7 @@ from torch import Tensor
 
 from . import ops
 from .bias import Dense, Distance
+from .checks import check_numbers, check_tensors
 from .merge import merge
 from .patterns import INF, Band, window
 from .patterns import causal as _causal
@@ -74,8 +75,7 @@ def attention(
     check_tensors(q, k, v)
     if not isinstance(pattern, Band):
         raise ValueError(f"pattern: a Band is allowed, got {pattern!r}")
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout: in [0, 1) is allowed, got {dropout}")
+    check_numbers(scale, dropout)
     rows = spans(q, k, lengths, offsets)
     batch = rows.batch(q.shape[0])
     distance, dense, zero = _bias(bias, q, k, rows, batch)
@@ -142,31 +142,6 @@ def dilated_attention(
     return attention(q, k, v, window(left, right, dilation=dilation), **options)
 
 
-def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(x, Tensor):
-            raise ValueError(f"{name}: a tensor is allowed, got {type(x).__name__}")
-        if x.dim() != 4:
-            raise ValueError(f"{name}: shape (B, H, S, D) is allowed, got {tuple(x.shape)}")
-        if x.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-            raise ValueError(f"{name}: float32, bfloat16, float16 or float64 is allowed, got {x.dtype}")
-        if x.dtype != q.dtype or x.device != q.device:
-            raise ValueError(
-                f"{name}: q's dtype and device are allowed, got {x.dtype} on {x.device} beside {q.dtype} on {q.device}"
-            )
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    if k.shape[:3] != v.shape[:3]:
-        raise ValueError(f"v: k's batch, heads and rows are allowed, got {shapes}")
-    if q.shape[0] != k.shape[0]:
-        raise ValueError(f"k: q's batch size is allowed, got {shapes}")
-    if q.shape[3] != k.shape[3]:
-        raise ValueError(f"k: q's head dimension is allowed, got {shapes}")
-    if q.shape[3] == 0 or v.shape[3] == 0:
-        raise ValueError(f"q, v: a head dimension of at least 1 is allowed, got {shapes}")
-    if (k.shape[1] == 0 and q.shape[1] != 0) or (k.shape[1] and q.shape[1] % k.shape[1]):
-        raise ValueError(f"k: a number of heads that divides q's is allowed, got {shapes}")
-
-
 def _bias(bias: object, q: Tensor, k: Tensor, rows: Spans, batch: int) -> tuple[Tensor | None, Tensor | None, int]:
     """``(distance, dense, zero)`` for the op."""
     heads, sq, sk = q.shape[1], q.shape[2], k.shape[2]
@@ -184,7 +159,7 @@ def _bias(bias: object, q: Tensor, k: Tensor, rows: Spans, batch: int) -> tuple[
         if values.shape[0] not in (1, heads) or (width % 2 == 0 if rows.packed else width != max(sq + sk - 1, 0)):
             raise ValueError(f"bias: Distance values of shape {want} are allowed, got {tuple(values.shape)}")
         if rows.packed:
-            _check_reach(rows, width // 2)
+            _check_reach(rows, (width // 2 + 1, width // 2 + 1))
         return values.to(wide).expand(heads, -1), None, width // 2 if rows.packed else max(sq - 1, 0)
     values = values[(None,) * (4 - values.dim())]
     limits = (batch, heads, sq, sk)
@@ -195,16 +170,17 @@ def _bias(bias: object, q: Tensor, k: Tensor, rows: Spans, batch: int) -> tuple[
     if not fits:
         raise ValueError(f"bias: Dense values that broadcast to {limits} are allowed, got {tuple(bias.values.shape)}")
     if rows.packed:
-        _check_reach(rows, min(n if n > 1 else sq + sk for n in values.shape[2:]) - 1)
+        _check_reach(rows, tuple(n if n > 1 else limit for n, limit in zip(values.shape[2:], (sq, sk), strict=True)))
     return None, values if values.dtype == q.dtype else values.to(wide), 0
 
 
-def _check_reach(rows: Spans, reach: int) -> None:
+def _check_reach(rows: Spans, reach: tuple[int, ...]) -> None:
     if torch.compiler.is_compiling():
         return
-    longest = max(int(spans[:, 1].max()) if spans is not None and len(spans) else 0 for spans in (rows.q, rows.k))
-    if longest - 1 > reach:
-        raise ValueError(f"bias: must reach the longest sequence, {longest} rows; its values reach {reach + 1}")
+    for name, spans, size in zip(("queries", "keys"), (rows.q, rows.k), reach, strict=True):
+        longest = int(spans[:, 1].max()) if spans is not None and len(spans) else 0
+        if longest > size:
+            raise ValueError(f"bias: must reach the longest sequence, {longest} {name}; its values reach {size}")
 
 
 def _prefix(pattern: Band, q: Tensor, batch: int) -> Tensor | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .attention import _seed, attention, check_tensors
+from .attention import _seed, attention
 from .bias import Dense
+from .checks import check_tensors
 from .merge import merge
 from .patterns import Band
 from .patterns import dense as everything

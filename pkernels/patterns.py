@@ -205,6 +205,8 @@ class Band:
 def _check_int(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise ValueError(f"{name}: an int is allowed, got {value!r}")
+    if not -INF <= value <= INF:
+        raise ValueError(f"{name}: between -INF and INF (2**31 - 1) is allowed, got {value}")
 
 
 def draw(pattern: Band, sq: int = 8, sk: int = 8) -> str:

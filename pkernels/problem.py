@@ -68,7 +68,24 @@ class Problem:
                     f"rows there are, got rows {rows}"
                 )
             both.append(rows)
+        self.check_reach(*(max((end - first for first, end in rows), default=0) for rows in both))
         return both[0], both[1]
+
+    def check_reach(self, rows: int, columns: int) -> None:
+        """A bias must have a value for every pair of so many queries and keys."""
+        if rows == 0 or columns == 0:
+            return
+        reach = (rows, columns)
+        if self.distance is not None:
+            reach = (self.zero + 1, self.distance.shape[1] - self.zero)
+        elif self.dense is not None:
+            sizes = self.dense.shape[2:]
+            reach = tuple(need if size == 1 else size for size, need in zip(sizes, reach, strict=True))
+        if reach[0] < rows or reach[1] < columns:
+            raise ValueError(
+                f"bias: must reach sequences of {rows} queries and {columns} keys; its values reach "
+                f"{reach[0]} and {reach[1]}"
+            )
 
 
 def rows_like(x: Tensor, width: int) -> Tensor:

@@ -217,7 +217,7 @@ def test_keys_reach_the_rows_that_see_them_alone(case: Case, junk: float, backen
     got = run(call, backend)
     for name in ("out", "lse", "dq"):
         assert torch.equal(getattr(got, name)[~sees], getattr(clean, name)[~sees]), name
-    if case.dropout == 0:
+    if case.dropout == 0 and junk != torch.inf:
         assert got.out[sees].isnan().all()
 
 

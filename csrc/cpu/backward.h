@@ -116,10 +116,13 @@ struct KeySide {
     const Vec lse = load(x.lse + g * W), delta = load(x.delta + g * W);
     for (int64_t j = 0; j < count; ++j) {
       float *p = x.p + j * width + g * W, *ds = x.ds + j * width + g * W;
-      const Vec weight = exp2(load(p) * factor - lse);
+      const Vec score = load(p) * factor;
+      const Vec weight = exp2(score - lse);
       const Vec gradient = weight * (load(ds) - delta);
-      store(p, weight);
-      store(ds, masked ? select(weight == 0.0f, Vec{}, gradient) : gradient);
+      // Not weight == 0: the lse of a row that is NaN must not spread to keys it does not see.
+      const Int hidden = score == -infinity;
+      store(p, masked ? select(hidden, Vec{}, weight) : weight);
+      store(ds, masked ? select(hidden, Vec{}, gradient) : gradient);
     }
   }
 
@@ -129,10 +132,12 @@ struct KeySide {
     const float keep_scale = scores.problem.keep_scale;
     scores.for_each_kept(segment, m, count, g, [&](int64_t j, const Int& kept) {
       float *p = x.p + j * scores.width + g * W, *ds = x.ds + j * scores.width + g * W;
-      const Vec weight = exp2(load(p) * factor - lse);
+      const Vec score = load(p) * factor;
+      const Vec weight = exp2(score - lse);
+      const Int hidden = score == -infinity;
       const Vec dp = select(kept, load(ds) * keep_scale, Vec{});
-      store(p, select(kept, weight * keep_scale, Vec{}));
-      store(ds, select(weight == 0.0f, Vec{}, weight * (dp - delta)));
+      store(p, select(kept & ~hidden, weight * keep_scale, Vec{}));
+      store(ds, select(hidden, Vec{}, weight * (dp - delta)));
     });
   }
 };

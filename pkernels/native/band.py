@@ -63,14 +63,8 @@ def _arguments(q: Tensor, k: Tensor, problem: Problem) -> tuple:
         raise ValueError(f"pattern: {len(keys)} columns, none negative, are allowed, got {columns}")
     q_rows, k_rows = ([row for span in spans for row in span] for spans in (queries, keys))
     distance = problem.distance
-    if distance is not None and max(_longest(q_rows), _longest(k_rows)) > 0:
-        before, after = problem.zero, distance.shape[1] - 1 - problem.zero
-        if _longest(q_rows) - 1 > before or _longest(k_rows) - 1 > after:
-            raise ValueError(
-                f"bias: must reach sequences of {_longest(q_rows)} queries and {_longest(k_rows)} keys; its values "
-                f"reach {before + 1} and {after + 1}"
-            )
-        distance = distance if distance.stride(1) == 1 else distance.contiguous()
+    if distance is not None and distance.stride(1) != 1:
+        distance = distance.contiguous()
     seed = 0 if problem.seed is None else int(problem.seed)
     band = [problem.left, problem.right, problem.rows, problem.dilation]
     return (

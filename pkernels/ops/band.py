@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..checks import check_gradients, check_problem, check_tensors
 from ..problem import Problem, accumulator, rows_like
 from .backends import backend as load
+from .backends import choose
 
 
 @torch.library.custom_op("pkernels::band_fwd", mutates_args=())
@@ -38,7 +41,7 @@ def band(
         left, right, columns, rows, dilation, _scale(scale, q), prefix, distance, zero, dense, q_spans, k_spans,
         packed, dropout, seed,
     )  # fmt: skip
-    return load(backend, "band").forward(q, k, v, problem)
+    return _ready(backend, q, k, v, problem).forward(q, k, v, problem)
 
 
 @band.register_fake
@@ -79,7 +82,9 @@ def band_backward(
         left, right, columns, rows, dilation, _scale(scale, q), prefix, distance, zero, dense, q_spans, k_spans,
         packed, dropout, seed, distance_grad, dense_grad,
     )  # fmt: skip
-    dq, dk, dv, ddistance, ddense = load(backend, "band").backward(dout, dlse, q, k, v, out, lse, problem)
+    module = _ready(backend, q, k, v, problem)
+    check_gradients(q, v, dout, dlse, out, lse)
+    dq, dk, dv, ddistance, ddense = module.backward(dout, dlse, q, k, v, out, lse, problem)
     none = q.new_empty(0)
     return (
         dq,
@@ -101,6 +106,13 @@ def _(
         q.new_empty(distance.shape, dtype=distance.dtype) if distance_grad and distance is not None else q.new_empty(0),
         q.new_empty(dense.shape, dtype=dense.dtype) if dense_grad and dense is not None else q.new_empty(0),
     )
+
+
+def _ready(backend: str, q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> ModuleType:
+    """The backend's module, once it may trust its arguments."""
+    check_tensors(q, k, v)
+    check_problem(q, k, v, problem)
+    return load(choose(backend, q, k, v, None, None), "band")
 
 
 def _scale(scale: float | None, q: Tensor) -> float:

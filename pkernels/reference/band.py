@@ -31,7 +31,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
         qs, ks, vs = part.queries(q), part.keys(k), part.keys(v)
         s = part.scores(qs, ks)
         row = torch.logsumexp(s, dim=-1)
-        p = _probabilities(s, row) * part.dropout()
+        p = _probabilities(s, row, part.keep) * part.dropout()
         part.queries(out, raw=True).copy_(_product(p, vs, part.keep))
         part.queries(lse, raw=True).copy_(row)
     return out, lse
@@ -51,7 +51,7 @@ def backward(
     for part in _parts(problem, q, k):
         qs, ks, vs = part.queries(q), part.keys(k), part.keys(v)
         do, o, row = part.queries(dout), part.queries(out), part.queries(lse)
-        p = _probabilities(part.scores(qs, ks), row)
+        p = _probabilities(part.scores(qs, ks), row, part.keep)
         z = part.dropout()
         dp = _clean(do) @ _clean(vs).mT
         dp = dp.masked_fill(_bad(do)[..., None] | _bad(vs)[..., None, :], torch.nan) * z
@@ -130,8 +130,9 @@ def _parts(problem: Problem, q: Tensor, k: Tensor) -> Iterator[_Part]:
         yield _Part(problem, q, k, slice(b, b + 1), slice(*queries), slice(*keys))
 
 
-def _probabilities(s: Tensor, lse: Tensor) -> Tensor:
-    return torch.exp(s - torch.where(lse == -torch.inf, 0, lse)[..., None])
+def _probabilities(s: Tensor, lse: Tensor, keep: Tensor) -> Tensor:
+    # A row that is NaN stays within its pairs.
+    return torch.where(keep, torch.exp(s - torch.where(lse == -torch.inf, 0, lse)[..., None]), 0)
 
 
 def _clean(x: Tensor) -> Tensor:

@@ -1,0 +1,122 @@
+"""What every backend may rely on: checked once, before any of them runs.
+
+Shapes, dtypes and devices only, so nothing here waits for a GPU; the values of spans are
+checked where they are read (:meth:`pkernels.problem.Problem.span_lists`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .patterns import Band
+from .problem import Problem, accumulator
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_INTEGERS = (torch.int32, torch.int64)
+
+
+def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """q, k and v of one call.
+
+    Raises:
+        ValueError: Naming the tensor, what was given and what is allowed.
+    """
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{name}: a tensor is allowed, got {type(x).__name__}")
+        if x.dim() != 4:
+            raise ValueError(f"{name}: shape (B, H, S, D) is allowed, got {tuple(x.shape)}")
+        if x.dtype not in DTYPES:
+            raise ValueError(f"{name}: float32, bfloat16, float16 or float64 is allowed, got {x.dtype}")
+        if x.dtype != q.dtype or x.device != q.device:
+            raise ValueError(
+                f"{name}: q's dtype and device are allowed, got {x.dtype} on {x.device} beside {q.dtype} on {q.device}"
+            )
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if k.shape[:3] != v.shape[:3]:
+        raise ValueError(f"v: k's batch, heads and rows are allowed, got {shapes}")
+    if q.shape[0] != k.shape[0]:
+        raise ValueError(f"k: q's batch size is allowed, got {shapes}")
+    if q.shape[3] != k.shape[3]:
+        raise ValueError(f"k: q's head dimension is allowed, got {shapes}")
+    if q.shape[3] == 0 or v.shape[3] == 0:
+        raise ValueError(f"q, v: a head dimension of at least 1 is allowed, got {shapes}")
+    if (k.shape[1] == 0 and q.shape[1] != 0) or (k.shape[1] and q.shape[1] % k.shape[1]):
+        raise ValueError(f"k: a number of heads that divides q's is allowed, got {shapes}")
+
+
+def check_numbers(scale: float | None, dropout: float) -> None:
+    """The numbers of one call.
+
+    Raises:
+        ValueError: Naming the number, what was given and what is allowed.
+    """
+    numbers = (int, float, torch.SymInt, torch.SymFloat)
+    if scale is not None and not (isinstance(scale, numbers) and -math.inf < scale < math.inf):
+        raise ValueError(f"scale: a finite number is allowed, got {scale!r}")
+    if not (isinstance(dropout, numbers) and 0.0 <= dropout < 1.0):
+        raise ValueError(f"dropout: in [0, 1) is allowed, got {dropout!r}")
+
+
+def check_problem(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> None:
+    """Everything of a call beside q, k and v.
+
+    Raises:
+        ValueError: Naming the argument, what was given and what is allowed.
+    """
+    Band(problem.left, problem.right, problem.columns, problem.rows, problem.dilation)
+    batch = problem.batch(q)
+    if problem.packed and (q.shape[0] != 1 or problem.q_spans is None or problem.k_spans is None):
+        raise ValueError(
+            f"packed: spans of queries and keys in one batch row are allowed, got {q.shape[0]} batch rows, "
+            f"q_spans {_shape(problem.q_spans)}, k_spans {_shape(problem.k_spans)}"
+        )
+    for name in ("q_spans", "k_spans"):
+        _check(name, getattr(problem, name), q, (torch.int32,), [(batch,), (2,)])
+    _check("prefix", problem.prefix, q, _INTEGERS, [(batch,)])
+    wide = accumulator(q)
+    heads, sq, sk = q.shape[1], q.shape[2], k.shape[2]
+    _check("distance", problem.distance, q, (wide,), [(heads,), None])
+    rows, columns = (None, None) if problem.packed else ((1, sq), (1, sk))
+    _check("dense", problem.dense, q, (q.dtype, wide), [(1, batch), (1, heads), rows, columns])
+    if not problem.packed:
+        problem.check_reach(sq, sk)
+    check_numbers(problem.scale, problem.dropout)
+    if problem.dropout > 0 and problem.seed is None:
+        raise ValueError("seed: an int64 tensor of one element is needed for dropout, got None")
+    _check("seed", problem.seed, q, (torch.int64,), [(1,)])
+
+
+def check_gradients(q: Tensor, v: Tensor, dout: Tensor, dlse: Tensor | None, out: Tensor, lse: Tensor) -> None:
+    """The outputs of a call and their gradients.
+
+    Raises:
+        ValueError: Naming the tensor, what was given and what is allowed.
+    """
+    rows = [(size,) for size in q.shape[:3]]
+    for name, x in (("dout", dout), ("out", out)):
+        _check(name, x, q, (q.dtype,), [*rows, (v.shape[3],)])
+    for name, y in (("dlse", dlse), ("lse", lse)):
+        _check(name, y, q, (accumulator(q),), rows)
+
+
+def _check(
+    name: str, x: Tensor | None, q: Tensor, dtypes: tuple[torch.dtype, ...], sizes: list[tuple[int, ...] | None]
+) -> None:
+    """``sizes``: the numbers allowed of each dimension, None for any."""
+    if x is None:
+        return
+    if x.dtype not in dtypes or x.device != q.device:
+        allowed = " or ".join(str(dtype).removeprefix("torch.") for dtype in dict.fromkeys(dtypes))
+        raise ValueError(f"{name}: {allowed} on {q.device} is allowed, got {x.dtype} on {x.device}")
+    fits = x.dim() == len(sizes) and all(s is None or n in s for n, s in zip(x.shape, sizes, strict=True))
+    if not fits:
+        allowed = ", ".join("any" if s is None else " or ".join(map(str, dict.fromkeys(s))) for s in sizes)
+        raise ValueError(f"{name}: shape ({allowed}) is allowed, got {tuple(x.shape)}")
+
+
+def _shape(x: Tensor | None) -> str:
+    return "None" if x is None else str(tuple(x.shape))
