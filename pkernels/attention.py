@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from . import ops
 from .bias import Dense, Distance
@@ -13,6 +16,9 @@ from .patterns import INF, Band, window
 from .patterns import causal as _causal
 from .patterns import dense as _dense
 from .sequences import Spans, spans
+
+Result = Tensor | tuple[Tensor, Tensor]
+"""``out``, or ``(out, lse)`` where the LSE is asked for."""
 
 
 def attention(
@@ -29,7 +35,7 @@ def attention(
     seed: int | Tensor | None = None,
     return_lse: bool = False,
     backend: str | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Result:
     """Fused attention over a pattern, differentiable in q, k, v, the bias and the LSE.
 
     Args:
@@ -73,6 +79,7 @@ def attention(
         torch.Size([2, 4, 100, 64])
     """
     check_tensors(q, k, v)
+    _refuse_forward_mode(q, k, v, None if bias is None else getattr(bias, "values", None))
     if not isinstance(pattern, Band):
         raise ValueError(f"pattern: a Band is allowed, got {pattern!r}")
     check_numbers(scale, dropout)
@@ -103,7 +110,7 @@ def attention(
     return (out, lse) if return_lse else out
 
 
-def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, **options) -> Tensor:
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, **options: Any) -> Result:
     """Dense or causal attention (Dao et al. 2022, arXiv:2205.14135).
 
     ``options`` and shapes as for :func:`attention`. ``causal`` is aligned bottom-right.
@@ -116,7 +123,9 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, **
     return attention(q, k, v, _causal if causal else _dense, **options)
 
 
-def sliding_window_attention(q: Tensor, k: Tensor, v: Tensor, left: int, right: int | None = None, **options) -> Tensor:
+def sliding_window_attention(
+    q: Tensor, k: Tensor, v: Tensor, left: int, right: int | None = None, **options: Any
+) -> Result:
     """Attention to ``left`` keys back and ``right`` ahead (``left`` if not given), the query's
     own included (Beltagy et al. 2020, arXiv:2004.05150, section 3.1).
 
@@ -129,8 +138,8 @@ def sliding_window_attention(q: Tensor, k: Tensor, v: Tensor, left: int, right: 
 
 
 def dilated_attention(
-    q: Tensor, k: Tensor, v: Tensor, left: int, right: int | None = None, *, dilation: int, **options
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, left: int, right: int | None = None, *, dilation: int, **options: Any
+) -> Result:
     """A sliding window whose steps are ``dilation`` apart: ``left`` keys back reach
     ``left * dilation`` positions (Beltagy et al. 2020, section 3.1, "Dilated sliding window").
 
@@ -140,6 +149,14 @@ def dilated_attention(
         torch.Size([1, 2, 50, 16])
     """
     return attention(q, k, v, window(left, right, dilation=dilation), **options)
+
+
+def _refuse_forward_mode(*tensors: Tensor | None) -> None:
+    # The operators have no forward-mode formula, and torch would take their tangents for zero.
+    if torch.compiler.is_compiling():
+        return
+    if any(x is not None and unpack_dual(x).tangent is not None for x in tensors):
+        raise NotImplementedError("forward-mode differentiation (jvp): attention has reverse mode alone")
 
 
 def _bias(bias: object, q: Tensor, k: Tensor, rows: Spans, batch: int) -> tuple[Tensor | None, Tensor | None, int]:
@@ -154,9 +171,10 @@ def _bias(bias: object, q: Tensor, k: Tensor, rows: Spans, batch: int) -> tuple[
         raise ValueError(f"bias: q's device {q.device} is allowed, got {values.device}")
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     if isinstance(bias, Distance):
-        want = f"({heads} or 1, {'an odd number' if rows.packed else max(sq + sk - 1, 0)})"
         width = values.shape[1]
         if values.shape[0] not in (1, heads) or (width % 2 == 0 if rows.packed else width != max(sq + sk - 1, 0)):
+            # Not before: a symbolic length that is printed becomes a constant.
+            want = f"({heads} or 1, {'an odd number' if rows.packed else max(sq + sk - 1, 0)})"
             raise ValueError(f"bias: Distance values of shape {want} are allowed, got {tuple(values.shape)}")
         if rows.packed:
             _check_reach(rows, (width // 2 + 1, width // 2 + 1))
@@ -177,8 +195,8 @@ def _bias(bias: object, q: Tensor, k: Tensor, rows: Spans, batch: int) -> tuple[
 def _check_reach(rows: Spans, reach: tuple[int, ...]) -> None:
     if torch.compiler.is_compiling():
         return
-    for name, spans, size in zip(("queries", "keys"), (rows.q, rows.k), reach, strict=True):
-        longest = int(spans[:, 1].max()) if spans is not None and len(spans) else 0
+    for name, span, size in zip(("queries", "keys"), (rows.q, rows.k), reach, strict=True):
+        longest = int(span[:, 1].max()) if span is not None and len(span) else 0
         if longest > size:
             raise ValueError(f"bias: must reach the longest sequence, {longest} {name}; its values reach {size}")
 

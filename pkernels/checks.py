@@ -7,6 +7,7 @@ checked where they are read (:meth:`pkernels.problem.Problem.span_lists`).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ def check_gradients(q: Tensor, v: Tensor, dout: Tensor, dlse: Tensor | None, out
 
 
 def _check(
-    name: str, x: Tensor | None, q: Tensor, dtypes: tuple[torch.dtype, ...], sizes: list[tuple[int, ...] | None]
+    name: str, x: Tensor | None, q: Tensor, dtypes: tuple[torch.dtype, ...], sizes: Sequence[tuple[int, ...] | None]
 ) -> None:
     """``sizes``: the numbers allowed of each dimension, None for any."""
     if x is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 
@@ -64,7 +66,7 @@ def global_attention(
         )
     index, count, mask = _locate(positions, q, spans(q, k, lengths, None).k)
     seeds = _seed(seed, q) + torch.arange(3, device=q.device)[:, None] if dropout > 0 else [None] * 3
-    options = {"scale": scale, "dropout": dropout, "backend": backend}
+    options: dict[str, Any] = {"scale": scale, "dropout": dropout, "backend": backend}
 
     def pick(x: Tensor) -> Tensor:
         return x.gather(2, index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
@@ -78,7 +80,7 @@ def global_attention(
     )
     local, _ = merge(*zip(near, far, strict=True))
     gq, gk, gv = (q, k, v) if global_qkv is None else global_qkv
-    rows = attention(pick(gq), gk, gv, everything, lengths=(count, lengths), seed=seeds[2], **options)
+    rows = cast(Tensor, attention(pick(gq), gk, gv, everything, lengths=(count, lengths), seed=seeds[2], **options))
 
     # Slots without a position are written to a row past the end, then cut off.
     slot = torch.arange(index.shape[1], device=q.device)

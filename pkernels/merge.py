@@ -45,6 +45,6 @@ def merge(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tenso
     total = torch.stack(weights).sum(0)
     empty = total == 0
     share = torch.where(empty, 1, total)
-    mixed = sum((weight / share)[..., None] * out.to(weight.dtype) for weight, out in zip(weights, outs, strict=True))
+    parts = [(weight / share)[..., None] * out.to(weight.dtype) for weight, out in zip(weights, outs, strict=True)]
     lse = torch.where(empty, -torch.inf, torch.log(share) + top)
-    return mixed.to(outs[0].dtype), lse
+    return sum(parts[1:], parts[0]).to(outs[0].dtype), lse

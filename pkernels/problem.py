@@ -79,8 +79,8 @@ class Problem:
         if self.distance is not None:
             reach = (self.zero + 1, self.distance.shape[1] - self.zero)
         elif self.dense is not None:
-            sizes = self.dense.shape[2:]
-            reach = tuple(need if size == 1 else size for size, need in zip(sizes, reach, strict=True))
+            m, n = self.dense.shape[2:]
+            reach = (rows if m == 1 else m, columns if n == 1 else n)
         if reach[0] < rows or reach[1] < columns:
             raise ValueError(
                 f"bias: must reach sequences of {rows} queries and {columns} keys; its values reach "

@@ -7,7 +7,7 @@ ones hold all sequences in the rows of a single batch row.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ def spans(q: Tensor, k: Tensor, lengths: object, offsets: object) -> Spans:
         return _packed(q, k, offsets)
     sq, sk = q.shape[2], k.shape[2]
     if _is_pair(lengths):
-        query, key = lengths  # type: ignore[misc]
+        query, key = cast(tuple[object, object], lengths)
         return Spans(
             None if query is None else _padded("lengths[0]", query, q, sq),
             None if key is None else _padded("lengths[1]", key, k, sk),
@@ -62,11 +62,11 @@ def _is_pair(value: object) -> bool:
 def _padded(name: str, lengths: object, x: Tensor, size: int) -> Tensor:
     lengths = _integers(name, lengths, x, x.shape[0], "(B,)")
     check_values(name, lengths, size, rising=False)
-    return torch.stack([torch.zeros_like(lengths), lengths], dim=1)
+    return _pairs(torch.zeros_like(lengths), lengths)
 
 
 def _packed(q: Tensor, k: Tensor, offsets: object) -> Spans:
-    query, key = offsets if _is_pair(offsets) else (offsets, offsets)  # type: ignore[misc]
+    query, key = cast(tuple[object, object], offsets if _is_pair(offsets) else (offsets, offsets))
     for name, x in (("q", q), ("k", k)):
         if x.shape[0] != 1:
             raise ValueError(f"{name}: packed sequences (offsets) want shape (1, H, total, D), got {tuple(x.shape)}")
@@ -79,7 +79,12 @@ def _packed(q: Tensor, k: Tensor, offsets: object) -> Spans:
         )
     check_values("offsets", query, q.shape[2], rising=True)
     check_values("offsets", key, k.shape[2], rising=True)
-    return Spans(*(torch.stack([o[:-1], o.diff()], dim=1) for o in (query, key)), packed=True)
+    q_spans, k_spans = (_pairs(o[:-1], o.diff()) for o in (query, key))
+    return Spans(q_spans, k_spans, True)
+
+
+def _pairs(first: Tensor, count: Tensor) -> Tensor:
+    return torch.stack([first, count], dim=1).to(torch.int32)
 
 
 def _integers(name: str, value: object, x: Tensor, size: int | None, shape: str) -> Tensor:
@@ -93,7 +98,7 @@ def _integers(name: str, value: object, x: Tensor, size: int | None, shape: str)
     if value.dim() != 1 or (size is not None and value.shape[0] != size) or (size is None and value.shape[0] < 1):
         want = shape if size is None else f"({size},)"
         raise ValueError(f"{name}: shape {want} is allowed, got {tuple(value.shape)}")
-    return value.to(device=x.device, dtype=torch.int32)
+    return value.to(device=x.device, dtype=torch.int64)  # narrowed once they are known to be small
 
 
 def check_values(name: str, value: Tensor, limit: int, *, rising: bool) -> None:

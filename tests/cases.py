@@ -120,8 +120,6 @@ def _one_tensor(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
     return torch.stack([x.transpose(1, 2) for x in (q, k, v)], 2).permute(2, 0, 3, 1, 4).unbind()
 
 
-
-
 LAYOUTS = {
     "contiguous": lambda *qkv: qkv,
     "rows before heads": lambda *qkv: tuple(map(_rows_first, qkv)),
@@ -197,7 +195,8 @@ def shapes() -> list[Case]:
     cases += [Case(f"window, S {n}", window(17, 3), sq=n, **few) for n in (24, 48, 65, 128, 211)]
     cases += [Case(f"S {n}x{m}", sq=n, sk=m, **(few if min(n, m) > 1 else many)) for n, m in pairs]
     cases += [Case(f"causal, S {n}x{m}", causal, sq=n, sk=m, **(few if min(n, m) > 1 else many)) for n, m in pairs]
-    cases += [Case(f"D {d}", causal, sq=19, d=d, **few) for d in (1, 2, 7, 8, 9, 15, 16, 17, 26, 41, 64, 80, 128, 255, 256)]
+    dims = [1, 2, 7, 8, 9, 15, 16, 17, 26, 41, 64, 80, 128, 255, 256]
+    cases += [Case(f"D {d}", causal, sq=19, d=d, **few) for d in dims]
     widths = [(64, 32), (32, 64), (16, 1), (1, 16), (41, 26), (80, 128), (128, 256), (256, 8)]
     cases += [Case(f"D {d}, Dv {dv}", causal, sq=19, d=d, dv=dv, **few) for d, dv in widths]
     heads = [(4, 2), (4, 1), (3, 3), (6, 2), (1, 1)]
@@ -261,32 +260,35 @@ def biases() -> list[Case]:
         for bias, lengths in (("distance", None), ("dense hidden", [37, 22]))
         for name, pattern in MASKS.items()
     ]
-    return alone + masked + [
-        Case("bias distance, 21x50", causal, sq=21, sk=50, bias="distance"),
-        Case("bias distance, 50x21", causal, sq=50, sk=21, bias="distance"),
-        Case("bias dense, 21x50", dense, sq=21, sk=50, bias="dense"),
-        Case("bias dense, 50x21", causal, sq=50, sk=21, bias="dense hidden"),
-        Case("bias distance, lengths", bias="distance", lengths=[11, 37]),
-        Case("bias distance, heads 4:2", causal, heads=4, kv_heads=2, bias="distance"),
-        Case("bias dense, heads 4:2", causal, heads=4, kv_heads=2, bias="dense"),
-        Case("bias distance, S 1", batch=4, heads=5, sq=1, bias="distance"),
-        Case("bias distance, S 130", window(40), sq=130, batch=1, bias="distance"),
-        Case("bias distance, no rows", sq=0, bias="distance"),
-        Case("bias dense, no rows", sq=0, bias="dense"),
-    ]
+    return (
+        alone
+        + masked
+        + [
+            Case("bias distance, 21x50", causal, sq=21, sk=50, bias="distance"),
+            Case("bias distance, 50x21", causal, sq=50, sk=21, bias="distance"),
+            Case("bias dense, 21x50", dense, sq=21, sk=50, bias="dense"),
+            Case("bias dense, 50x21", causal, sq=50, sk=21, bias="dense hidden"),
+            Case("bias distance, lengths", bias="distance", lengths=[11, 37]),
+            Case("bias distance, heads 4:2", causal, heads=4, kv_heads=2, bias="distance"),
+            Case("bias dense, heads 4:2", causal, heads=4, kv_heads=2, bias="dense"),
+            Case("bias distance, S 1", batch=4, heads=5, sq=1, bias="distance"),
+            Case("bias distance, S 130", window(40), sq=130, batch=1, bias="distance"),
+            Case("bias distance, no rows", sq=0, bias="distance"),
+            Case("bias dense, no rows", sq=0, bias="dense"),
+        ]
+    )
 
 
 def ragged() -> list[Case]:
-    cases = [
-        Case(f"lengths, {name}", pattern, sq=67, lengths=[67, 29]) for name, pattern in MASKS.items()
-    ]
+    cases = [Case(f"lengths, {name}", pattern, sq=67, lengths=[67, 29]) for name, pattern in MASKS.items()]
     packed = {"batch": 1, "sq": 60, "offsets": [0, 23, 24, 24, 57]}
     per_sequence = prefix_lm(torch.tensor([3, 0, 1, 12]))
     cases += [
         Case(f"offsets, {name}", per_sequence if name == "prefix per row" else pattern, **packed)
         for name, pattern in MASKS.items()
     ]
-    return cases + [
+    return [
+        *cases,
         Case("lengths 0, 1, S", causal, batch=3, lengths=[0, 1, 37]),
         Case("lengths all 0", dense, lengths=[0, 0]),
         Case("lengths of keys", causal, sq=5, sk=37, lengths=[37, 3]),
@@ -308,7 +310,8 @@ def ragged() -> list[Case]:
 
 def dropout() -> list[Case]:
     cases = [Case(f"dropout, {name}", pattern, dropout=0.3) for name, pattern in MASKS.items()]
-    return cases + [
+    return [
+        *cases,
         Case("dropout 0.9", dense, dropout=0.9),
         Case("dropout 2**-17", dense, dropout=2**-17),
         Case("dropout, S 131", causal, sq=131, batch=1, dropout=0.5),

@@ -64,12 +64,25 @@ WRONG: dict[str, tuple[Callable, str]] = {
     "two seeds": (call(dropout=0.5, seed=torch.tensor([1, 2])), r"seed: .* one element is allowed, got .*\(2,\)"),
     "seed of floats": (call(dropout=0.5, seed=torch.tensor(1.0)), "seed: an int64 tensor .*, got torch.float32"),
     "unknown backend": (call(backend="cuda-graphs"), "backend: one of reference, .* is allowed, got 'cuda-graphs'"),
-    "lengths of another batch": (call(lengths=torch.tensor([1, 2, 3])), r"lengths: shape \(2,\) is allowed, got \(3,\)"),
-    "lengths of two dimensions": (call(lengths=torch.ones(2, 1).long()), r"lengths: shape \(2,\) is allowed, got \(2, 1\)"),
-    "lengths of floats": (call(lengths=torch.ones(2)), "lengths: an integer tensor is allowed, got dtype torch.float32"),
+    "lengths of another batch": (
+        call(lengths=torch.tensor([1, 2, 3])),
+        r"lengths: shape \(2,\) is allowed, got \(3,\)",
+    ),
+    "lengths of two dimensions": (
+        call(lengths=torch.ones(2, 1).long()),
+        r"lengths: shape \(2,\) is allowed, got \(2, 1\)",
+    ),
+    "lengths of floats": (
+        call(lengths=torch.ones(2)),
+        "lengths: an integer tensor is allowed, got dtype torch.float32",
+    ),
     "lengths of names": (call(lengths=["a", "b"]), "lengths.*: integers of shape .* are allowed, got"),
     "negative lengths": (call(lengths=torch.tensor([3, -1])), r"lengths: between 0 and 10 is allowed, got \[3, -1\]"),
-    "lengths past the end": (call(lengths=torch.tensor([3, 11])), r"lengths: between 0 and 10 is allowed, got \[3, 11\]"),
+    "lengths past the end": (
+        call(lengths=torch.tensor([3, 11])),
+        r"lengths: between 0 and 10 is allowed, got \[3, 11\]",
+    ),
+    "lengths past 32 bits": (call(lengths=torch.tensor([3, 2**32])), "lengths: between 0 and 10 is allowed, got"),
     "query lengths past the end": (
         call(lengths=(torch.tensor([3, 11]), None)),
         r"lengths\[0\]: between 0 and 10 is allowed, got \[3, 11\]",
@@ -110,7 +123,10 @@ WRONG: dict[str, tuple[Callable, str]] = {
         r"pattern: columns must not be negative, got \[1, -2\]",
     ),
     "columns of floats": (lambda: prefix_lm(torch.tensor([1.0])), "columns: .*integer tensor .* got .*float32"),
-    "columns of two dimensions": (lambda: Band(columns=torch.ones(1, 1).long()), r"columns: .*\(B,\).*got shape \(1, 1\)"),
+    "columns of two dimensions": (
+        lambda: Band(columns=torch.ones(1, 1).long()),
+        r"columns: .*\(B,\).*got shape \(1, 1\)",
+    ),
     "negative window": (lambda: window(-1), "left: must not be negative, got -1"),
     "negative window ahead": (lambda: window(1, -1), "right: must not be negative, got -1"),
     "negative globals": (lambda: window(1, globals=-2), "globals: must not be negative, got -2"),
@@ -136,7 +152,7 @@ def test_message(name: str) -> None:
 def test_a_device_without_kernels_is_no_silent_fallback() -> None:
     q = torch.zeros(1, 1, 4, 8, dtype=torch.float64)
     for name in ("cpu", "triton"):
-        with pytest.raises(NotImplementedError, match=f'backend \'{name}\': dtype float64: .*"reference" alone'):
+        with pytest.raises(NotImplementedError, match=f"backend '{name}': dtype float64: .*\"reference\" alone"):
             pkernels.attention(q, q, q, backend=name)
         wide = torch.zeros(1, 1, 4, 257)
         with pytest.raises(NotImplementedError, match=f"backend '{name}': head dimension 257 of q: 1 to 256"):
@@ -153,8 +169,9 @@ def test_the_default_backend_says_once_that_it_is_slow() -> None:
 # The ops below the public function --------------------------------------------------------
 
 ARGUMENTS = (
-    "q k v distance dense prefix q_spans k_spans seed left right columns rows dilation zero packed scale dropout backend"
-).split()
+    "q", "k", "v", "distance", "dense", "prefix", "q_spans", "k_spans", "seed", "left", "right", "columns", "rows",
+    "dilation", "zero", "packed", "scale", "dropout", "backend",
+)  # fmt: skip
 
 
 def arguments(name: str, **changes: object) -> dict:
@@ -250,7 +267,10 @@ BACKWARD_WRONG: dict[str, dict] = {
 def attempts(backend: str) -> dict[str, Callable]:
     """Every wrong call of the ops, by name."""
     wrong = OP_WRONG | (CPU_WRONG if backend == "cpu" else {})
-    forward = {name: lambda changes=c: torch.ops.pkernels.band_fwd(**arguments(backend, **changes)) for name, c in wrong.items()}
+    forward = {
+        name: lambda changes=c: torch.ops.pkernels.band_fwd(**arguments(backend, **changes))
+        for name, c in wrong.items()
+    }
     return forward | {
         f"backward, {name}": lambda changes=changes: _backward(backend, **changes)
         for name, changes in BACKWARD_WRONG.items()

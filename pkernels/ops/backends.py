@@ -85,7 +85,14 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def choose(name: str | None, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None) -> str:
+def choose(
+    name: str | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Band | None = None,
+    bias: Distance | Dense | None = None,
+) -> str:
     """The backend to run on. A named one never falls back.
 
     Raises:

@@ -112,7 +112,7 @@ def _ready(backend: str, q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> M
     """The backend's module, once it may trust its arguments."""
     check_tensors(q, k, v)
     check_problem(q, k, v, problem)
-    return load(choose(backend, q, k, v, None, None), "band")
+    return load(choose(backend, q, k, v), "band")
 
 
 def _scale(scale: float | None, q: Tensor) -> float:
