@@ -116,7 +116,7 @@ class Launch:
             "OWN": config.own,
             "OTHER": config.other,
             "OFFSET": self._offset(config),
-            "PRECISION": tune.precision(self.q),
+            "PRECISION": tune.precision(self.q, config),
             "STAGES": config.stages,
             "num_warps": config.warps,
             "num_stages": config.stages,

@@ -71,7 +71,7 @@ def _sum_dq(
         p = power(s - lse[:, None], PRECISION)
         if not CAREFUL and not is_full(first, last, j0, step, n_k, band, dilation, BN):
             p = tl.where(kept(i, j, n_k, band, dilation), p, 0.0)
-        dp = product(do, v, None, PRECISION)
+        dp = product(do, v, PRECISION)
         if dropout is not None:
             dp = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, dilation is not None), dp * dropout[2], 0.0)
         ds = p * (dp - delta[:, None])
@@ -151,7 +151,7 @@ def _sum_dkv(
             # (BN, BM)
             s = scores(k, q_tile, i[None, :], j[:, None], sequence, h, scale, bias, PRECISION)
             p = power(s - total[None, :], PRECISION)
-            dp = product(v, do, None, PRECISION)
+            dp = product(v, do, PRECISION)
             if CAREFUL:
                 keep = not_hidden(kept(j, i, n_q, band, dilation), i[None, :], j[:, None], sequence, h, bias)
                 p = tl.where(keep, tl.where(unclean_rows(q_tile)[None, :], float("nan"), p), 0.0)

@@ -61,7 +61,7 @@ def _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, band, dilation, bia
     # (M, N)
     s = scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION)
     p = power(s - total[:, None], PRECISION)
-    dp = product(do, v, None, PRECISION)
+    dp = product(do, v, PRECISION)
     if dropout is not None:
         dp = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, True), dp * dropout[2], 0.0)
     keep = kept(i, j, n_k, band, dilation) & (i < n_q)[:, None]
@@ -94,18 +94,17 @@ def distance_kernel(
     end = tl.minimum(n_q, n_k - t0)
     r, c = tl.arange(0, OWN)[:, None], tl.arange(0, OWN)[None, :]
     total = tl.zeros([OWN], tl.float32)
-    for i0 in tl.range(begin, end, OWN, num_stages=STAGES):
-        j0 = i0 + t0
+    for t in tl.range(0, 2 * tl.cdiv(tl.maximum(end - begin, 0), OWN), num_stages=STAGES):
+        i0 = begin + t // 2 * OWN
+        j0 = i0 + t0 + t % 2 * OWN
         if on_band | (j0 < far) | ((i0 < own_far) & (i0 + OWN > own_near)):
             own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET, PRECISION)
-            # (N, N) each: keys j0.. and j0 + N..
-            left = _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, bias, dropout, scale,
-                       OWN, OWN, D, DV, OFFSET, PRECISION)  # fmt: skip
-            right = _ds(own, i0, j0 + OWN, keys, values, n_q, n_k, sequence, head, seen, dilation, bias, dropout,
-                        scale, OWN, OWN, D, DV, OFFSET, PRECISION)  # fmt: skip
-            # Row r, diagonal c is at key r + c: column (r + c) % N of the left or the right tile.
-            both = tl.where(c >= r, left, right)
-            total += tl.sum(tl.gather(both, (r + c) % OWN, 1), 0)
+            # (N, N)
+            ds = _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, bias, dropout, scale,
+                     OWN, OWN, D, DV, OFFSET, PRECISION)  # fmt: skip
+            # Row r meets diagonal c at key r + c: right of r in the first key tile, left of it in the second.
+            ds = tl.where((c >= r) == (t % 2 == 0), ds, 0.0)
+            total += tl.sum(tl.gather(ds, (r + c) % OWN, 1), 0)
     at = block * OWN + tl.arange(0, OWN)
     tl.store(partial + row.to(tl.int64) * width + at, total, mask=at < width)
 

@@ -218,16 +218,20 @@ def kept(own, other, n, band, dilation):
 
 
 @triton.jit
-def product(a, b, c, PRECISION: tl.constexpr):
-    """a bᵀ + c in fp32; c may be None."""
-    return tl.dot(a, tl.trans(b), c, input_precision=PRECISION)
+def product(a, b, PRECISION: tl.constexpr):
+    """a bᵀ in fp32; a holds own rows, b other ones."""
+    if PRECISION == "ieee":
+        # Without tensor cores the compiler holds the left operand in registers: let that be the passing one.
+        return tl.trans(tl.dot(b, tl.trans(a), input_precision=PRECISION))
+    else:
+        return tl.dot(a, tl.trans(b), input_precision=PRECISION)
 
 
 @triton.jit
 def scores(a, b, i, j, sequence, head, scale, bias, PRECISION: tl.constexpr):
     """scale * a bᵀ + bias. i and j are the tile's query rows and key rows, one of them along
     each axis."""
-    s = product(a, b, None, PRECISION) * (scale * unit(PRECISION))
+    s = product(a, b, PRECISION) * (scale * unit(PRECISION))
     distance, dense, limits = bias
     zero, width, m, n = limits
     if distance is not None:

@@ -19,46 +19,74 @@ FAMILIES = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 @dataclass(frozen=True)
 class Config:
-    """A program owns ``own`` rows and visits tiles of ``other`` rows."""
+    """A program owns ``own`` rows and visits tiles of ``other`` rows; ``exact``: how fp32 is multiplied."""
 
     own: int
     other: int
     warps: int
     stages: int
+    exact: str = "bf16x6"
 
 
-def _c(own: int, other: int, warps: int, stages: int) -> Config:
-    return Config(own, other, warps, stages)
-
-
-# (kernel, element size, largest padded head dimension): shape, by family.
+# (kernel, bytes of an element, largest head dimension): shape
 _TABLE = {
-    ("forward", 2, 64): _c(128, 64, 4, 3),
-    ("forward", 2, 128): _c(128, 64, 8, 3),
-    ("forward", 2, 256): _c(64, 32, 4, 2),
-    ("forward", 4, 64): _c(64, 32, 4, 2),
-    ("forward", 4, 128): _c(64, 32, 8, 2),
-    ("forward", 4, 256): _c(32, 16, 8, 1),
-    ("dq", 2, 64): _c(64, 64, 4, 2),
-    ("dq", 2, 128): _c(64, 32, 4, 2),
-    ("dq", 2, 256): _c(32, 32, 4, 1),
-    ("dq", 4, 64): _c(32, 32, 4, 2),
-    ("dq", 4, 128): _c(32, 32, 8, 1),
-    ("dq", 4, 256): _c(16, 16, 8, 1),
-    ("dkv", 2, 64): _c(64, 64, 4, 2),
-    ("dkv", 2, 128): _c(64, 32, 8, 2),
-    ("dkv", 2, 256): _c(32, 32, 8, 1),
-    ("dkv", 4, 64): _c(32, 32, 4, 1),
-    ("dkv", 4, 128): _c(32, 32, 8, 1),
-    ("dkv", 4, 256): _c(16, 16, 8, 1),
-    ("distance", 2, 64): _c(32, 32, 4, 1),
-    ("distance", 2, 256): _c(32, 32, 4, 1),
-    ("distance", 4, 256): _c(16, 16, 4, 1),
-    ("dense", 2, 64): _c(64, 64, 4, 1),
-    ("dense", 2, 256): _c(32, 32, 4, 1),
-    ("dense", 4, 256): _c(32, 32, 4, 1),
+    ("forward", 2, 64): Config(128, 64, 4, 3),
+    ("forward", 2, 128): Config(128, 64, 8, 3),
+    ("forward", 2, 256): Config(64, 32, 4, 2),
+    ("forward", 4, 64): Config(64, 32, 4, 2),
+    ("forward", 4, 128): Config(64, 16, 4, 1),
+    ("forward", 4, 256): Config(32, 32, 8, 1, "ieee"),
+    ("dq", 2, 64): Config(64, 64, 4, 2),
+    ("dq", 2, 128): Config(64, 64, 8, 2),
+    ("dq", 2, 256): Config(32, 32, 4, 1),
+    ("dq", 4, 64): Config(32, 32, 4, 2),
+    ("dq", 4, 128): Config(16, 16, 8, 2),
+    ("dq", 4, 256): Config(32, 16, 8, 1, "ieee"),
+    ("dkv", 2, 64): Config(64, 32, 4, 2),
+    ("dkv", 2, 128): Config(64, 64, 8, 2),
+    ("dkv", 2, 256): Config(32, 32, 8, 1),
+    ("dkv", 4, 64): Config(32, 32, 4, 1),
+    ("dkv", 4, 128): Config(16, 16, 8, 2),
+    ("dkv", 4, 256): Config(32, 16, 8, 1, "ieee"),
+    ("distance", 2, 64): Config(32, 32, 4, 1),
+    ("distance", 2, 256): Config(16, 16, 4, 1),
+    ("distance", 4, 64): Config(32, 32, 4, 1),
+    ("distance", 4, 256): Config(16, 16, 4, 1, "ieee"),
+    ("dense", 2, 64): Config(64, 64, 4, 1),
+    ("dense", 2, 256): Config(32, 16, 4, 1),
+    ("dense", 4, 256): Config(16, 16, 4, 1, "ieee"),
 }
-_OVERRIDES: dict[str, dict[tuple[str, int, int], Config]] = {family: {} for family in FAMILIES}
+# Where another shape suits a family better: bigger tiles for wgmma and tcgen05, four warps of 64
+# lanes on gfx942, and whatever keeps registers from spilling.
+_OVERRIDES = {
+    "sm_80": {},
+    "sm_90": {
+        ("forward", 2, 256): Config(64, 64, 8, 2),
+        ("dq", 2, 128): Config(128, 64, 8, 2),
+        ("dq", 2, 256): Config(64, 32, 8, 1),
+        ("dq", 4, 128): Config(64, 16, 4, 1),
+        ("dkv", 2, 64): Config(128, 64, 8, 2),
+        ("dkv", 2, 256): Config(64, 32, 8, 1),
+    },
+    "sm_100": {
+        ("forward", 4, 128): Config(32, 16, 8, 2),
+        ("dq", 2, 128): Config(128, 64, 8, 2),
+        ("dq", 2, 256): Config(64, 32, 8, 1),
+        ("dq", 4, 64): Config(32, 16, 4, 1),
+        ("dkv", 2, 64): Config(128, 64, 8, 2),
+        ("dkv", 2, 256): Config(64, 32, 8, 1),
+        ("distance", 4, 64): Config(32, 32, 4, 1, "ieee"),
+    },
+    "gfx942": {
+        ("forward", 2, 128): Config(128, 64, 8, 2),
+        ("forward", 4, 256): Config(32, 32, 4, 1, "ieee"),
+        ("dq", 2, 128): Config(64, 32, 4, 2),
+        ("dq", 4, 256): Config(32, 16, 4, 1, "ieee"),
+        ("dkv", 2, 128): Config(64, 64, 4, 1),
+        ("dkv", 2, 256): Config(32, 32, 4, 1),
+        ("dkv", 4, 256): Config(32, 16, 4, 1, "ieee"),
+    },
+}
 
 _forced: tuple[str | None, Config | None] = (None, None)
 
@@ -96,14 +124,15 @@ def family(x: Tensor) -> str:
     return "sm_80" if major < 9 or major > 10 else "sm_90" if major == 9 else "sm_100"
 
 
-def precision(x: Tensor) -> str | None:
+def precision(x: Tensor, config: Config) -> str | None:
     """How products of fp32 are taken; None for 16-bit inputs.
 
     "bf16x6" splits each operand into three bf16 parts of 8 bits and adds the six products that
     matter: all but about 2**-26 of a product, at a sixth of the tensor cores' bf16 rate. Plain
-    "tf32" keeps 11 bits and "tf32x3" loses about 2**-21, more than fp32 itself does. The
-    interpreter knows plain fp32 alone.
+    "tf32" keeps 11 bits and "tf32x3" loses about 2**-21, more than fp32 itself does. Wide
+    heads leave no registers for the parts: "ieee" multiplies fp32 as it is. So does the
+    interpreter, which knows nothing else.
     """
     if x.dtype != torch.float32:
         return None
-    return "ieee" if os.environ.get("TRITON_INTERPRET") == "1" else "bf16x6"
+    return "ieee" if os.environ.get("TRITON_INTERPRET") == "1" else config.exact
