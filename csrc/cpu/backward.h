@@ -1,8 +1,8 @@
 // Backward over a Band (Dao et al. 2022, arXiv:2205.14135, algorithm 4), in one pass: a
 // worker owns some keys of one key head, so dK and dV are its own; queries in the lanes.
 //
-//   Pᵀ = exp(Sᵀ - lse)      dPᵀ = V dOᵀ ∘ Zᵀ      delta = rowsum(dO ∘ O) - dlse
-//   dSᵀ = Pᵀ ∘ (dPᵀ - delta)
+//   Pᵀ = exp(Sᵀ - lse)      dPᵀ = V dOᵀ ∘ Zᵀ      delta = rowsum(dO ∘ O)
+//   dSᵀ = Pᵀ ∘ (dPᵀ - delta + dlse)
 //   dQᵀ += scale Kᵀ dSᵀ     dK += scale dSᵀ Q     dV += (P ∘ Z)ᵀ dO
 #pragma once
 
@@ -16,7 +16,7 @@ constexpr int64_t diagonals = max_keys + max_width;
 
 struct BackwardScratch {
   int64_t d, dv;  // leading dimensions of rows
-  float *q, *dout, *qt, *dot, *dqt, *p, *ds, *bias, *k, *v, *lse, *delta, *diagonal, *dk, *dvs;
+  float *q, *dout, *qt, *dot, *dqt, *ot, *p, *ds, *bias, *k, *v, *lse, *dlse, *delta, *diagonal, *dk, *dvs;
 
   BackwardScratch(const Problem& problem, int64_t keys, float* memory)
       : d(leading(problem.d)), dv(leading(problem.dv)) {
@@ -32,7 +32,8 @@ struct BackwardScratch {
     p = take(max_keys * max_width), ds = take(max_keys * max_width);
     bias = take((max_keys + 1) * max_width);
     k = take(max_keys * d), v = take(max_keys * dv);
-    lse = take(max_lanes), delta = take(max_lanes);
+    ot = take(problem.dv * max_width);
+    lse = take(max_lanes), dlse = take(max_lanes), delta = take(max_lanes);
     diagonal = take(4 * diagonals);
     dk = take(keys * d), dvs = take(keys * dv);
     size = next - memory;
@@ -56,7 +57,7 @@ struct QuerySide {
     const Problem& p = f.problem;
     const int64_t b = p.storage(place.batch), first = p.queries[place.batch].first + queries.first;
     auto at = [&](const Rows& rows) { return row_at(rows, p.type, b, place.head, first); };
-    // dot serves as scratch for O until delta is known.
+    // dot serves as scratch for the rows of O.
     read_rows(x.dot, x.dv, at(f.out), p.type, f.out.row * queries.step, queries.count, p.dv);
     read_rows(x.dout, x.dv, at(f.dout), p.type, f.dout.row * queries.step, queries.count, p.dv);
     read_rows(x.q, x.d, at(f.q), p.type, f.q.row * queries.step, queries.count, p.d);
@@ -64,21 +65,23 @@ struct QuerySide {
     const float* dlse = f.dlse ? f.dlse + b * f.dlse_batch + place.head * f.dlse_head + first * f.dlse_row : nullptr;
     for (int64_t c = 0; c < used; ++c) {
       const bool empty = c >= queries.count || lse[c * queries.step] == -infinity;
-      x.lse[c] = empty ? 0 : lse[c * queries.step] * log2e;
-      x.delta[c] = empty ? 0 : dot_product(x.dot + c * x.dv, x.dout + c * x.dv, x.dv);
-      if (!empty && dlse) x.delta[c] -= dlse[c * queries.step * f.dlse_row];
+      x.lse[c] = empty ? 0 : lse[c * queries.step];
+      x.dlse[c] = empty || !dlse ? 0 : dlse[c * queries.step * f.dlse_row];
     }
     transpose(x.qt, width, x.q, x.d, queries.count, p.d);
+    scale_by(x.qt, p.d * width, p.scale);
+    transpose(x.ot, width, x.dot, x.dv, queries.count, p.dv);
     transpose(x.dot, width, x.dout, x.dv, queries.count, p.dv);
+    for (int64_t g = 0; g < used; g += W) store(x.delta + g, delta(g));
     finite = all_finite(x.q, x.d, queries.count, p.d) && all_finite(x.dout, x.dv, queries.count, p.dv);
   }
 
-  static float dot_product(const float* a, const float* b, int64_t n) {
+  // rowsum(dO ∘ O), added up in the order in which `product` adds up dP: a row with a single
+  // key, where O is its value, then has dP - delta = 0 to the last bit.
+  __attribute__((always_inline)) inline Vec delta(int64_t g) const {
     Vec sum = {};
-    for (int64_t i = 0; i < n; i += W) sum += load(a + i) * load(b + i);
-    float total = 0;
-    for (int i = 0; i < W; ++i) total += sum[i];
-    return total;
+    for (int64_t c = 0; c < f.problem.dv; ++c) sum += load(x.ot + c * width + g) * load(x.dot + c * width + g);
+    return sum;
   }
 };
 
@@ -100,25 +103,25 @@ struct KeySide {
     product<Plain, Assign>(count, used, p.dv, v.data, v.stride, x.dot, width, x.ds, width);
     const bool masked = scores.masked || p.dense;
     for (int64_t g = 0; g * W < used; ++g) {
-      const float factor = scores.plain() ? scores.factor() : 1.0f;
       Vec top = {};
       if (!scores.plain()) scores.finish(x.p, segment, m, count, g, top);
       if (p.keep_scale != 1) {
-        dropped(x, scores, segment, m, count, g, factor);
+        dropped(x, scores, segment, m, count, g);
       } else {
-        plain(x, width, count, g, factor, masked);
+        plain(x, width, count, g, masked);
       }
     }
     safe = !masked || (side.finite && all_finite(k.data, k.stride, count, p.d));
   }
 
-  static void plain(BackwardScratch& x, int64_t width, int64_t count, int64_t g, float factor, bool masked) {
-    const Vec lse = load(x.lse + g * W), delta = load(x.delta + g * W);
+  static void plain(BackwardScratch& x, int64_t width, int64_t count, int64_t g, bool masked) {
+    const Vec lse = load(x.lse + g * W), delta = load(x.delta + g * W),
+              dlse = load(x.dlse + g * W);
     for (int64_t j = 0; j < count; ++j) {
       float *p = x.p + j * width + g * W, *ds = x.ds + j * width + g * W;
-      const Vec score = load(p) * factor;
-      const Vec weight = exp2(score - lse);
-      const Vec gradient = weight * (load(ds) - delta);
+      const Vec score = load(p);
+      const Vec weight = exp(score - lse);
+      const Vec gradient = weight * (load(ds) - delta + dlse);
       // Not weight == 0: the lse of a row that is NaN must not spread to keys it does not see.
       const Int hidden = score == -infinity;
       store(p, masked ? select(hidden, Vec{}, weight) : weight);
@@ -127,17 +130,18 @@ struct KeySide {
   }
 
   static void dropped(BackwardScratch& x, const Scores& scores, const KeySegment& segment, int64_t m, int64_t count,
-                      int64_t g, float factor) {
-    const Vec lse = load(x.lse + g * W), delta = load(x.delta + g * W);
+                      int64_t g) {
+    const Vec lse = load(x.lse + g * W), delta = load(x.delta + g * W),
+              dlse = load(x.dlse + g * W);
     const float keep_scale = scores.problem.keep_scale;
     scores.for_each_kept(segment, m, count, g, [&](int64_t j, const Int& kept) {
       float *p = x.p + j * scores.width + g * W, *ds = x.ds + j * scores.width + g * W;
-      const Vec score = load(p) * factor;
-      const Vec weight = exp2(score - lse);
+      const Vec score = load(p);
+      const Vec weight = exp(score - lse);
       const Int hidden = score == -infinity;
       const Vec dp = select(kept, load(ds) * keep_scale, Vec{});
       store(p, select(kept & ~hidden, weight * keep_scale, Vec{}));
-      store(ds, select(hidden, Vec{}, weight * (dp - delta)));
+      store(ds, select(hidden, Vec{}, weight * (dp - delta + dlse)));
     });
   }
 };

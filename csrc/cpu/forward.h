@@ -43,24 +43,21 @@ PK_INLINE void soften(const Scores& scores, const KeySegment& segment, int64_t m
   const int64_t width = scores.width;
   float* s = x.s + g * W;
   const Vec before = load(x.top + g * W);
-  Vec top = before, factor = splat(1.0f);
+  Vec top = before;
   if (scores.plain()) {
-    Vec most = splat(-infinity);
-    for (int64_t j = 0; j < count; ++j) most = maximum(load(s + j * width), most);
-    factor = splat(scores.factor());
-    top = maximum(most * factor, before);
+    for (int64_t j = 0; j < count; ++j) top = maximum(load(s + j * width), top);
   } else {
     scores.finish(x.s, segment, m, count, g, top);
   }
   const Vec pivot = select(top == -infinity, Vec{}, top);  // rows without a key so far
   Vec sum = {};
   for (int64_t j = 0; j < count; ++j) {
-    const Vec p = exp2(load(s + j * width) * factor - pivot);
+    const Vec p = exp(load(s + j * width) - pivot);
     store(s + j * width, p);
     sum += p;
   }
   store(x.top + g * W, top);
-  const Vec alpha = exp2(before - pivot);
+  const Vec alpha = exp(before - pivot);
   store(x.sum + g * W, load(x.sum + g * W) * alpha + sum);
   if (any(alpha != 1.0f)) {
     for (int64_t c = 0; c < scores.problem.dv; ++c) {
@@ -93,7 +90,7 @@ static void finish_forward(const Forward& f, const Scores& scores, ForwardScratc
     const int64_t row = first + c * queries.step;
     write_row((char*)row_at(f.out, p.type, b, place.head, row), p.type, x.rows + c * x.dv, p.dv);
     const float sum = x.sum[c];
-    lse[c * queries.step] = sum == 0 ? -infinity : x.top[c] * ln2 + __builtin_logf(sum);
+    lse[c * queries.step] = sum == 0 ? -infinity : x.top[c] + __builtin_logf(sum);
   }
 }
 
@@ -108,6 +105,7 @@ static void forward(const Forward& f, int64_t batch, int64_t head, const QueryTi
   const char* q = row_at(f.q, p.type, b, head, p.queries[batch].first + queries.first);
   read_rows(x.rows, x.d, q, p.type, f.q.row * queries.step, queries.count, p.d);
   transpose(x.qt, width, x.rows, x.d, queries.count, p.d);
+  scale_by(x.qt, p.d * width, p.scale);
   for (int64_t c = 0; c < used; ++c) x.top[c] = -infinity, x.sum[c] = 0;
   for (int64_t i = 0; i < p.dv * width; ++i) x.ot[i] = 0;
 

@@ -117,6 +117,10 @@ static void transpose(float* to, int64_t lanes, const float* from, int64_t ld, i
   }
 }
 
+static void scale_by(float* x, int64_t n, float factor) {
+  for (int64_t i = 0; i < n; i += W) store(x + i, load(x + i) * factor);
+}
+
 static bool all_finite(const float* x, int64_t ld, int64_t rows, int64_t width) {
   Vec sum = {};
   float rest = 0;

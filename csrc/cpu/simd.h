@@ -49,13 +49,14 @@ PK_INLINE bool any(Int mask) {
   return found != 0;
 }
 
-// 2**x for x <= 0 to one unit in the last place; exactly 0 for -inf, NaN for NaN.
-// x = n + f with |f| <= 1/2; 2**f by a polynomial of degree 6, 2**n by the exponent's bits.
-PK_INLINE Vec exp2(Vec x) {
+// e**x for x <= 0 to one unit in the last place; exactly 0 for -inf, NaN for NaN.
+// x log2(e) = n + f with |f| <= 1/2; 2**f by a polynomial of degree 6, 2**n by the exponent's bits.
+PK_INLINE Vec exp(Vec x) {
+  constexpr float log2e = 1.4426950408889634f;
   constexpr float magic = 12582912.0f;  // 1.5 * 2**23: adding it rounds to an integer
-  x = at_least(x, -127.0f);
-  const Vec shifted = x + magic;
-  const Vec f = x - (shifted - magic);
+  x = at_least(x, -88.0296919f);  // -127 log 2
+  const Vec shifted = x * log2e + magic;
+  const Vec f = x * log2e - (shifted - magic);
   Vec y = splat(1.535336188319500e-4f);
   y = y * f + 1.339887440266574e-3f;
   y = y * f + 9.618437357674640e-3f;

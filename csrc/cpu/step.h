@@ -10,7 +10,6 @@
 namespace pkernels {
 namespace PK_ISA {
 
-constexpr float log2e = 1.4426950408889634f, ln2 = 0.6931471805599453f;
 constexpr int64_t max_lanes = PK_LANES;  // queries of a tile, at most
 constexpr int64_t max_width = PK_LANES + 16;
 constexpr int64_t max_keys = PK_KEYS;    // keys of a tile, at most
@@ -49,8 +48,7 @@ struct Scores {
       fill_distance(segment, m, count);
     }
   }
-
-  // bias[key][lane] in units of log 2, so that exp2 can be used.
+  // bias[key][lane].
   void fill_dense(const KeySegment& segment, int64_t m, int64_t count) {
     const Problem& p = problem;
     const int64_t size = bytes_of(p.dense_type);
@@ -60,7 +58,7 @@ struct Scores {
       for (int64_t j = 0; j < count; ++j) {
         const int64_t column = segment.first + (m + j) * segment.step;
         const char* at = base + (row * p.dense_row + column * p.dense_column) * size;
-        bias[j * width + c] = c < queries.count ? load_one(at, p.dense_type) * log2e : 0.0f;
+        bias[j * width + c] = c < queries.count ? load_one(at, p.dense_type) : 0.0f;
       }
     }
     bias_row = bias, bias_step = width;
@@ -74,7 +72,7 @@ struct Scores {
     if (segment.step == queries.step) {
       for (int64_t u = 0; u < count - 1 + used; ++u) {
         const int64_t t = start + (count - 1 - u) * segment.step;
-        bias[u] = t >= 0 && t < p.distance_width ? values[t] * log2e : 0.0f;
+        bias[u] = t >= 0 && t < p.distance_width ? values[t] : 0.0f;
       }
       bias_row = bias + count - 1, bias_step = -1;
       return;
@@ -82,7 +80,7 @@ struct Scores {
     for (int64_t j = 0; j < count; ++j) {
       for (int64_t c = 0; c < used; ++c) {
         const int64_t t = start + j * segment.step - c * queries.step;
-        bias[j * width + c] = t >= 0 && t < p.distance_width ? values[t] * log2e : 0.0f;
+        bias[j * width + c] = t >= 0 && t < p.distance_width ? values[t] : 0.0f;
       }
     }
     bias_row = bias, bias_step = width;
@@ -95,11 +93,10 @@ struct Scores {
     return (step >= (int32_t)-problem.band.left) & (step <= (int32_t)problem.band.right);
   }
 
-  // Whether the scores are a plain multiple, so that finish() can be left to the exponential.
-  bool plain() const { return !masked && !biased() && problem.scale > 0; }
-  float factor() const { return problem.scale * log2e; }
+  // Whether the products are the scores: nothing is added, nothing masked.
+  bool plain() const { return !masked && !biased(); }
 
-  // s = s * scale + bias in units of log 2, -inf where masked; raises `top` to the lanes'
+  // s = s + bias, -inf where masked; raises `top` to the lanes'
   // maximum. (Vectors go by reference: how wide ones are passed differs among targets.)
   void finish(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec& top) const {
     if (biased()) {
@@ -111,11 +108,10 @@ struct Scores {
 
   template <bool Biased, bool Masked>
   void apply(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec& maxima) const {
-    const float factor = this->factor();
     Vec top = maxima;
     for (int64_t j = 0; j < count; ++j) {
       float* at = s + j * width + g * W;
-      Vec x = load(at) * factor;
+      Vec x = load(at);
       if constexpr (Biased) {
         const Vec b = load(bias_row + j * bias_step + g * W);
         x = select(b == -infinity, splat(-infinity), x + b);
