@@ -61,6 +61,8 @@ def _attend(
     m = tl.full([i.shape[0]], -float("inf"), tl.float32)
     total = tl.zeros([i.shape[0]], tl.float32)
     acc = tl.zeros([i.shape[0], padded(DV)], tl.float32)
+    if CAREFUL:
+        lost = tl.zeros([i.shape[0], padded(DV)], tl.float32)
     tiles, count, start = schedule(first, last, n_k, band, dilation, BN)
     for t in tl.range(0, count, num_stages=STAGES):
         j0, step = visit(t, tiles, start, dilation, BN)
@@ -73,7 +75,7 @@ def _attend(
         if CAREFUL:
             keep = not_hidden(kept(i, j, n_k, band, dilation), i[:, None], j[None, :], sequence, head, bias)
             s = tl.where(keep, tl.where(unclean_rows(k)[None, :], float("nan"), s), -float("inf"))
-            acc = reach(acc, keep, v)
+            lost = reach(lost, keep, v)
             v = clean(v)
         else:
             if not is_full(first, last, j0, step, n_k, band, dilation, BN):
@@ -83,6 +85,8 @@ def _attend(
             p = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, dilation is not None), p, 0.0)
         # (BM, Dv)
         acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=PRECISION)
+    if CAREFUL:
+        acc = tl.where(lost > 0, float("nan"), acc)
     return m, total, acc
 
 

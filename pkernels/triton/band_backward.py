@@ -136,6 +136,8 @@ def _sum_dkv(
     """dSᵀ Q and (P ∘ Z)ᵀ dO of key rows j, over the queries that reach them: (BN, D), (BN, Dv)."""
     dk = tl.zeros([j.shape[0], padded(D)], tl.float32)
     dv = tl.zeros([j.shape[0], padded(DV)], tl.float32)
+    if CAREFUL:
+        lost = tl.zeros([j.shape[0], padded(DV)], tl.float32)
     tiles, count, start = schedule(first, last, n_q, band, dilation, BM)
     for h in tl.range(head * group, (head + 1) * group):
         queries, outs = rows_of(q, storage, h, q_first), rows_of(dout, storage, h, q_first)
@@ -155,7 +157,7 @@ def _sum_dkv(
             if CAREFUL:
                 keep = not_hidden(kept(j, i, n_q, band, dilation), i[None, :], j[:, None], sequence, h, bias)
                 p = tl.where(keep, tl.where(unclean_rows(q_tile)[None, :], float("nan"), p), 0.0)
-                dv = reach(dv, keep, do)
+                lost = reach(lost, keep, do)
                 dp = tl.where(unclean_rows(do)[None, :], float("nan"), dp)
             else:
                 if not is_full(first, last, i0, step, n_q, band, dilation, BM):
@@ -172,6 +174,8 @@ def _sum_dkv(
             # (BN, Dv), (BN, D)
             dv = tl.dot(weights.to(do.dtype), do, dv, input_precision=PRECISION)
             dk = tl.dot(ds.to(q_tile.dtype), q_tile, dk, input_precision=PRECISION)
+    if CAREFUL:
+        dv = tl.where(lost > 0, float("nan"), dv)
     return dk, dv
 
 

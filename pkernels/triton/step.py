@@ -322,7 +322,6 @@ def doubted(doubts):
 
 
 @triton.jit
-def reach(acc, keep, x):
-    """acc, NaN where a row of ``keep`` keeps a value of x's column that is not finite."""
-    unclean = tl.where(is_finite(x), 0.0, 1.0).to(tl.bfloat16)
-    return tl.where(tl.dot(keep.to(tl.bfloat16), unclean) > 0, float("nan"), acc)
+def reach(count, keep, x):
+    """count plus, per row of ``keep`` and column of x, how many values it keeps that are not finite."""
+    return tl.dot(keep.to(tl.bfloat16), tl.where(is_finite(x), 0.0, 1.0).to(tl.bfloat16), count)

@@ -74,7 +74,6 @@ _OVERRIDES = {
         ("dq", 2, 256): Config(64, 32, 8, 1),
         ("dq", 4, 64): Config(32, 16, 4, 1),
         ("dkv", 2, 64): Config(128, 64, 8, 2),
-        ("dkv", 2, 256): Config(64, 32, 8, 1),
         ("distance", 4, 64): Config(32, 32, 4, 1, "ieee"),
     },
     "gfx942": {
