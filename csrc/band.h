@@ -22,6 +22,11 @@ struct KeySegment {
   bool banded = false;
 };
 
+// Keys [begin, end), of a sequence or of a segment.
+struct KeyRange {
+  int64_t begin, end;
+};
+
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -83,8 +88,8 @@ inline KeySegment clip(KeySegment segment, int64_t begin, int64_t end) {
 
 // Whether keys [m, m + count) of a segment are kept by every query of the tile.
 inline bool is_full(const Band& band, const KeySegment& segment, const QueryTile& tile, int64_t m, int64_t count) {
-  return !segment.banded || (m - (tile.count - 1) + segment.offset >= -band.left &&
-                             m + count - 1 + segment.offset <= band.right);
+  return !segment.banded ||
+         (m - (tile.count - 1) + segment.offset >= -band.left && m + count - 1 + segment.offset <= band.right);
 }
 
 }  // namespace pkernels

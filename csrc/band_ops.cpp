@@ -31,7 +31,8 @@ Type type_of(const Tensor& x) {
 }
 
 Rows rows_of(const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() == 4 && (x.size(3) <= 1 || x.stride(3) == 1), "rows (B, H, S, D) with contiguous D are wanted");
+  STD_TORCH_CHECK(x.dim() == 4 && (x.size(3) <= 1 || x.stride(3) == 1),
+                  "rows (B, H, S, D) with contiguous D are wanted");
   return {x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
 }
 
@@ -121,7 +122,7 @@ int64_t distance_rows(int64_t batch, int64_t kv_heads, int64_t longest) {
 
 }  // namespace
 
-#define PK_PROBLEM                                                                                               \
+#define PK_PROBLEM                                                                                                  \
   "Tensor? distance, Tensor? dense, int[] q_rows, int[] k_rows, int[] columns, int[] band, int zero, bool packed, " \
   "float scale, float dropout, int seed) -> ()"
 

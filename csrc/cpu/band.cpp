@@ -12,27 +12,37 @@ namespace {
 
 int64_t threads() { return torch::stable::get_num_threads(); }
 
-// Queries of a tile: as many as the kernels hold, but few beside the keys they see (what
-// sticks out of the band is wasted), and enough tiles to keep all threads busy.
-int64_t tile_size(const Kernels& kernels, const Problem& p) {
-  int64_t rows = 0, longest = 0;
-  for (int64_t b = 0; b < p.batch; ++b) {
-    rows += p.queries[b].count;
-    longest = std::max(longest, p.keys[b].count);
+// The sequences of a call at a glance.
+struct Extent {
+  int64_t rows = 0, queries = 0, keys = 0;  // all queries; those and the keys of the longest sequence
+
+  explicit Extent(const Problem& p) {
+    for (int64_t b = 0; b < p.batch; ++b) {
+      rows += p.queries[b].count;
+      queries = std::max(queries, p.queries[b].count);
+      keys = std::max(keys, p.keys[b].count);
+    }
   }
-  const int64_t left = std::min(p.band.left * p.band.dilation, longest);
-  const int64_t right = std::min(p.band.right * p.band.dilation, longest);
-  const int64_t reach = std::max<int64_t>(0, std::min(longest, left + right)) / p.band.dilation;
-  const bool banded = left < longest || right < longest;
-  int64_t size = kernels.lanes;
-  if (banded) size = std::min(size, std::max(kernels.block, reach / 8));
-  const int64_t items = 2 * threads();
-  size = std::min(size, std::max(kernels.block, ceil_div(rows * p.heads, items)));
-  return std::min(kernels.lanes, ceil_div(size, kernels.block) * kernels.block);
+};
+
+// Queries of a tile: at most `most`, but few beside the keys they see (what sticks out of the band
+// is wasted), enough tiles to keep all threads busy, and tiles of one size.
+int64_t tile_size(const Kernels& kernels, const Problem& p, int64_t most) {
+  const Extent extent(p);
+  const int64_t left = std::min(p.band.left * p.band.dilation, extent.keys);
+  const int64_t right = std::min(p.band.right * p.band.dilation, extent.keys);
+  const int64_t reach = std::max<int64_t>(0, std::min(extent.keys, left + right)) / p.band.dilation;
+  const bool banded = left < extent.keys || right < extent.keys;
+  int64_t size = most;
+  if (banded) size = std::min(size, std::max(kernels.panel, reach / 8));
+  size = std::min(size, std::max(kernels.panel, ceil_div(extent.rows * p.heads, 4 * threads())));
+  const int64_t rows = std::max<int64_t>(1, ceil_div(extent.queries, p.band.dilation));
+  const int64_t even = ceil_div(rows, ceil_div(rows, size));
+  return std::min(size, ceil_div(even, kernels.width) * kernels.width);
 }
 
 struct Item {
-  int64_t batch, head;
+  int64_t batch, head, heads;
   QueryTile queries;
 };
 
@@ -48,7 +58,8 @@ KeyRange range_of(int64_t n, int64_t parts, int64_t part) { return {n * part / p
 int64_t queries_of(const Problem& p, int64_t b, int64_t key) {
   const int64_t n_q = p.queries[b].count, shift = p.keys[b].count - n_q, d = p.band.dilation;
   if (key < p.columns[b]) return n_q;
-  const int64_t first = std::max(shift, key - p.band.right * d), last = std::min(shift + n_q - 1, key + p.band.left * d);
+  const int64_t first = std::max(shift, key - p.band.right * d),
+                last = std::min(shift + n_q - 1, key + p.band.left * d);
   return std::max(std::min(p.band.rows, n_q), (last - first) / d + 1);
 }
 
@@ -98,25 +109,27 @@ void dense_gradient(const Kernels& kernels, const Backward& call) {
 void band_forward(Forward call) {
   const Problem& p = call.problem;
   const Kernels& kernels = current_kernels();
-  call.tile = tile_size(kernels, p);
+  // Heads that share their keys share a tile, a panel each, so that keys are read once for all.
+  const int64_t group = p.group(), most = group > 1 ? 1 : p.type == Type::f32 ? 3 : max_panels;
+  call.tile = tile_size(kernels, p, most * kernels.panel);
+  const int64_t panels = ceil_div(call.tile, kernels.panel);
+  call.heads = std::min(group, max_panels / panels);
+  call.panels = call.heads * panels;
   std::vector<Item> items;
   for (const int64_t b : by_length(p)) {
-    const size_t first = items.size();
+    std::vector<QueryTile> tiles;
     for_each_query_tile(p.band, p.queries[b].count, p.keys[b].count, call.tile,
-                        [&](const QueryTile& tile) { items.push_back({b, 0, tile}); });
+                        [&](const QueryTile& tile) { tiles.push_back(tile); });
     // The last tile of a causal pattern sees most keys: begin with it.
-    std::reverse(items.begin() + first, items.end());
-    const size_t tiles = items.size() - first;
-    for (int64_t h = 1; h < p.heads; ++h) {
-      for (size_t i = 0; i < tiles; ++i) {
-        Item item = items[first + i];
-        item.head = h;
-        items.push_back(item);
+    std::reverse(tiles.begin(), tiles.end());
+    for (int64_t first = 0; first < p.heads; first += group) {
+      for (int64_t h = first; h < first + group; h += call.heads) {
+        for (const QueryTile& tile : tiles) items.push_back({b, h, std::min(call.heads, first + group - h), tile});
       }
     }
   }
-  for_each_item(items.size(), kernels.forward_scratch(p), [&](int64_t i, float* scratch) {
-    kernels.forward(call, items[i].batch, items[i].head, items[i].queries, scratch);
+  for_each_item(items.size(), kernels.forward_scratch(p, call.panels), [&](int64_t i, float* scratch) {
+    kernels.forward(call, items[i].batch, items[i].head, items[i].heads, items[i].queries, scratch);
   });
 }
 
@@ -132,7 +145,7 @@ int64_t band_parts(const Problem& p) {
 void band_backward(Backward call) {
   const Problem& p = call.problem;
   const Kernels& kernels = current_kernels();
-  call.tile = tile_size(kernels, p);
+  call.tile = tile_size(kernels, p, 3 * kernels.panel);
   call.parts = band_parts(p);
   std::vector<Unit> units;
   int64_t most = 0, rows = 0;
@@ -172,7 +185,9 @@ double peak_rate(double seconds) {
   const Kernels& kernels = current_kernels();
   const int64_t workers = threads();
   std::vector<double> done(workers);
-  const auto clock = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
+  const auto clock = [] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  };
   const double start = clock();
   for_each_item(workers, 0, [&](int64_t i, float*) {
     while (clock() - start < seconds) done[i] += kernels.peak(100000);

@@ -1,11 +1,13 @@
 // Forward over a Band (Dao et al. 2022, arXiv:2205.14135, algorithm 1; Dao 2023,
-// arXiv:2307.08691, section 3.1), one tile of queries at a time, queries in the lanes:
+// arXiv:2307.08691, section 3.1), a tile of queries at a time, queries in the lanes:
 //
-//   Sᵀ = K Qᵀ          s = scale * S + bias, -inf where masked
-//   m' = max(m, s)     P = exp(s - m')      l' = l exp(m - m') + sum P
-//   Oᵀ' = Oᵀ exp(m - m') + Vᵀ (P ∘ Z)       O = Oᵀ' / l,  lse = m + log l
+//   Sᵀ = K (scale Q)ᵀ      s = S + bias, -inf where masked
+//   m' = max(m, s)         P = exp(s - m')      l' = l exp(m - m') + sum P
+//   Oᵀ' = Oᵀ exp(m - m') + Vᵀ (P ∘ Z)           O = Oᵀ' / l,  lse = m + log l
 //
-// Maximum, sum and rescaling are lane-wise, and K and V are read in their natural layout.
+// Maximum, sum and rescaling are lane-wise, and K and V are read in their natural layout. A tile
+// may hold the queries of several heads that share their keys. It is worked panel by panel, so
+// that the scores of a panel never leave the nearest cache.
 #pragma once
 
 #include "kernels.h"
@@ -14,103 +16,150 @@
 namespace pkernels {
 namespace PK_ISA {
 
+// What a panel carries from one tile of keys to the next.
+struct Running {
+  Panel panel;
+  float *qt, *ot;    // [d][lane], [dv][lane]
+  float *top, *sum;  // [lane]
+};
+
 struct ForwardScratch {
   int64_t d, dv;  // leading dimensions of rows
-  float *rows, *qt, *ot, *s, *bias, *k, *v, *top, *sum;
+  float *state, *s, *bias, *k, *v;
+  int64_t panel, size;  // floats of a panel's state, of everything
 
-  ForwardScratch(const Problem& p, float* memory) : d(leading(p.d)), dv(leading(p.dv)) {
+  ForwardScratch(const Problem& p, int64_t panels, float* memory) : d(leading(p.d)), dv(leading(p.dv)) {
     float* next = memory;
     auto take = [&](int64_t n) {
       float* at = next;
       next += round_up(n, 16);
       return at;
     };
-    rows = take(max_lanes * larger(d, dv));
-    qt = take(p.d * max_width), ot = take(p.dv * max_width);
-    s = take(max_keys * max_width), bias = take((max_keys + 1) * max_width);
+    panel = (p.d + p.dv + 2) * max_width;
+    state = take(panels * panel);
+    s = take(max_keys * max_width);
+    bias = take(p.distance || p.dense ? (max_keys + 1) * max_width : 0);
     k = take(max_keys * d), v = take(max_keys * dv);
-    top = take(max_lanes), sum = take(max_lanes);
     size = next - memory;
   }
-  int64_t size;
+
+  Running running(int64_t i, const Panel& panel_, const Problem& p) const {
+    float* at = state + i * panel;
+    return {panel_, at, at + p.d * max_width, at + (p.d + p.dv) * max_width, at + (p.d + p.dv + 1) * max_width};
+  }
 };
 
-static int64_t forward_scratch(const Problem& p) { return ForwardScratch(p, nullptr).size; }
+static int64_t forward_scratch(const Problem& p, int64_t panels) { return ForwardScratch(p, panels, nullptr).size; }
 
-// P in place of S, and the softmax's running state, for the lanes of vector g.
-PK_INLINE void soften(const Scores& scores, const KeySegment& segment, int64_t m, int64_t count, int64_t g,
-                      ForwardScratch& x) {
+static void start(const Forward& f, Running& x) {
+  const Problem& p = f.problem;
+  const QueryTile& queries = x.panel.queries;
+  const Place& place = x.panel.place;
+  const int64_t width = x.panel.width, row = p.queries[place.batch].first + queries.first;
+  const char* q = row_at(f.q, p.type, p.storage(place.batch), place.head, row);
+  read_transposed(x.qt, width, width, q, p.type, f.q.row * queries.step, queries.count, p.d);
+  scale_by(x.qt, p.d * width, p.scale);
+  fill_zero(x.ot, p.dv * width);
+  fill_zero(x.sum, width);
+  for (int64_t c = 0; c < width; c += W) store(x.top + c, splat(-infinity));
+}
+
+// P in place of S, and the softmax's running state, for N vectors of lanes from g on: three at a
+// time, for the maximum and the sum of one are chains of dependent instructions.
+template <int N>
+static void soften(const Scores& scores, const KeySegment& segment, int64_t m, int64_t count, int64_t g, float* tile,
+                   const Running& x) {
   const int64_t width = scores.width;
-  float* s = x.s + g * W;
-  const Vec before = load(x.top + g * W);
-  Vec top = before;
+  float* s = tile + g * W;
+  Vec before[N], top[N], pivot[N], sum[N] = {};
+  for (int n = 0; n < N; ++n) top[n] = before[n] = load(x.top + (g + n) * W);
   if (scores.plain()) {
-    for (int64_t j = 0; j < count; ++j) top = maximum(load(s + j * width), top);
+    for (int64_t j = 0; j < count; ++j) {
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) top[n] = maximum(load(s + j * width + n * W), top[n]);
+    }
   } else {
-    scores.finish(x.s, segment, m, count, g, top);
+    for (int n = 0; n < N; ++n) scores.finish(tile, segment, m, count, g + n, top[n]);
   }
-  const Vec pivot = select(top == -infinity, Vec{}, top);  // rows without a key so far
-  Vec sum = {};
+  for (int n = 0; n < N; ++n) pivot[n] = select(top[n] == -infinity, Vec{}, top[n]);  // rows without a key so far
   for (int64_t j = 0; j < count; ++j) {
-    const Vec p = exp(load(s + j * width) - pivot);
-    store(s + j * width, p);
-    sum += p;
-  }
-  store(x.top + g * W, top);
-  const Vec alpha = exp(before - pivot);
-  store(x.sum + g * W, load(x.sum + g * W) * alpha + sum);
-  if (any(alpha != 1.0f)) {
-    for (int64_t c = 0; c < scores.problem.dv; ++c) {
-      float* o = x.ot + c * width + g * W;
-      store(o, load(o) * alpha);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) {
+      float* at = s + j * width + n * W;
+      const Vec p = exp(load(at) - pivot[n]);
+      store(at, p);
+      sum[n] += p;
     }
   }
-  if (scores.problem.threshold > 0) {
-    scores.for_each_kept(segment, m, count, g, [&](int64_t j, const Int& kept) {
-      store(s + j * width, (Vec)((Int)load(s + j * width) & kept));
+  for (int n = 0; n < N; ++n) {
+    const int64_t lane = (g + n) * W;
+    const Vec alpha = exp(before[n] - pivot[n]);
+    store(x.top + lane, top[n]);
+    store(x.sum + lane, load(x.sum + lane) * alpha + sum[n]);
+    if (any(alpha != 1.0f)) {
+      for (int64_t c = 0; c < scores.problem.dv; ++c) {
+        float* o = x.ot + c * width + lane;
+        store(o, load(o) * alpha);
+      }
+    }
+    if (scores.problem.threshold > 0) {
+      scores.for_each_kept(segment, m, count, g + n, [&](int64_t j, const Int& kept) {
+        float* at = s + j * width + n * W;
+        store(at, (Vec)((Int)load(at) & kept));
+      });
+    }
+  }
+}
+
+// A tile of keys, its rows k and v, meets a panel.
+static void visit(const ForwardScratch& x, const Problem& p, const Running& run, const KeySegment& segment, int64_t m,
+                  int64_t count, const Tile& k, const Tile& v) {
+  const int64_t width = run.panel.width;
+  Scores scores{p, run.panel.place, run.panel.queries, width, width, x.bias};
+  scores.enter(segment, m, count);
+  product<Floats, Plain, Assign>(count, width, p.d, k.data, k.stride, run.qt, width, x.s, width);
+  int64_t g = 0, vectors = width / W;
+  for (; g + 3 <= vectors; g += 3) soften<3>(scores, segment, m, count, g, x.s, run);
+  if (vectors - g == 2) soften<2>(scores, segment, m, count, g, x.s, run);
+  if (vectors - g == 1) soften<1>(scores, segment, m, count, g, x.s, run);
+  const bool safe = !(scores.masked || p.dense) || all_finite(v.data, v.stride, count, p.dv);
+  (safe ? product<Floats, Transposed, Add> : careful_product<Transposed, Add>)(p.dv, width, count, v.data, v.stride,
+                                                                               x.s, width, run.ot, width);
+}
+
+static void finish(const Forward& f, const Running& x) {
+  const Problem& p = f.problem;
+  const QueryTile& queries = x.panel.queries;
+  const Place& place = x.panel.place;
+  const int64_t b = p.storage(place.batch), first = p.queries[place.batch].first + queries.first;
+  float* lse = f.lse + b * f.lse_batch + place.head * f.lse_head + first;
+  for (int64_t c = 0; c < x.panel.width; c += W) {
+    const Vec sum = load(x.sum + c);
+    const Int empty = sum == 0.0f;
+    store(x.sum + c, select(empty, Vec{}, p.keep_scale / sum));
+    store(x.top + c, select(empty, splat(-infinity), load(x.top + c) + log(sum)));
+  }
+  for (int64_t c = 0; c < queries.count; ++c) lse[c * queries.step] = x.top[c];
+  write_transposed((char*)row_at(f.out, p.type, b, place.head, first), p.type, f.out.row * queries.step, x.ot,
+                   x.panel.width, x.sum, queries.count, p.dv);
+}
+
+// A tile of queries, of `heads` heads from `head` on that share their keys.
+static void forward(const Forward& f, int64_t batch, int64_t head, int64_t heads, const QueryTile& tile,
+                    float* memory) {
+  const Problem& p = f.problem;
+  const ForwardScratch x(p, f.panels, memory);
+  const int64_t b = p.storage(batch), kv = head / p.group(), n_q = p.queries[batch].count, n_k = p.keys[batch].count;
+  Running runs[max_panels];
+  int64_t panels = 0;
+  for (int64_t h = head; h < head + heads; ++h) {
+    for_each_panel(Place{batch, h, n_q, n_k}, tile, [&](const Panel& panel) {
+      runs[panels] = x.running(panels, panel, p);
+      start(f, runs[panels++]);
     });
   }
-}
-
-static void finish_forward(const Forward& f, const Scores& scores, ForwardScratch& x) {
-  const Place& place = scores.place;
-  const QueryTile& queries = scores.queries;
-  const int64_t used = scores.used, width = scores.width;
-  const Problem& p = f.problem;
-  const int64_t b = p.storage(place.batch);
-  for (int64_t g = 0; g < used; g += W) {
-    const Vec sum = load(x.sum + g);
-    const Vec inverse = select(sum == 0.0f, Vec{}, p.keep_scale / sum);
-    for (int64_t c = 0; c < p.dv; ++c) store(x.ot + c * width + g, load(x.ot + c * width + g) * inverse);
-  }
-  const int64_t first = p.queries[place.batch].first + queries.first;
-  float* lse = f.lse + b * f.lse_batch + place.head * f.lse_head + first;
-  transpose(x.rows, x.dv, x.ot, width, p.dv, queries.count);
-  for (int64_t c = 0; c < queries.count; ++c) {
-    const int64_t row = first + c * queries.step;
-    write_row((char*)row_at(f.out, p.type, b, place.head, row), p.type, x.rows + c * x.dv, p.dv);
-    const float sum = x.sum[c];
-    lse[c * queries.step] = sum == 0 ? -infinity : x.top[c] + __builtin_logf(sum);
-  }
-}
-
-static void forward(const Forward& f, int64_t batch, int64_t head, const QueryTile& queries, float* memory) {
-  const Problem& p = f.problem;
-  ForwardScratch x(p, memory);
-  const Place place{batch, head, p.queries[batch].count, p.keys[batch].count};
-  const int64_t b = p.storage(batch), kv = head / p.group();
-  const int64_t used = round_up(queries.count, W), width = leading(used);
-  Scores scores{p, place, queries, used, width, x.bias};
-
-  const char* q = row_at(f.q, p.type, b, head, p.queries[batch].first + queries.first);
-  read_rows(x.rows, x.d, q, p.type, f.q.row * queries.step, queries.count, p.d);
-  transpose(x.qt, width, x.rows, x.d, queries.count, p.d);
-  scale_by(x.qt, p.d * width, p.scale);
-  for (int64_t c = 0; c < used; ++c) x.top[c] = -infinity, x.sum[c] = 0;
-  for (int64_t i = 0; i < p.dv * width; ++i) x.ot[i] = 0;
-
   KeySegment found[2];
-  const int n = segments(p.band, p.columns[batch], place.n_q, place.n_k, queries, found);
+  const int n = segments(p.band, p.columns[batch], n_q, n_k, tile, found);
   for (int i = 0; i < n; ++i) {
     const KeySegment& segment = found[i];
     for (int64_t m = 0; m < segment.count; m += max_keys) {
@@ -119,15 +168,16 @@ static void forward(const Forward& f, int64_t batch, int64_t head, const QueryTi
       const Tile k = view_rows(x.k, x.d, row_at(f.k, p.type, b, kv, first), p.type, f.k.row * segment.step, count, p.d);
       const Tile v =
           view_rows(x.v, x.dv, row_at(f.v, p.type, b, kv, first), p.type, f.v.row * segment.step, count, p.dv);
-      scores.enter(segment, m, count);
-      product<Plain, Assign>(count, used, p.d, k.data, k.stride, x.qt, width, x.s, width);
-      for (int64_t g = 0; g * W < used; ++g) soften(scores, segment, m, count, g, x);
-      const bool safe = !(scores.masked || p.dense) || all_finite(v.data, v.stride, count, p.dv);
-      (safe ? product<Transposed, Add> : careful_product<Transposed, Add>)(p.dv, used, count, v.data, v.stride, x.s,
-                                                                         width, x.ot, width);
+      for (int64_t r = 0; r < panels; ++r) {
+        const KeyRange keys = seen(p.band, segment, runs[r].panel, {m, m + count});
+        if (keys.begin == keys.end) continue;
+        const int64_t skip = keys.begin - m;
+        visit(x, p, runs[r], from_panel(segment, runs[r].panel), keys.begin, keys.end - keys.begin,
+              Tile{k.data + skip * k.stride, k.stride}, Tile{v.data + skip * v.stride, v.stride});
+      }
     }
   }
-  finish_forward(f, scores, x);
+  for (int64_t r = 0; r < panels; ++r) finish(f, runs[r]);
 }
 
 }  // namespace PK_ISA

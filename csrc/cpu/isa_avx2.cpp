@@ -7,11 +7,11 @@
 #endif
 #include <immintrin.h>
 
+#define PK_AVX2  // its intrinsics may be used; GCC 12 tells the preprocessor nothing of the target
 #define PK_ISA avx2
 #define PK_WIDTH 8
-#define PK_MR 6
-#define PK_NV 2
-#define PK_LANES 128
+#define PK_ROWS 8, 6
+#define PK_PANEL 48
 #define PK_KEYS 96
 #include "unit.h"
 

@@ -8,12 +8,12 @@
 #endif
 #include <immintrin.h>
 
+#define PK_AVX512  // its intrinsics may be used; GCC 12 tells the preprocessor nothing of the target
 #define PK_ISA avx512
 #define PK_WIDTH 16
-#define PK_MR 8
-#define PK_NV 3
-#define PK_LANES 144
-#define PK_KEYS 128
+#define PK_ROWS 8, 8, 8, 6
+#define PK_PANEL 48
+#define PK_KEYS 144
 #include "unit.h"
 
 namespace pkernels {

@@ -2,14 +2,12 @@
 #define PK_ISA portable
 #define PK_WIDTH 4
 #if defined(__aarch64__)
-#define PK_MR 8
-#define PK_NV 2
+#define PK_ROWS 8, 8
 #else
-#define PK_MR 4
-#define PK_NV 2
+#define PK_ROWS 8, 4
 #endif
-#define PK_LANES 64
-#define PK_KEYS 64
+#define PK_PANEL 48
+#define PK_KEYS 96
 #include "unit.h"
 
 namespace pkernels {

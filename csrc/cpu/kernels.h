@@ -5,9 +5,13 @@
 
 namespace pkernels {
 
+constexpr int64_t max_panels = 6;  // of a tile in the forward
+
 struct Forward {
   Problem problem;
-  int64_t tile;  // queries of a tile
+  int64_t tile;    // queries of a tile
+  int64_t heads;   // of a tile: neighbours that share their keys
+  int64_t panels;  // of a tile, at most
   Rows q, k, v, out;
   float* lse;  // rows contiguous
   int64_t lse_batch, lse_head;
@@ -33,20 +37,16 @@ struct Backward {
   int64_t ddense_size[4];
 };
 
-struct KeyRange {
-  int64_t begin, end;
-};
-
 struct Kernels {
   const char* name;
-  int64_t lanes;  // queries of a tile, at most
-  int64_t block;  // queries that fill the registers
+  int64_t width;  // queries of a vector
+  int64_t panel;  // queries of a panel, at most; three of them are a tile of the backward
 
   // Scratch memory of one worker, in floats.
-  int64_t (*forward_scratch)(const Problem&);
+  int64_t (*forward_scratch)(const Problem&, int64_t panels);
   int64_t (*backward_scratch)(const Problem&, int64_t keys);
 
-  void (*forward)(const Forward&, int64_t b, int64_t head, const QueryTile&, float* scratch);
+  void (*forward)(const Forward&, int64_t b, int64_t head, int64_t heads, const QueryTile&, float* scratch);
   // dk, dv of some keys of one key head, and their share of dq.
   void (*backward)(const Backward&, int64_t b, int64_t kv_head, int64_t part, KeyRange keys, float* scratch);
   // The gradient of a Dense bias at [batch, head] of the bias, for some keys.

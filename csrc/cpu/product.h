@@ -1,14 +1,20 @@
 // The one matrix product of the CPU kernels: C (+)= op(A) B, with A read by broadcast in its
 // natural layout and the columns of B and C in the lanes.
 //
-// A block of MR x NV accumulators stays in registers (6 x 2 of 8 lanes on AVX2, 8 x 3 of 16
-// on AVX-512), so that two multiply-adds a cycle need fewer than two loads.
+// A block of M x N accumulators stays in registers (8 x 3 of 16 lanes on AVX-512, 6 x 2 of 8 on
+// AVX2), so that two multiply-adds a cycle need fewer than two loads. Elements are 32-bit words:
+// a float, or where the processor multiplies pairs, two neighbours along the depth.
 #pragma once
 
 #include "simd.h"
 
 namespace pkernels {
 namespace PK_ISA {
+
+// Words are floats.
+struct Floats {
+  PK_INLINE Vec multiply_add(float a, Vec b, Vec sum) { return sum + splat(a) * b; }
+};
 
 // A(m, k): row-major for `Plain`, its transpose for `Transposed`.
 struct Plain {
@@ -26,7 +32,10 @@ struct Add {
   PK_INLINE void put(float* c, Vec x) { store(c, load(c) + x); }
 };
 
-template <class Form, class Put, int M, int N>
+constexpr int block_rows[] = {0, PK_ROWS};                           // M by N
+constexpr int block_columns = sizeof(block_rows) / sizeof(int) - 1;  // N at most
+
+template <class Words, class Form, class Put, int M, int N>
 static void block(int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
   Vec sum[M][N] = {};
   for (int64_t k = 0; k < depth; ++k) {
@@ -35,9 +44,9 @@ static void block(int64_t depth, const float* a, int64_t lda, const float* b, in
     for (int n = 0; n < N; ++n) columns[n] = load(b + k * ldb + n * W);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
-      const Vec value = splat(*Form::at(a, lda, m, k));
+      const float word = *Form::at(a, lda, m, k);
 #pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) sum[m][n] += value * columns[n];
+      for (int n = 0; n < N; ++n) sum[m][n] = Words::multiply_add(word, columns[n], sum[m][n]);
     }
   }
 #pragma GCC unroll 16
@@ -47,47 +56,55 @@ static void block(int64_t depth, const float* a, int64_t lda, const float* b, in
   }
 }
 
-// The last rows: fewer than PK_MR of them.
-template <class Form, class Put, int N, int M = PK_MR - 1>
-static void tail(int64_t rows, int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
-                 int64_t ldc) {
-  if constexpr (M > 0) {
-    if (rows == M) {
-      block<Form, Put, M, N>(depth, a, lda, b, ldb, c, ldc);
-    } else {
-      tail<Form, Put, N, M - 1>(rows, depth, a, lda, b, ldb, c, ldc);
-    }
-  }
-}
-
-template <class Form, class Put, int N>
-static void panel(int64_t rows, int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
-                  int64_t ldc) {
+template <class Words, class Form, class Put, int N>
+static void columns_of(int64_t rows, int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
+                       int64_t ldc) {
+  constexpr int M = block_rows[N];
   int64_t m = 0;
-  for (; m + PK_MR <= rows; m += PK_MR) {
-    block<Form, Put, PK_MR, N>(depth, Form::at(a, lda, m, 0), lda, b, ldb, c + m * ldc, ldc);
-  }
-  tail<Form, Put, N>(rows - m, depth, Form::at(a, lda, m, 0), lda, b, ldb, c + m * ldc, ldc);
+  auto blocks = [&]<int Rows>() __attribute__((always_inline)) {
+    for (; m + Rows <= rows; m += Rows) {
+      block<Words, Form, Put, Rows, N>(depth, Form::at(a, lda, m, 0), lda, b, ldb, c + m * ldc, ldc);
+    }
+  };
+  blocks.template operator()<M>();
+  if constexpr (M > 4) blocks.template operator()<4>();
+  blocks.template operator()<2>();
+  blocks.template operator()<1>();
 }
 
 // C[rows][columns] (+)= A[rows][depth] B[depth][columns]; `columns` is a multiple of W.
-template <class Form, class Put>
+template <class Words, class Form, class Put>
 static void product(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda, const float* b,
                     int64_t ldb, float* c, int64_t ldc) {
-  int64_t n = 0;
-  for (; n + PK_NV * W <= columns; n += PK_NV * W) {
-    panel<Form, Put, PK_NV>(rows, depth, a, lda, b + n, ldb, c + n, ldc);
-  }
-  for (; n < columns; n += W) {
-    panel<Form, Put, 1>(rows, depth, a, lda, b + n, ldb, c + n, ldc);
+  int64_t left = columns / W;
+  auto take = [&]<int N>() __attribute__((always_inline)) {
+    columns_of<Words, Form, Put, N>(rows, depth, a, lda, b, ldb, c, ldc);
+    b += N * W, c += N * W, left -= N;
+  };
+  // As few blocks as there can be, of widths that differ by one at most.
+  for (int64_t blocks = (left + block_columns - 1) / block_columns; blocks > 0; --blocks) {
+    switch ((left + blocks - 1) / blocks) {
+      case 1:
+        take.template operator()<1>();
+        break;
+      case 2:
+        take.template operator()<2>();
+        break;
+      case 3:
+        if constexpr (block_columns >= 3) take.template operator()<3>();
+        break;
+      case 4:
+        if constexpr (block_columns >= 4) take.template operator()<4>();
+        break;
+    }
   }
 }
 
 // The same, where a factor of 0 wins over a NaN or infinity beside it: what a mask excluded
 // must not leak. Only for tiles that hold such values.
 template <class Form, class Put>
-static void careful_product(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda,
-                            const float* b, int64_t ldb, float* c, int64_t ldc) {
+static void careful_product(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda, const float* b,
+                            int64_t ldb, float* c, int64_t ldc) {
   for (int64_t m = 0; m < rows; ++m) {
     for (int64_t n = 0; n < columns; n += W) {
       Vec sum = {};

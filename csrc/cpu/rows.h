@@ -3,7 +3,7 @@
 
 #include <utility>
 
-#include "../params.h"
+#include "../band.h"
 #include "simd.h"
 
 namespace pkernels {
@@ -75,6 +75,14 @@ static Tile view_rows(float* scratch, int64_t ld, const char* from, Type type, i
   return Tile{scratch, ld};
 }
 
+// The same for an operand that is read in whole vectors.
+static Tile view_whole_rows(float* scratch, int64_t ld, const char* from, Type type, int64_t step, int64_t rows,
+                            int64_t width) {
+  if (width % W == 0) return view_rows(scratch, ld, from, type, step, rows, width);
+  read_rows(scratch, ld, from, type, step, rows, width);
+  return Tile{scratch, ld};
+}
+
 // A square of W x W in registers: each stage interleaves the rows of both halves, and W = 2**n
 // such perfect shuffles of n stages make a transpose.
 template <int... I>
@@ -86,11 +94,13 @@ PK_INLINE Vec interleave_high(Vec a, Vec b, std::integer_sequence<int, I...>) {
   return __builtin_shufflevector(a, b, (W / 2 + I / 2 + I % 2 * W)...);
 }
 
-static void transpose_square(float* to, int64_t to_ld, const float* from, int64_t from_ld) {
+// store(i, column i) of the square whose row i is load(i).
+template <class Load, class Store>
+PK_INLINE void transpose_square(const Load& load, const Store& store) {
   const std::make_integer_sequence<int, W> every;
   Vec x[W], y[W];
 #pragma GCC unroll 16
-  for (int i = 0; i < W; ++i) x[i] = load(from + i * from_ld);
+  for (int i = 0; i < W; ++i) x[i] = load(i);
 #pragma GCC unroll 4
   for (int stage = 1; stage < W; stage *= 2) {
 #pragma GCC unroll 8
@@ -102,23 +112,63 @@ static void transpose_square(float* to, int64_t to_ld, const float* from, int64_
     for (int i = 0; i < W; ++i) x[i] = y[i];
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < W; ++i) store(to + i * to_ld, x[i]);
+  for (int i = 0; i < W; ++i) store(i, x[i]);
 }
 
-// to[c][r] = from[r][c], with columns r >= rows set to 0 up to `lanes`.
-static void transpose(float* to, int64_t lanes, const float* from, int64_t ld, int64_t rows, int64_t width) {
-  const int64_t full_rows = rows / W * W, full_width = width / W * W;
-  for (int64_t c = 0; c < full_width; c += W) {
-    for (int64_t r = 0; r < full_rows; r += W) transpose_square(to + c * lanes + r, lanes, from + r * ld + c, ld);
-  }
-  for (int64_t c = 0; c < width; ++c) {
-    for (int64_t r = c < full_width ? full_rows : 0; r < rows; ++r) to[c * lanes + r] = from[r * ld + c];
-    for (int64_t r = rows; r < lanes; ++r) to[c * lanes + r] = 0;
+// to[c * ld + r] = row r of the tensor at column c, as floats; lanes r from `rows` to `lanes` are 0.
+static void read_transposed(float* to, int64_t ld, int64_t lanes, const char* from, Type type, int64_t step,
+                            int64_t rows, int64_t width) {
+  const int64_t size = bytes_of(type);
+  for (int64_t r = 0; r < lanes; r += W) {
+    for (int64_t c = 0; c < width; c += W) {
+      const char* at = from + (r * step + c) * size;
+      float* square = to + c * ld + r;
+      if (r + W <= rows && c + W <= width) {
+        transpose_square([&](int i) __attribute__((always_inline)) { return load_any(at + i * step * size, type); },
+                         [&](int i, Vec x) __attribute__((always_inline)) { store(square + i * ld, x); });
+        continue;
+      }
+      float some[W * W] = {};
+      const int64_t n = smaller(W, width - c);
+      for (int64_t i = 0; i < smaller(W, rows - r); ++i) read_row(some + i * W, at + i * step * size, type, n);
+      transpose_square([&](int i) __attribute__((always_inline)) { return load(some + i * W); },
+                       [&](int i, Vec x) __attribute__((always_inline)) {
+                         if (i < n) store(square + i * ld, x);
+                       });
+    }
   }
 }
 
+// The inverse: row r of the tensor at column c = from[c * ld + r] * factor[r].
+static void write_transposed(char* to, Type type, int64_t step, const float* from, int64_t ld, const float* factor,
+                             int64_t rows, int64_t width) {
+  const int64_t size = bytes_of(type);
+  for (int64_t r = 0; r < rows; r += W) {
+    const Vec times = load(factor + r);
+    for (int64_t c = 0; c < width; c += W) {
+      char* at = to + (r * step + c) * size;
+      const float* square = from + c * ld + r;
+      const int64_t n = smaller(W, width - c), m = smaller(W, rows - r);
+      const auto column = [&](int i)
+                              __attribute__((always_inline)) { return i < n ? load(square + i * ld) * times : Vec{}; };
+      if (n == W && m == W) {
+        transpose_square(
+            column, [&](int i, Vec x) __attribute__((always_inline)) { store_any(at + i * step * size, type, x); });
+        continue;
+      }
+      float some[W * W];
+      transpose_square(column, [&](int i, Vec x) __attribute__((always_inline)) { store(some + i * W, x); });
+      for (int64_t i = 0; i < m; ++i) write_row(at + i * step * size, type, some + i * W, n);
+    }
+  }
+}
+
+// n is a multiple of W in both.
 static void scale_by(float* x, int64_t n, float factor) {
   for (int64_t i = 0; i < n; i += W) store(x + i, load(x + i) * factor);
+}
+static void fill_zero(float* x, int64_t n) {
+  for (int64_t i = 0; i < n; i += W) store(x + i, Vec{});
 }
 
 static bool all_finite(const float* x, int64_t ld, int64_t rows, int64_t width) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../band.h"
+#include "exponential.h"
 #include "philox.h"
 #include "product.h"
 #include "rows.h"
@@ -10,14 +11,13 @@
 namespace pkernels {
 namespace PK_ISA {
 
-constexpr int64_t max_lanes = PK_LANES;  // queries of a tile, at most
-constexpr int64_t max_width = PK_LANES + 16;
 constexpr int64_t max_keys = PK_KEYS;    // keys of a tile, at most
+constexpr int64_t max_width = PK_PANEL;  // lanes of a panel, at most
 
 PK_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// The leading dimension of a tile of n columns: an odd number of cache lines, so that its
-// rows spread over all sets of the cache.
+// The leading dimension of rows of n floats: an odd number of cache lines, so that they spread
+// over all sets of the cache.
 PK_INLINE int64_t leading(int64_t n) { return (n + 15) / 16 * 16 + ((n + 15) / 16 % 2 ? 0 : 16); }
 
 // One sequence and head of a call.
@@ -25,21 +25,55 @@ struct Place {
   int64_t batch, head, n_q, n_k;
 };
 
-// Scores of one tile of keys: s[key][lane].
-struct Scores {
-  const Problem& problem;
+// Neighbouring queries of one head, few enough that their scores against a tile of keys stay in
+// the nearest cache.
+struct Panel {
   Place place;
   QueryTile queries;
-  int64_t used;   // lanes in use: queries.count rounded up to whole vectors
+  int64_t lane;   // its first query, counted from the first one of the tile
+  int64_t width;  // lanes: its queries rounded up to whole vectors
+};
+
+// Calls f(Panel) for panels, of nearly the same width, that cover a tile.
+template <class F>
+static void for_each_panel(const Place& place, const QueryTile& tile, F f) {
+  int64_t left = ceil_div(tile.count, W), lane = 0;
+  for (int64_t panels = ceil_div(left * W, max_width); panels > 0; --panels) {
+    const int64_t vectors = ceil_div(left, panels), count = smaller(vectors * W, tile.count - lane);
+    f(Panel{place, {tile.first + lane * tile.step, tile.step, count, tile.everything}, lane, vectors * W});
+    left -= vectors, lane += count;
+  }
+}
+
+// The keys [begin, end) of a segment that some query of a panel may keep.
+PK_INLINE KeyRange seen(const Band& band, const KeySegment& segment, const Panel& panel, KeyRange keys) {
+  if (!segment.banded) return keys;
+  const int64_t at = panel.lane - segment.offset;
+  const int64_t begin = larger(keys.begin, at - band.left);
+  return {begin, larger(begin, smaller(keys.end, at + panel.queries.count + band.right))};
+}
+
+// A segment of a tile's keys, counted from a panel's first query.
+PK_INLINE KeySegment from_panel(KeySegment segment, const Panel& panel) {
+  segment.offset -= panel.lane;
+  return segment;
+}
+
+// Scores of a tile of keys against a panel: s[key][lane], `width` floats apart.
+struct Scores {
+  const Problem& problem;
+  const Place& place;
+  const QueryTile& queries;
+  int64_t used;   // lanes in use: the queries rounded up to whole vectors
   int64_t width;  // leading dimension of s and of bias
-  float* bias;    // scratch, max_keys x max_width
+  float* bias;    // scratch, (max_keys + 1) * width
   bool masked = false;
   const float* bias_row = nullptr;  // row 0; nullptr: no bias
   int64_t bias_step = 0;
 
   bool biased() const { return problem.distance || problem.dense; }
 
-  // Prepare for keys [m, m + count) of a segment.
+  // Prepare for keys [m, m + count) of a segment, which counts from the first query.
   void enter(const KeySegment& segment, int64_t m, int64_t count) {
     masked = !is_full(problem.band, segment, queries, m, count);
     if (problem.dense) {
@@ -48,20 +82,31 @@ struct Scores {
       fill_distance(segment, m, count);
     }
   }
+
   // bias[key][lane].
   void fill_dense(const KeySegment& segment, int64_t m, int64_t count) {
     const Problem& p = problem;
-    const int64_t size = bytes_of(p.dense_type);
-    const char* base = (const char*)p.dense + (place.batch * p.dense_batch + place.head * p.dense_head) * size;
-    for (int64_t c = 0; c < used; ++c) {
-      const int64_t row = queries.first + c * queries.step;
+    const int64_t size = bytes_of(p.dense_type), column = segment.first + m * segment.step;
+    const int64_t column_step = p.dense_column * segment.step, row_step = p.dense_row * queries.step;
+    const char* base = (const char*)p.dense + (place.batch * p.dense_batch + place.head * p.dense_head +
+                                               queries.first * p.dense_row + column * p.dense_column) *
+                                                  size;
+    bias_row = bias, bias_step = width;
+    if (row_step == 0) {
       for (int64_t j = 0; j < count; ++j) {
-        const int64_t column = segment.first + (m + j) * segment.step;
-        const char* at = base + (row * p.dense_row + column * p.dense_column) * size;
-        bias[j * width + c] = c < queries.count ? load_one(at, p.dense_type) : 0.0f;
+        const Vec value = splat(load_one(base + j * column_step * size, p.dense_type));
+        for (int64_t c = 0; c < used; c += W) store(bias + j * width + c, value);
+      }
+    } else if (column_step == 1) {
+      read_transposed(bias, width, used, base, p.dense_type, row_step, queries.count, count);
+    } else {
+      for (int64_t j = 0; j < count; ++j) {
+        for (int64_t c = 0; c < used; ++c) {
+          const char* at = base + (c * row_step + j * column_step) * size;
+          bias[j * width + c] = c < queries.count ? load_one(at, p.dense_type) : 0.0f;
+        }
       }
     }
-    bias_row = bias, bias_step = width;
   }
 
   // Where queries and keys advance together, row j is row 0 shifted by j lanes.

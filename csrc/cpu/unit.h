@@ -1,7 +1,8 @@
 // What a per-instruction-set unit compiles, once its macros and target are set: PK_ISA (a
-// namespace), PK_WIDTH (floats in a vector), PK_MR and PK_NV (register block of a product),
-// PK_LANES and PK_KEYS (largest tile of queries and of keys). Nothing here may instantiate
-// templates of the standard library: the linker could keep this unit's copy for all.
+// namespace), PK_WIDTH (floats in a vector), PK_ROWS (rows of the register blocks of a product
+// that are 1, 2, ... vectors wide), PK_PANEL (queries whose scores are worked on at a time) and
+// PK_KEYS (keys of a tile). Nothing here may instantiate templates of the standard library: the
+// linker could keep this unit's copy for all.
 #include "backward.h"
 #include "forward.h"
 
@@ -11,31 +12,32 @@ namespace PK_ISA {
 // Sums that differ, each depending on itself through a product: nothing can be merged, and
 // nothing but fused multiply-adds fits.
 static double peak(int64_t rounds) {
-  Vec sum[PK_MR][PK_NV];
-  for (int m = 0; m < PK_MR; ++m) {
-    for (int n = 0; n < PK_NV; ++n) sum[m][n] = splat(1.0f + m * PK_NV + n);
+  constexpr int peak_rows = block_rows[block_columns];
+  Vec sum[peak_rows][block_columns];
+  for (int m = 0; m < peak_rows; ++m) {
+    for (int n = 0; n < block_columns; ++n) sum[m][n] = splat(1.0f + m * block_columns + n);
   }
   const Vec a = splat(0.5f + 1e-9f * rounds), b = splat(1e-3f * rounds);
   for (int64_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 16
-    for (int m = 0; m < PK_MR; ++m) {
+    for (int m = 0; m < peak_rows; ++m) {
 #pragma GCC unroll 4
-      for (int n = 0; n < PK_NV; ++n) sum[m][n] = sum[m][n] * a + b;
+      for (int n = 0; n < block_columns; ++n) sum[m][n] = sum[m][n] * a + b;
     }
   }
   Vec total = {};
-  for (int m = 0; m < PK_MR; ++m) {
-    for (int n = 0; n < PK_NV; ++n) total += sum[m][n];
+  for (int m = 0; m < peak_rows; ++m) {
+    for (int n = 0; n < block_columns; ++n) total += sum[m][n];
   }
-  return any(total != total) ? 0.0 : 2.0 * rounds * PK_MR * PK_NV * W;
+  return any(total != total) ? 0.0 : 2.0 * rounds * peak_rows * block_columns * W;
 }
 
 #define PK_STRING_OF(name) #name
 #define PK_STRING(name) PK_STRING_OF(name)
 
 static const Kernels table = {
-    PK_STRING(PK_ISA), max_lanes, PK_NV* W,       forward_scratch, backward_scratch,
-    forward,           backward,  dense_gradient, sum_parts,       peak,
+    PK_STRING(PK_ISA), W,        max_width,      forward_scratch, backward_scratch,
+    forward,           backward, dense_gradient, sum_parts,       peak,
 };
 
 }  // namespace PK_ISA

@@ -144,19 +144,21 @@ double check(const Case& c, const Problem& p, const Data& x) {
 
 void run(const Kernels& kernels, const Case& c, const Problem& p, Data& x) {
   Forward f{};
-  f.problem = p, f.tile = kernels.lanes;
+  f.problem = p, f.tile = 2 * kernels.panel + 5;
+  const int64_t group = p.group();
+  f.heads = std::min<int64_t>(group, 2), f.panels = 3 * f.heads;
   f.q = rows(x.q, c.heads, c.n_q, c.d), f.k = rows(x.k, c.kv_heads, c.n_k, c.d);
   f.v = rows(x.v, c.kv_heads, c.n_k, c.dv), f.out = rows(x.out, c.heads, c.n_q, c.dv);
   f.lse = x.lse.data(), f.lse_batch = c.heads * c.n_q, f.lse_head = c.n_q;
-  std::vector<float> scratch(kernels.forward_scratch(p), NAN);
+  std::vector<float> scratch(kernels.forward_scratch(p, f.panels), NAN);
   for (int64_t b = 0; b < batch; ++b) {
-    for (int64_t h = 0; h < c.heads; ++h) {
+    for (int64_t h = 0; h < c.heads; h += f.heads) {
       for_each_query_tile(p.band, c.n_q, c.n_k, f.tile,
-                          [&](const QueryTile& tile) { kernels.forward(f, b, h, tile, scratch.data()); });
+                          [&](const QueryTile& tile) { kernels.forward(f, b, h, f.heads, tile, scratch.data()); });
     }
   }
   Backward g{};
-  g.problem = p, g.tile = kernels.block;
+  g.problem = p, g.tile = kernels.panel;
   g.q = f.q, g.k = f.k, g.v = f.v, g.out = f.out, g.dout = rows(x.dout, c.heads, c.n_q, c.dv);
   g.dq = rows(x.dq, c.heads, c.n_q, c.d), g.dk = rows(x.dk, c.kv_heads, c.n_k, c.d);
   g.dv = rows(x.dv, c.kv_heads, c.n_k, c.dv);

@@ -5,10 +5,9 @@
 
 #define PK_ISA wide
 #define PK_WIDTH 16
-#define PK_MR 8
-#define PK_NV 3
-#define PK_LANES 144
-#define PK_KEYS 128
+#define PK_ROWS 8, 8, 8, 6
+#define PK_PANEL 48
+#define PK_KEYS 144
 #include "cpu/unit.h"
 
 namespace pkernels {

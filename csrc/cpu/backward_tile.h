@@ -1,0 +1,197 @@
+// P and dS of a tile of keys against a tile of queries (Dao et al. 2022, arXiv:2205.14135,
+// algorithm 4, lines 11 to 20), queries in the lanes:
+//
+//   Pᵀ = exp(Sᵀ - lse)      dPᵀ = V dOᵀ ∘ Zᵀ      delta = rowsum(dO ∘ O)
+//   dSᵀ = Pᵀ ∘ (dPᵀ - delta + dlse)
+#pragma once
+
+#include "kernels.h"
+#include "step.h"
+
+namespace pkernels {
+namespace PK_ISA {
+
+constexpr int64_t max_lanes = 3 * PK_PANEL;     // queries of a tile, at most
+constexpr int64_t tile_width = max_lanes + 16;  // leading dimension of what has lanes, at most
+
+struct BackwardScratch {
+  int64_t d, dv;  // leading dimensions of rows
+  float *q, *dout, *qt, *dot, *dqt, *p, *ds, *bias, *k, *v, *lse, *dlse, *delta, *diagonal, *dk, *dvs;
+  int64_t size;
+
+  BackwardScratch(const Problem& problem, int64_t keys, float* memory)
+      : d(leading(problem.d)), dv(leading(problem.dv)) {
+    float* next = memory;
+    auto take = [&](int64_t n) {
+      float* at = next;
+      next += round_up(n, 16);
+      return at;
+    };
+    q = take(max_lanes * d), dout = take(max_lanes * dv);
+    qt = take(problem.d * tile_width), dqt = take(problem.d * tile_width);
+    dot = take(problem.dv * tile_width);
+    p = take(max_keys * tile_width), ds = take(max_keys * tile_width);
+    bias = take((max_keys + 1) * tile_width);
+    k = take(max_keys * d), v = take(max_keys * dv);
+    lse = take(max_lanes), dlse = take(max_lanes), delta = take(max_lanes);
+    diagonal = take(4 * (max_keys + tile_width));
+    dk = take(keys * d), dvs = take(keys * dv);
+    size = next - memory;
+  }
+};
+
+static int64_t backward_scratch(const Problem& p, int64_t keys) { return BackwardScratch(p, keys, nullptr).size; }
+
+// One tile of queries and what the tiles of keys need of it.
+struct QuerySide {
+  const Backward& f;
+  Place place;
+  QueryTile queries;
+  BackwardScratch& x;
+  int64_t used, width;  // lanes in use, and the leading dimension of what has lanes
+  Tile q, dout;         // rows, read in whole vectors
+  bool finite;
+
+  QuerySide(const Backward& backward, const Place& where, const QueryTile& tile, BackwardScratch& scratch)
+      : f(backward), place(where), queries(tile), x(scratch), used(round_up(tile.count, W)), width(leading(used)) {
+    const Problem& p = f.problem;
+    const int64_t b = p.storage(place.batch), first = p.queries[place.batch].first + queries.first, n = queries.count;
+    auto at = [&](const Rows& rows) { return row_at(rows, p.type, b, place.head, first); };
+    auto step = [&](const Rows& rows) { return rows.row * queries.step; };
+    // P serves as scratch for Oᵀ, max_keys columns at a time.
+    read_transposed(x.dot, width, used, at(f.dout), p.type, step(f.dout), n, p.dv);
+    read_transposed(x.p, width, used, at(f.out), p.type, step(f.out), n, smaller(p.dv, max_keys));
+    for (int64_t g = 0; g < used; g += W) store(x.delta + g, delta(g, 0, smaller(p.dv, max_keys), Vec{}));
+    for (int64_t c = max_keys; c < p.dv; c += max_keys) {
+      const int64_t m = smaller(max_keys, p.dv - c);
+      read_transposed(x.p, width, used, at(f.out) + c * bytes_of(p.type), p.type, step(f.out), n, m);
+      for (int64_t g = 0; g < used; g += W) store(x.delta + g, delta(g, c, m, load(x.delta + g)));
+    }
+    read_transposed(x.qt, width, used, at(f.q), p.type, step(f.q), n, p.d);
+    scale_by(x.qt, p.d * width, p.scale);
+    q = view_whole_rows(x.q, x.d, at(f.q), p.type, step(f.q), n, p.d);
+    dout = view_whole_rows(x.dout, x.dv, at(f.dout), p.type, step(f.dout), n, p.dv);
+    read_numbers(b, first);
+    finite = all_finite(q.data, q.stride, n, p.d) && all_finite(dout.data, dout.stride, n, p.dv);
+  }
+
+  // rowsum(dO ∘ O) over some columns, added up in the order in which `product` adds up dP: a row
+  // with a single key, where O is its value, then has dP - delta = 0 to the last bit.
+  __attribute__((always_inline)) inline Vec delta(int64_t g, int64_t first, int64_t columns, Vec sum) const {
+    for (int64_t c = 0; c < columns; ++c) sum += load(x.p + c * width + g) * load(x.dot + (first + c) * width + g);
+    return sum;
+  }
+
+  void read_numbers(int64_t b, int64_t first) {
+    const float* lse = f.lse + b * f.lse_batch + place.head * f.lse_head + first;
+    const float* dlse = f.dlse ? f.dlse + b * f.dlse_batch + place.head * f.dlse_head + first * f.dlse_row : nullptr;
+    for (int64_t c = 0; c < used; ++c) {
+      const bool empty = c >= queries.count || lse[c * queries.step] == -infinity;
+      x.lse[c] = empty ? 0 : lse[c * queries.step];
+      x.dlse[c] = empty || !dlse ? 0 : dlse[c * queries.step * f.dlse_row];
+    }
+  }
+};
+
+// One tile of keys against a tile of queries: x.p becomes P ∘ Z and x.ds becomes dS.
+struct KeySide {
+  Tile k, v;
+  int64_t lane, lanes;  // those that may keep some key; outside of them P and dS are not written
+  bool safe = true;     // plain products do: nothing masked meets anything that is not finite
+
+  KeySide(const QuerySide& side, const KeySegment& segment, int64_t m, int64_t count) : lane(side.used), lanes(0) {
+    const Backward& f = side.f;
+    const Problem& p = f.problem;
+    BackwardScratch& x = side.x;
+    const int64_t b = p.storage(side.place.batch), kv = side.place.head / p.group();
+    const int64_t first = p.keys[side.place.batch].first + segment.first + m * segment.step;
+    k = view_rows(x.k, x.d, row_at(f.k, p.type, b, kv, first), p.type, f.k.row * segment.step, count, p.d);
+    v = view_rows(x.v, x.dv, row_at(f.v, p.type, b, kv, first), p.type, f.v.row * segment.step, count, p.dv);
+    int64_t end = 0;
+    bool masked = p.dense;
+    for_each_panel(side.place, side.queries, [&](const Panel& panel) {
+      const KeyRange keys = seen(p.band, segment, panel, {m, m + count});
+      if (keys.begin == keys.end) return;
+      lane = smaller(lane, panel.lane), end = panel.lane + panel.width;
+      masked |= visit(side, from_panel(segment, panel), panel, keys, m, count);
+    });
+    lanes = larger(0, end - lane);
+    safe = !masked || (side.finite && all_finite(k.data, k.stride, count, p.d));
+  }
+
+ private:
+  // The columns of a panel; returns whether they hold pairs that are not kept.
+  bool visit(const QuerySide& side, const KeySegment& segment, const Panel& panel, KeyRange keys, int64_t m,
+             int64_t count) const {
+    const Problem& p = side.f.problem;
+    BackwardScratch& x = side.x;
+    const int64_t width = side.width, at = panel.lane, n = keys.end - keys.begin, skip = keys.begin - m;
+    float *weights = x.p + at, *ds = x.ds + at;
+    Scores scores{p, panel.place, panel.queries, panel.width, width, x.bias};
+    scores.enter(segment, keys.begin, n);
+    float *s = weights + skip * width, *dp = ds + skip * width;
+    product<Floats, Plain, Assign>(n, panel.width, p.d, k.data + skip * k.stride, k.stride, x.qt + at, width, s, width);
+    product<Floats, Plain, Assign>(n, panel.width, p.dv, v.data + skip * v.stride, v.stride, x.dot + at, width, dp,
+                                   width);
+    for (int64_t g = 0; g * W < panel.width; ++g) {
+      Vec top = {};
+      if (!scores.plain()) scores.finish(s, segment, keys.begin, n, g, top);
+      if (p.keep_scale != 1) {
+        dropped(x, scores, segment, keys.begin, n, g, at, s, dp);
+      } else {
+        plain(x, width, n, g, at, s, dp, scores.masked || p.dense);
+      }
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      if (j == skip) j += n;
+      if (j < count) fill_zero(weights + j * width, panel.width), fill_zero(ds + j * width, panel.width);
+    }
+    return scores.masked || n < count;
+  }
+
+  static void plain(const BackwardScratch& x, int64_t width, int64_t count, int64_t g, int64_t lane, float* s,
+                    float* dp, bool masked) {
+    const int64_t at = lane + g * W;
+    const Vec lse = load(x.lse + at), delta = load(x.delta + at), dlse = load(x.dlse + at);
+    for (int64_t j = 0; j < count; ++j) {
+      float *p = s + j * width + g * W, *ds = dp + j * width + g * W;
+      const Vec score = load(p);
+      const Vec weight = exp(score - lse);
+      const Vec gradient = weight * (load(ds) - delta + dlse);
+      // Not weight == 0: the lse of a row that is NaN must not spread to keys it does not see.
+      const Int hidden = score == -infinity;
+      store(p, masked ? select(hidden, Vec{}, weight) : weight);
+      store(ds, masked ? select(hidden, Vec{}, gradient) : gradient);
+    }
+  }
+
+  static void dropped(const BackwardScratch& x, const Scores& scores, const KeySegment& segment, int64_t m,
+                      int64_t count, int64_t g, int64_t lane, float* s, float* dps) {
+    const int64_t at = lane + g * W;
+    const Vec lse = load(x.lse + at), delta = load(x.delta + at), dlse = load(x.dlse + at);
+    const float keep_scale = scores.problem.keep_scale;
+    scores.for_each_kept(segment, m, count, g, [&](int64_t j, const Int& kept) {
+      float *p = s + j * scores.width + g * W, *ds = dps + j * scores.width + g * W;
+      const Vec score = load(p);
+      const Vec weight = exp(score - lse);
+      const Int hidden = score == -infinity;
+      const Vec dp = select(kept, load(ds) * keep_scale, Vec{});
+      store(p, select(kept & ~hidden, weight * keep_scale, Vec{}));
+      store(ds, select(hidden, Vec{}, weight * (dp - delta + dlse)));
+    });
+  }
+};
+
+// Calls f(segment, m, count) for tiles of the keys that a tile of queries visits in a range.
+template <class F>
+static void for_each_key_tile(const Problem& p, const Place& place, const QueryTile& queries, KeyRange keys, F f) {
+  KeySegment found[2];
+  const int n = segments(p.band, p.columns[place.batch], place.n_q, place.n_k, queries, found);
+  for (int i = 0; i < n; ++i) {
+    const KeySegment segment = clip(found[i], keys.begin, keys.end);
+    for (int64_t m = 0; m < segment.count; m += max_keys) f(segment, m, smaller(max_keys, segment.count - m));
+  }
+}
+
+}  // namespace PK_ISA
+}  // namespace pkernels

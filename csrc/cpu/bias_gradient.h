@@ -1,0 +1,76 @@
+// Gradients of the biases: sums of dS.
+#pragma once
+
+#include "backward_tile.h"
+
+namespace pkernels {
+namespace PK_ISA {
+
+// Distance: sums along diagonals, in four buffers so that a store is not read back at once.
+static void add_diagonals(const QuerySide& side, const KeySide& tile, const KeySegment& segment, int64_t m,
+                          int64_t count, float* to) {
+  constexpr int64_t diagonals = max_keys + tile_width;
+  BackwardScratch& x = side.x;
+  const int64_t lane = tile.lane, used = tile.lanes, queries = smaller(used, side.queries.count - lane);
+  const int64_t query = side.queries.first + lane * side.queries.step;
+  const int64_t start = segment.first + m * segment.step - query + side.f.problem.zero;
+  const float* ds = x.ds + lane;
+  if (segment.step != side.queries.step) {
+    for (int64_t j = 0; j < count; ++j) {
+      for (int64_t c = 0; c < queries; ++c) {
+        to[start + j * segment.step - c * side.queries.step] += ds[j * side.width + c];
+      }
+    }
+    return;
+  }
+  for (int64_t i = 0; i < 4; ++i) {
+    for (int64_t u = 0; u < count - 1 + used; ++u) x.diagonal[i * diagonals + u] = 0;
+  }
+  for (int64_t j = 0; j < count; ++j) {
+    float* line = x.diagonal + (j % 4) * diagonals + count - 1 - j;
+    for (int64_t c = 0; c < used; c += W) store(line + c, load(line + c) + load(ds + j * side.width + c));
+  }
+  for (int64_t u = 0; u < count - 1 + queries; ++u) {
+    const float* line = x.diagonal + u;
+    to[start + (count - 1 - u) * segment.step] +=
+        (line[0] + line[diagonals]) + (line[2 * diagonals] + line[3 * diagonals]);
+  }
+}
+
+// Dense. The tiles are computed once more: a bias may be shared by batch rows and heads that other
+// workers own, and this way every element has one owner and one order of summation.
+static void dense_gradient(const Backward& f, int64_t bias_batch, int64_t bias_head, KeyRange keys, float* memory) {
+  const Problem& p = f.problem;
+  BackwardScratch x(p, 0, memory);
+  const int64_t* size = f.ddense_size;
+  float* base = f.ddense + (bias_batch * size[1] + bias_head) * size[2] * size[3];
+  const int64_t row_step = size[2] == 1 ? 0 : size[3], column_step = size[3] == 1 ? 0 : 1;
+  const int64_t batch_end = size[0] == 1 ? p.batch : bias_batch + 1, head_end = size[1] == 1 ? p.heads : bias_head + 1;
+  for (int64_t batch = bias_batch; batch < batch_end; ++batch) {
+    for (int64_t head = bias_head; head < head_end; ++head) {
+      const Place place{batch, head, p.queries[batch].count, p.keys[batch].count};
+      for_each_query_tile(p.band, place.n_q, place.n_k, f.tile, [&](const QueryTile& queries) {
+        const QuerySide side(f, place, queries, x);
+        for_each_key_tile(p, place, queries, keys, [&](const KeySegment& segment, int64_t m, int64_t count) {
+          const KeySide tile(side, segment, m, count);
+          const int64_t end = smaller(tile.lane + tile.lanes, queries.count);
+          for (int64_t c = tile.lane; c < end; ++c) {
+            float* to = base + (queries.first + c * queries.step) * row_step;
+            if (column_step == 0) {
+              double sum = 0;
+              for (int64_t j = 0; j < count; ++j) sum += x.ds[j * side.width + c];
+              to[0] += static_cast<float>(sum);
+              continue;
+            }
+            for (int64_t j = 0; j < count; ++j) {
+              to[segment.first + (m + j) * segment.step] += x.ds[j * side.width + c];
+            }
+          }
+        });
+      });
+    }
+  }
+}
+
+}  // namespace PK_ISA
+}  // namespace pkernels

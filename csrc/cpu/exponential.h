@@ -1,0 +1,53 @@
+// exp and log of vectors, to about one unit in the last place where softmax needs it.
+#pragma once
+
+#include "simd.h"
+
+namespace pkernels {
+namespace PK_ISA {
+
+constexpr float log2e = 1.4426950408889634f, ln2 = 0.6931471805599453f;
+
+PK_INLINE Vec polynomial(Vec x, const float (&coefficients)[7]) {
+  Vec y = splat(coefficients[6]);
+#pragma GCC unroll 6
+  for (int i = 5; i >= 0; --i) y = y * x + coefficients[i];
+  return y;
+}
+
+// e**x for x <= 0; exactly 0 for -inf, 1 for 0, NaN for NaN. x log2(e) = n + f, 2**f by a polynomial
+// fitted for the least relative error that meets 2**0 (and 2**1) exactly.
+PK_INLINE Vec exp(Vec x) {
+#ifdef PK_AVX512
+  // f in [0, 1]: these two instructions split and scale, infinities included.
+  constexpr float power[7] = {
+      1.0f, 6.931470324e-1f, 2.402295133e-1f, 5.548415248e-2f, 9.678063877e-3f, 1.244087706e-3f, 2.171502549e-4f};
+  const Vec y = x * log2e;
+  const Vec f = (Vec)_mm512_reduce_ps((__m512)y, _MM_FROUND_TO_NEG_INF);
+  return (Vec)_mm512_scalef_ps((__m512)polynomial(f, power), (__m512)y);
+#else
+  // |f| <= 1/2.
+  constexpr float power[7] = {
+      1.0f, 6.931472029e-1f, 2.402264791e-1f, 5.550332471e-2f, 9.618437358e-3f, 1.339887440e-3f, 1.535336188e-4f};
+  constexpr float magic = 12582912.0f;  // 1.5 * 2**23: adding it rounds to an integer
+  x = at_least(x, -127 * ln2);
+  const Vec shifted = x * log2e + magic;
+  const Vec f = x * log2e - (shifted - magic);
+  const Int n = (Int)shifted - 0x4B400000 + 127;
+  return polynomial(f, power) * (Vec)(n << 23);
+#endif
+}
+
+// log(x) for normal x > 0; infinity and NaN stay what they are. x = 2**e m with m in [2/3, 4/3],
+// log m = 2 atanh(s) with s = (m - 1) / (m + 1).
+PK_INLINE Vec log(Vec x) {
+  constexpr float atanh[7] = {2.0f, 2.0f / 3, 2.0f / 5, 2.0f / 7, 2.0f / 9, 2.0f / 11, 2.0f / 13};
+  const Int e = ((Int)x - 0x3F2AAAAB) >> 23;
+  const Vec m = (Vec)((Int)x - (e << 23));
+  const Vec s = (m - 1.0f) / (m + 1.0f);
+  const Vec y = __builtin_convertvector(e, Vec) * ln2 + s * polynomial(s * s, atanh);
+  return select(x < __builtin_inff(), y, x);
+}
+
+}  // namespace PK_ISA
+}  // namespace pkernels
