@@ -260,7 +260,7 @@ def test_real_weights_on_real_text_agree_with_transformers() -> None:
     assert_close(got.pooler_output, want.pooler_output, "pooler_output")
 
 
-def test_training_lowers_the_masked_lm_loss_on_real_text() -> None:
+def test_training_learns_real_text_by_heart() -> None:
     texts = list(paragraphs())[:600]
     tokenizer = tokenizers.BertWordPieceTokenizer()
     tokenizer.train_from_iterator(texts, vocab_size=600, show_progress=False)
@@ -268,28 +268,29 @@ def test_training_lowers_the_masked_lm_loss_on_real_text() -> None:
     tokenizer.enable_padding()
     torch.manual_seed(0)
     config = bert.Config(
-        vocab_size=600, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+        vocab_size=600, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128
     )
     model = build("BertForMaskedLM", config).train()
+    batch = tokenizer.encode_batch(texts[:16])
+    ids, special, real = (
+        torch.tensor([getattr(encoding, name) for encoding in batch])
+        for name in ("ids", "special_tokens_mask", "attention_mask")
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    masked, labels = mask_tokens(ids, special.bool(), mask_id=tokenizer.token_to_id("[MASK]"), words=600)
     losses = []
-    for step in range(60):
-        batch = tokenizer.encode_batch(texts[8 * step : 8 * (step + 1)])
-        ids, special, real = (
-            torch.tensor([getattr(encoding, name) for encoding in batch])
-            for name in ("ids", "special_tokens_mask", "attention_mask")
-        )
-        masked, labels = mask_tokens(
-            ids, special.bool(), mask_id=tokenizer.token_to_id("[MASK]"), words=config.vocab_size
-        )
+    for _ in range(100):
         loss = model(masked, attention_mask=real, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    first, last = sum(losses[:5]) / 5, sum(losses[-5:]) / 5
     assert abs(losses[0] - 6.4) < 0.3  # log(600): it knows nothing yet
-    assert last < first - 0.7, losses
+    # Knowing how frequent each masked word is would still cost this much.
+    counts = labels[labels != -100].bincount()
+    frequencies = counts[counts > 0] / counts.sum()
+    entropy = -(frequencies * frequencies.log()).sum()
+    assert losses[-1] < 0.1 * entropy, losses
 
 
 @pytest.mark.compiles
