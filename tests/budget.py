@@ -27,9 +27,23 @@ from .oracle import TENSORS, Call, Result, evaluate, softmax_attention
 FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3, "dbias": 3}
 
 
+def device_of(backend: str) -> str:
+    """Where a backend's tensors lie: Triton's on a GPU if there is one, else it is interpreted."""
+    return "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+
+
+def moved(x: Tensor, device: str) -> Tensor:
+    """x on a device, with the same strides over the same memory, gaps included."""
+    if device == "cpu":
+        return x
+    size = x.untyped_storage().nbytes() // x.element_size()
+    return x.as_strided((size,), (1,), 0).to(device).as_strided(x.size(), x.stride(), x.storage_offset())
+
+
 def run(call: Call, backend: str) -> Result:
-    """The call on a backend, with the gradients it asks for."""
-    leaves = [x.detach().requires_grad_() for x in call.leaves()]
+    """The call on a backend, with the gradients it asks for; the result lies in main memory."""
+    device = device_of(backend)
+    leaves = [moved(x.detach(), device).requires_grad_() for x in call.leaves()]
     bias = None if call.bias is None else type(call.bias)(leaves[3])
     out, lse = pkernels.attention(
         *leaves[:3],
@@ -43,9 +57,9 @@ def run(call: Call, backend: str) -> Result:
         return_lse=True,
         backend=backend,
     )
-    pairs = [(y, dy) for y, dy in ((out, call.dout), (lse, call.dlse)) if dy is not None]
+    pairs = [(y, moved(dy, device)) for y, dy in ((out, call.dout), (lse, call.dlse)) if dy is not None]
     grads = torch.autograd.grad([y for y, _ in pairs], leaves, [dy for _, dy in pairs]) if pairs else ()
-    return Result(out.detach(), lse.detach(), *grads)
+    return Result(*(x.cpu() for x in (out.detach(), lse.detach(), *grads)))
 
 
 def plain(call: Call) -> list[Result]:

@@ -11,14 +11,18 @@ import torch
 
 import pkernels
 
-IN_PROCESS = ("reference", "cpu")
+from .budget import device_of
+
+IN_PROCESS = ("reference", "cpu", *(["triton"] if torch.cuda.is_available() else []))
 """Backends that run in an ordinary process; Triton's interpreter wants one of its own."""
 
 
 @pytest.fixture(params=IN_PROCESS)
 def backend(request: pytest.FixtureRequest) -> str:
     """Each backend that runs here; others are skipped with their own reason."""
-    x = torch.zeros(1, 1, 1, 1)
+    if request.param == "triton" and "on_gpu" not in request.keywords:
+        pytest.skip("its tensors lie in main memory")
+    x = torch.zeros(1, 1, 1, 1, device=device_of(request.param))
     reason = pkernels.why_not(request.param, x, x, x)
     if reason is not None:
         pytest.skip(f"{request.param}: {reason}")
@@ -61,4 +65,5 @@ def _poisoned(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The marks of these tests."""
+    config.addinivalue_line("markers", "on_gpu: its tensors follow the backend, to a GPU too")
     config.addinivalue_line("markers", "compiles: traces through torch.compile or torch.export")

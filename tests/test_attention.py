@@ -17,11 +17,12 @@ from torch import Tensor
 import pkernels
 from pkernels import Band, native
 
-from .budget import assert_within_budget, run
+from .budget import assert_within_budget, device_of, run
 from .cases import CASES, CORE, EVERYTHING, PATTERNS, Case, biases, dropout, patterns, ragged, solved
 from .conftest import poison
 from .oracle import TENSORS, Call, Result, kept_pairs
 
+pytestmark = pytest.mark.on_gpu
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512bf16")
 
 
@@ -105,7 +106,7 @@ def test_a_seed_may_be_a_tensor(backend: str) -> None:
 
 
 def test_torchs_generator_governs_dropout(backend: str) -> None:
-    q, k, v = torch.randn(3, 1, 2, 20, 8)
+    q, k, v = torch.randn(3, 1, 2, 20, 8, device=device_of(backend))
     torch.manual_seed(5)
     first, second = (pkernels.attention(q, k, v, dropout=0.5, backend=backend) for _ in range(2))
     torch.manual_seed(5)
@@ -128,13 +129,14 @@ def _assert_solved(call: Call, backend: str) -> None:
 def test_gradients_of_some_inputs_alone(wanted: tuple[int, ...], bias: str, backend: str) -> None:
     call = Case("gradients of some", Band(9, 3), bias=bias).call()
     every = run(call, backend)
-    leaves = [x.detach().requires_grad_(i in wanted) for i, x in enumerate(call.leaves())]
+    device = device_of(backend)
+    leaves = [x.detach().to(device).requires_grad_(i in wanted) for i, x in enumerate(call.leaves())]
     out = pkernels.attention(*leaves[:3], call.pattern, type(call.bias)(leaves[3]), backend=backend)
-    grads = torch.autograd.grad(out, [leaves[i] for i in wanted], call.dout)
+    grads = torch.autograd.grad(out, [leaves[i] for i in wanted], call.dout.to(device))
     call.dlse = None
     every = run(call, backend)
     for i, grad in zip(wanted, grads, strict=True):
-        assert torch.equal(grad, getattr(every, TENSORS[2 + i]))
+        assert torch.equal(grad.cpu(), getattr(every, TENSORS[2 + i]))
 
 
 def test_gradients_through_the_lse_alone(backend: str) -> None:
@@ -176,10 +178,12 @@ def test_without_gradients(backend: str) -> None:
     call = Case("no gradients", Band(9, 3)).call()
     wanted = run(call, backend).out
     with torch.inference_mode():
-        assert torch.equal(pkernels.attention(call.q, call.k, call.v, call.pattern, backend=backend), wanted)
+        q, k, v = (x.to(device_of(backend)) for x in (call.q, call.k, call.v))
+        assert torch.equal(pkernels.attention(q, k, v, call.pattern, backend=backend).cpu(), wanted)
 
 
 # What does not meet does not leak -------------------------------------------------------
+
 
 def assert_unchanged(got: Tensor | None, clean: Tensor | None, backend: str, name: str) -> None:
     """The same bits, but on a GPU: what holds junk is worked again there in smaller tiles, which
@@ -257,7 +261,7 @@ def test_queries_reach_the_keys_they_see_alone(case: Case, backend: str) -> None
 
 
 def test_the_output_lies_as_q_does(backend: str) -> None:
-    q, k, v = (torch.randn(2, 9, 4, 8).transpose(1, 2) for _ in range(3))
+    q, k, v = (torch.randn(2, 9, 4, 8, device=device_of(backend)).transpose(1, 2) for _ in range(3))
     out = pkernels.attention(q, k, v, backend=backend)
     assert out.transpose(1, 2).is_contiguous()
     assert pkernels.attention(*(x.contiguous() for x in (q, k, v)), backend=backend).is_contiguous()
@@ -292,7 +296,7 @@ NAMED = {
 @pytest.mark.parametrize("name", NAMED)
 def test_named_forms(name: str, backend: str) -> None:
     attend, pattern = NAMED[name]
-    q, k, v = torch.randn(3, 1, 2, 31, 8)
+    q, k, v = torch.randn(3, 1, 2, 31, 8, device=device_of(backend))
     options = {"lengths": torch.tensor([29]), "scale": 0.3, "backend": backend, "return_lse": True}
     for a, b in zip(attend(q, k, v, **options), pkernels.attention(q, k, v, pattern, **options), strict=True):
         assert torch.equal(a, b)
