@@ -39,6 +39,8 @@ def ready(entry: Entry, x: Inputs, direction: str, device: str) -> Ready | str:
     try:
         run = _on_threads(entry, _directed(entry, x, direction))
         results: list[Tensor] = []
+        if device == "cuda":
+            run()  # compiles
         started = time.perf_counter()
         taken = memory.peak(lambda: results.extend(run()), device)
         results = [x.real(results[0])] if direction == "forward" else results

@@ -38,6 +38,7 @@ class Flex:
 
         # Past a number of recompilations torch would quietly run the uncompiled form.
         torch._dynamo.reset()
+        torch._functorch.config.donated_buffer = False  # the backward alone is called more than once
         compiled = torch.compile(flex_attention, dynamic=False)
         mask, score = block_mask(workload, x.q.device), _score(workload, x, train)
         gqa = workload.hkv != workload.heads
