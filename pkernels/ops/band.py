@@ -12,10 +12,10 @@ from ..checks import check_gradients, check_problem, check_tensors
 from ..problem import Problem, accumulator, rows_like
 from .backends import backend as load
 from .backends import choose
+from .registration import differentiable
 
 
-@torch.library.custom_op("pkernels::band_fwd", mutates_args=())
-def band(
+def band_fwd(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -44,8 +44,7 @@ def band(
     return _ready(backend, q, k, v, problem).forward(q, k, v, problem)
 
 
-@band.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _fake(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return rows_like(q, v.shape[-1]), q.new_empty(q.shape[:-1], dtype=accumulator(q))
 
 
@@ -119,9 +118,9 @@ def _scale(scale: float | None, q: Tensor) -> float:
     return q.shape[-1] ** -0.5 if scale is None else scale
 
 
-def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple, outputs: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:3], *output, *inputs[3:9])
+    ctx.save_for_backward(*inputs[:3], *outputs, *inputs[3:9])
     ctx.settings = inputs[9:]
 
 
@@ -130,8 +129,8 @@ def _differentiate(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple:
     untouched = (None,) * (3 + 6 + len(ctx.settings))
     if dout is None and dlse is None:
         return untouched
-    distance_grad = distance is not None and ctx.needs_input_grad[3]
-    dense_grad = dense is not None and ctx.needs_input_grad[4]
+    distance_grad = distance is not None and ctx.wanted[3]
+    dense_grad = dense is not None and ctx.wanted[4]
     dq, dk, dv, ddistance, ddense = band_backward(
         torch.zeros_like(out) if dout is None else dout, dlse, q, k, v, out, lse, distance, dense, *rest,
         *ctx.settings, distance_grad, dense_grad,
@@ -140,4 +139,4 @@ def _differentiate(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple:
     return (dq, dk, dv, *biases, *untouched[5:])
 
 
-band.register_autograd(_differentiate, setup_context=_save)
+band = differentiable(band_fwd, _fake, _save, _differentiate)
