@@ -61,6 +61,7 @@ static void backward(const Backward& f, int64_t batch, int64_t kv_head, int64_t 
         const KeySide tile(side, segment, m, count);
         add_products(side, tile, count, segment.first + m * segment.step - keys.begin, segment.step);
         if (ddistance) add_diagonals(side, tile, segment, m, count, ddistance);
+        if (f.ddense_owned) write_dense_gradient(side, tile, segment, m, count);
       });
       write_dq(side, part);
     });

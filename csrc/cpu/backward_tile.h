@@ -96,7 +96,7 @@ struct QuerySide {
 // One tile of keys against a tile of queries: x.p becomes P ∘ Z and x.ds becomes dS.
 struct KeySide {
   Tile k, v;
-  int64_t lane, lanes;  // those that may keep some key; outside of them P and dS are not written
+  int64_t lane, lanes;  // those that may keep some key; P and dS are 0 beyond them, or not used
   bool safe = true;     // plain products do: nothing masked meets anything that is not finite
 
   KeySide(const QuerySide& side, const KeySegment& segment, int64_t m, int64_t count) : lane(side.used), lanes(0) {

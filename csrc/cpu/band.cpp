@@ -147,6 +147,10 @@ void band_backward(Backward call) {
   const Kernels& kernels = current_kernels();
   call.tile = tile_size(kernels, p, 3 * kernels.panel);
   call.parts = band_parts(p);
+  const Extent extent(p);
+  const int64_t* size = call.ddense_size;
+  call.ddense_owned = call.ddense && size[0] == p.batch && size[1] == p.heads && size[2] >= extent.queries &&
+                      size[3] >= extent.keys;
   std::vector<Unit> units;
   int64_t most = 0, rows = 0;
   for (const int64_t b : by_length(p)) {
@@ -178,7 +182,7 @@ void band_backward(Backward call) {
       kernels.sum_parts(call, b, i % p.heads, span.first, span.first + span.count);
     });
   }
-  if (call.ddense) dense_gradient(kernels, call);
+  if (call.ddense && !call.ddense_owned) dense_gradient(kernels, call);
 }
 
 double peak_rate(double seconds) {

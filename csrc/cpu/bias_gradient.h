@@ -37,7 +37,29 @@ static void add_diagonals(const QuerySide& side, const KeySide& tile, const KeyS
   }
 }
 
-// Dense. The tiles are computed once more: a bias may be shared by batch rows and heads that other
+// Dense, with an element for every pair: dS itself.
+static void write_dense_gradient(const QuerySide& side, const KeySide& tile, const KeySegment& segment, int64_t m,
+                                 int64_t count) {
+  const Backward& f = side.f;
+  const int64_t *size = f.ddense_size, row_step = side.queries.step * size[3];
+  float* to = f.ddense + ((side.place.batch * size[1] + side.place.head) * size[2] + side.queries.first) * size[3] +
+              segment.first + m * segment.step;
+  float ones[W];
+  store(ones, splat(1.0f));
+  const int64_t end = smaller(tile.lane + tile.lanes, side.queries.count);
+  for (int64_t c = tile.lane; c < end; c += W) {
+    const int64_t rows = smaller(W, end - c);
+    if (segment.step == 1) {
+      write_transposed((char*)(to + c * row_step), Type::f32, row_step, side.x.ds + c, side.width, ones, rows, count);
+      continue;
+    }
+    for (int64_t r = c; r < c + rows; ++r) {
+      for (int64_t j = 0; j < count; ++j) to[r * row_step + j * segment.step] = side.x.ds[j * side.width + r];
+    }
+  }
+}
+
+// Dense, broadcast. The tiles are computed once more: a bias may be shared by batch rows and heads that other
 // workers own, and this way every element has one owner and one order of summation.
 static void dense_gradient(const Backward& f, int64_t bias_batch, int64_t bias_head, KeyRange keys, float* memory) {
   const Problem& p = f.problem;

@@ -15,26 +15,21 @@ PK_INLINE Vec polynomial(Vec x, const float (&coefficients)[7]) {
   return y;
 }
 
-// e**x for x <= 0; exactly 0 for -inf, 1 for 0, NaN for NaN. x log2(e) = n + f, 2**f by a polynomial
-// fitted for the least relative error that meets 2**0 (and 2**1) exactly.
+// e**x for x <= 0; exactly 0 for -inf, 1 for 0, NaN for NaN. x log2(e) = n + f with |f| <= 1/2,
+// without rounding the product; 2**f by a polynomial that meets 2**0 exactly.
 PK_INLINE Vec exp(Vec x) {
-#ifdef PK_AVX512
-  // f in [0, 1]: these two instructions split and scale, infinities included.
-  constexpr float power[7] = {
-      1.0f, 6.931470324e-1f, 2.402295133e-1f, 5.548415248e-2f, 9.678063877e-3f, 1.244087706e-3f, 2.171502549e-4f};
-  const Vec y = x * log2e;
-  const Vec f = (Vec)_mm512_reduce_ps((__m512)y, _MM_FROUND_TO_NEG_INF);
-  return (Vec)_mm512_scalef_ps((__m512)polynomial(f, power), (__m512)y);
-#else
-  // |f| <= 1/2.
-  constexpr float power[7] = {
-      1.0f, 6.931472029e-1f, 2.402264791e-1f, 5.550332471e-2f, 9.618437358e-3f, 1.339887440e-3f, 1.535336188e-4f};
+  constexpr float power[7] = {1.0f,           6.931472029e-1f, 2.402264791e-1f, 5.550332471e-2f,
+                              9.618437358e-3f, 1.339887440e-3f, 1.535336188e-4f};
   constexpr float magic = 12582912.0f;  // 1.5 * 2**23: adding it rounds to an integer
+#ifdef PK_AVX512
+  x = at_least(x, -104.0f);  // from there on the result is 0
+  const Vec n = x * log2e + magic - magic;
+  return (Vec)_mm512_scalef_ps((__m512)polynomial(x * log2e - n, power), (__m512)n);
+#else
   x = at_least(x, -127 * ln2);
   const Vec shifted = x * log2e + magic;
-  const Vec f = x * log2e - (shifted - magic);
   const Int n = (Int)shifted - 0x4B400000 + 127;
-  return polynomial(f, power) * (Vec)(n << 23);
+  return polynomial(x * log2e - (shifted - magic), power) * (Vec)(n << 23);
 #endif
 }
 

@@ -35,6 +35,7 @@ struct Backward {
   float* ddistance;  // [part * batch + b][head][width], or nullptr
   float* ddense;     // the shape of dense, contiguous, or nullptr
   int64_t ddense_size[4];
+  bool ddense_owned;  // every pair has an element of its own: the pass that writes dq does
 };
 
 struct Kernels {

@@ -49,7 +49,9 @@ class Launch:
             min(problem.columns, self.sk),
             min(problem.rows, self.sk),
         )
-        distance, dense, dropout = problem.distance, problem.dense, None
+        distance: Any = problem.distance
+        dense: Any = problem.dense
+        dropout: Any = None
         m = n = reach
         if distance is not None:
             distance = (dense_rows(distance), distance.stride(0) if distance.shape[0] > 1 else 0)
@@ -76,7 +78,7 @@ class Launch:
             self.heads // max(1, self.kv_heads),
         )
 
-    def over_queries(self, kernel: Any, config: tune.Config, *tensors: View) -> None:
+    def over_queries(self, kernel: Any, config: tune.Config, *tensors: View | None) -> None:
         """A program per tile of queries and query head."""
         self._tiles(kernel, config, config.own, self.sq, self.heads, self.problem.q_spans, tensors)
 
@@ -90,8 +92,8 @@ class Launch:
         block = own * self.step
         classes = min(self.step, rows)
         if self.problem.packed and spans is not None:
-            work = worklist(spans, rows, block)
-            grid, work = work.shape[0] * classes * heads, (work, work.shape[0])
+            tiles = worklist(spans, rows, block)
+            grid, work = tiles.shape[0] * classes * heads, (tiles, tiles.shape[0])
         else:
             work = None
             grid = -(-rows // block) * classes * heads * self.batch

@@ -171,6 +171,7 @@ void run(const Kernels& kernels, const Case& c, const Problem& p, Data& x) {
   g.ddense = c.dense ? x.ddense.data() : nullptr;
   const int64_t size[4] = {1, c.heads, c.n_q, c.n_k};
   for (int i = 0; i < 4; ++i) g.ddense_size[i] = size[i];
+  g.ddense_owned = false;  // one bias for all batch rows
   scratch.assign(kernels.backward_scratch(p, c.n_k), NAN);
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t h = 0; h < c.kv_heads; ++h) {
