@@ -104,11 +104,37 @@ void dense_gradient(const Kernels& kernels, const Backward& call) {
   });
 }
 
+// Few queries: a worker takes all of a key head, over some of its keys if there are few heads.
+void narrow_forward(const Kernels& kernels, const Forward& call, const Extent& extent) {
+  const Problem& p = call.problem;
+  const int64_t heads = p.batch * p.kv_heads, rows = extent.queries * p.group();
+  const int64_t parts = std::clamp<int64_t>(ceil_div(2 * threads(), heads), 1, std::max<int64_t>(1, extent.keys / 512));
+  const int64_t stride = heads * rows * narrow_row(p);
+  std::vector<float> states(parts > 1 ? parts * stride : 0);
+  const auto state = [&](int64_t part, int64_t head) {
+    return parts > 1 ? states.data() + part * stride + head * rows * narrow_row(p) : nullptr;
+  };
+  for_each_item(heads * parts, kernels.narrow_scratch(p, rows), [&](int64_t i, float* scratch) {
+    const int64_t head = i / parts, part = i % parts, batch = head / p.kv_heads;
+    kernels.narrow(call, batch, head % p.kv_heads, range_of(p.keys[batch].count, parts, part), state(part, head),
+                   scratch);
+  });
+  for (int64_t head = 0; parts > 1 && head < heads; ++head) {
+    kernels.narrow_finish(call, head / p.kv_heads, head % p.kv_heads, state(0, head), parts, stride);
+  }
+}
+
 }  // namespace
 
 void band_forward(Forward call) {
   const Problem& p = call.problem;
   const Kernels& kernels = current_kernels();
+  const Extent extent(p);
+  // Short sequences may be trained on: their backward expects sums in the order of the tiles.
+  const bool narrow = extent.queries * p.group() <= most_narrow && extent.keys >= 64;
+  if (narrow && p.batch * p.heads > 0 && p.keep_scale == 1 && !p.dense) {
+    return narrow_forward(kernels, call, extent);
+  }
   // Heads that share their keys share a tile, a panel each, so that keys are read once for all.
   const int64_t group = p.group(), most = group > 1 ? 1 : p.type == Type::f32 ? 3 : max_panels;
   call.tile = tile_size(kernels, p, most * kernels.panel);
@@ -149,8 +175,8 @@ void band_backward(Backward call) {
   call.parts = band_parts(p);
   const Extent extent(p);
   const int64_t* size = call.ddense_size;
-  call.ddense_owned = call.ddense && size[0] == p.batch && size[1] == p.heads && size[2] >= extent.queries &&
-                      size[3] >= extent.keys;
+  call.ddense_owned =
+      call.ddense && size[0] == p.batch && size[1] == p.heads && size[2] >= extent.queries && size[3] >= extent.keys;
   std::vector<Unit> units;
   int64_t most = 0, rows = 0;
   for (const int64_t b : by_length(p)) {

@@ -18,8 +18,8 @@ PK_INLINE Vec polynomial(Vec x, const float (&coefficients)[7]) {
 // e**x for x <= 0; exactly 0 for -inf, 1 for 0, NaN for NaN. x log2(e) = n + f with |f| <= 1/2,
 // without rounding the product; 2**f by a polynomial that meets 2**0 exactly.
 PK_INLINE Vec exp(Vec x) {
-  constexpr float power[7] = {1.0f,           6.931472029e-1f, 2.402264791e-1f, 5.550332471e-2f,
-                              9.618437358e-3f, 1.339887440e-3f, 1.535336188e-4f};
+  constexpr float power[7] = {
+      1.0f, 6.931472029e-1f, 2.402264791e-1f, 5.550332471e-2f, 9.618437358e-3f, 1.339887440e-3f, 1.535336188e-4f};
   constexpr float magic = 12582912.0f;  // 1.5 * 2**23: adding it rounds to an integer
 #ifdef PK_AVX512
   x = at_least(x, -104.0f);  // from there on the result is 0

@@ -17,6 +17,11 @@ struct Forward {
   int64_t lse_batch, lse_head;
 };
 
+constexpr int64_t most_narrow = 16;  // rows of queries that share a key head
+
+// Floats that the running softmax of one query takes.
+inline int64_t narrow_row(const Problem& p) { return (p.dv + 15) / 16 * 16 + 16; }
+
 struct Backward {
   Problem problem;
   int64_t tile;  // queries of a tile
@@ -48,6 +53,11 @@ struct Kernels {
   int64_t (*backward_scratch)(const Problem&, int64_t keys);
 
   void (*forward)(const Forward&, int64_t b, int64_t head, int64_t heads, const QueryTile&, float* scratch);
+  // All queries of a key head, for few queries without dropout or a dense bias: over some keys,
+  // then merged (see narrow.h).
+  int64_t (*narrow_scratch)(const Problem&, int64_t rows);
+  void (*narrow)(const Forward&, int64_t b, int64_t kv_head, KeyRange keys, float* state, float* scratch);
+  void (*narrow_finish)(const Forward&, int64_t b, int64_t kv_head, float* states, int64_t parts, int64_t stride);
   // dk, dv of some keys of one key head, and their share of dq.
   void (*backward)(const Backward&, int64_t b, int64_t kv_head, int64_t part, KeyRange keys, float* scratch);
   // The gradient of a Dense bias at [batch, head] of the bias, for some keys.

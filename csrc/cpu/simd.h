@@ -67,7 +67,15 @@ PK_INLINE bool any(Int mask) {
 
 // --- bfloat16 and float16 to and from float32, rounding to nearest even ---------------
 
-PK_INLINE UInt widen(const uint16_t* p) { return __builtin_convertvector(*reinterpret_cast<const HalfU*>(p), UInt); }
+PK_INLINE UInt widen(const uint16_t* p) {
+#if defined(PK_AVX512)
+  return (UInt)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(PK_AVX2)
+  return (UInt)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+#else
+  return __builtin_convertvector(*reinterpret_cast<const HalfU*>(p), UInt);
+#endif
+}
 
 PK_INLINE void narrow(uint16_t* p, UInt x) { *reinterpret_cast<HalfU*>(p) = __builtin_convertvector(x, Half); }
 
@@ -82,12 +90,18 @@ PK_INLINE void store_bf16(uint16_t* p, Vec x) {
 }
 
 PK_INLINE Vec load_f16(const uint16_t* p) {
+#if defined(PK_AVX512)
+  return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(PK_AVX2)
+  return (Vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#else
   const UInt h = widen(p);
   const UInt sign = (h & 0x8000) << 16;
   // Exponent and mantissa in place, times 2**112: right for subnormals too.
   const Vec magnitude = (Vec)((h & 0x7FFF) << 13) * 0x1p112f;
   const UInt special = (UInt)((h & 0x7C00) == 0x7C00) & 0x7F800000u;
   return (Vec)((UInt)magnitude | special | sign);
+#endif
 }
 
 PK_INLINE void store_f16(uint16_t* p, Vec x) {

@@ -5,6 +5,7 @@
 // linker could keep this unit's copy for all.
 #include "backward.h"
 #include "forward.h"
+#include "narrow.h"
 
 namespace pkernels {
 namespace PK_ISA {
@@ -36,8 +37,19 @@ static double peak(int64_t rounds) {
 #define PK_STRING(name) PK_STRING_OF(name)
 
 static const Kernels table = {
-    PK_STRING(PK_ISA), W,        max_width,      forward_scratch, backward_scratch,
-    forward,           backward, dense_gradient, sum_parts,       peak,
+    PK_STRING(PK_ISA),
+    W,
+    max_width,
+    forward_scratch,
+    backward_scratch,
+    forward,
+    narrow_scratch,
+    narrow,
+    narrow_finish,
+    backward,
+    dense_gradient,
+    sum_parts,
+    peak,
 };
 
 }  // namespace PK_ISA

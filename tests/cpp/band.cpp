@@ -151,10 +151,23 @@ void run(const Kernels& kernels, const Case& c, const Problem& p, Data& x) {
   f.v = rows(x.v, c.kv_heads, c.n_k, c.dv), f.out = rows(x.out, c.heads, c.n_q, c.dv);
   f.lse = x.lse.data(), f.lse_batch = c.heads * c.n_q, f.lse_head = c.n_q;
   std::vector<float> scratch(kernels.forward_scratch(p, f.panels), NAN);
-  for (int64_t b = 0; b < batch; ++b) {
-    for (int64_t h = 0; h < c.heads; h += f.heads) {
-      for_each_query_tile(p.band, c.n_q, c.n_k, f.tile,
-                          [&](const QueryTile& tile) { kernels.forward(f, b, h, f.heads, tile, scratch.data()); });
+  if (c.n_q * group <= most_narrow && c.dropout == 0 && !c.dense) {
+    const int64_t stride = c.n_q * group * narrow_row(p);
+    scratch.assign(kernels.narrow_scratch(p, c.n_q * group), NAN);
+    std::vector<float> states(2 * stride, NAN);
+    for (int64_t b = 0; b < batch; ++b) {
+      for (int64_t h = 0; h < c.kv_heads; ++h) {
+        kernels.narrow(f, b, h, {0, c.n_k / 3}, states.data(), scratch.data());
+        kernels.narrow(f, b, h, {c.n_k / 3, c.n_k}, states.data() + stride, scratch.data());
+        kernels.narrow_finish(f, b, h, states.data(), 2, stride);
+      }
+    }
+  } else {
+    for (int64_t b = 0; b < batch; ++b) {
+      for (int64_t h = 0; h < c.heads; h += f.heads) {
+        for_each_query_tile(p.band, c.n_q, c.n_k, f.tile,
+                            [&](const QueryTile& tile) { kernels.forward(f, b, h, f.heads, tile, scratch.data()); });
+      }
     }
   }
   Backward g{};
@@ -213,6 +226,8 @@ int main() {
   const Case cases[] = {
       {"dense", 67, 67, 64, 64, 2, 1, {far, far, 0, 1}, 0, false, false, 0, 1},
       {"one row", 1, 131, 26, 41, 2, 2, {far, far, 0, 1}, 0, false, false, 0, 1},
+      {"few queries, distance", 3, 200, 64, 32, 4, 2, {40, 9, 0, 3}, 5, true, false, 0, 1},
+      {"few queries, causal", 4, 150, 16, 48, 3, 1, {far, 0, 2, 1}, 0, false, false, 0, 2},
       {"causal, more queries", 150, 40, 16, 8, 1, 1, {far, 0, 0, 1}, 0, false, false, 0, 1},
       {"causal, parts, dropout", 61, 149, 41, 26, 2, 2, {far, 0, 0, 1}, 0, false, false, 0.25, 3},
       {"window, distance", 147, 147, 32, 32, 2, 2, {9, 4, 0, 1}, 0, true, false, 0, 1},
