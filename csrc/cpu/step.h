@@ -141,20 +141,28 @@ struct Scores {
   // Whether the products are the scores: nothing is added, nothing masked.
   bool plain() const { return !masked && !biased(); }
 
-  // s = s + bias, -inf where masked; raises `top` to the lanes'
-  // maximum. (Vectors go by reference: how wide ones are passed differs among targets.)
+  // s = s + bias, -inf where masked; raises `top` to the lanes' maximum. (Vectors go by reference:
+  // how wide ones are passed differs among targets.)
   void finish(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec& top) const {
-    if (biased()) {
-      masked ? apply<true, true>(s, segment, m, count, g, top) : apply<true, false>(s, segment, m, count, g, top);
-    } else {
-      masked ? apply<false, true>(s, segment, m, count, g, top) : apply<false, false>(s, segment, m, count, g, top);
-    }
+    // Keys that all lanes of the vector keep lie between those that some do not.
+    const int64_t lane = g * W - segment.offset - m;
+    const int64_t begin = masked ? within(lane + W - 1 - problem.band.left, count) : 0;
+    const int64_t end = masked ? larger(begin, within(lane + problem.band.right + 1, count)) : count;
+    const auto rows = [&]<bool Masked>(int64_t from, int64_t to) {
+      biased() ? apply<true, Masked>(s, segment, m, from, to, g, top)
+               : apply<false, Masked>(s, segment, m, from, to, g, top);
+    };
+    rows.template operator()<true>(0, begin);
+    rows.template operator()<false>(begin, end);
+    rows.template operator()<true>(end, count);
   }
 
+  static int64_t within(int64_t x, int64_t count) { return smaller(count, larger(0, x)); }
+
   template <bool Biased, bool Masked>
-  void apply(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec& maxima) const {
+  void apply(float* s, const KeySegment& segment, int64_t m, int64_t from, int64_t to, int64_t g, Vec& maxima) const {
     Vec top = maxima;
-    for (int64_t j = 0; j < count; ++j) {
+    for (int64_t j = from; j < to; ++j) {
       float* at = s + j * width + g * W;
       Vec x = load(at);
       if constexpr (Biased) {
@@ -162,7 +170,7 @@ struct Scores {
         x = select(b == -infinity, splat(-infinity), x + b);
       }
       if constexpr (Masked) x = select(kept(segment, m + j, g), x, splat(-infinity));
-      store(at, x);
+      if constexpr (Biased || Masked) store(at, x);
       top = maximum(x, top);
     }
     maxima = top;
