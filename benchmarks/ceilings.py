@@ -59,12 +59,13 @@ def ceiling(unit: str, dtype: torch.dtype, device: str) -> Ceiling | str:
     if device == "cuda":
         a = torch.randn(8192, 8192, device=device).to(dtype)
         return Ceiling("matmul", unit, 2 * 8192**3, lambda: a @ a)
-    return _multiply_adds()
+    return _multiply_adds(dtype)
 
 
-def _multiply_adds() -> Ceiling | str:
+def _multiply_adds(dtype: torch.dtype) -> Ceiling | str:
     reason = native.why_missing()
     if reason is not None:
         return f"no loop of multiply-adds: {reason}"
-    # The kernels multiply 16-bit types in float32.
-    return Ceiling("fma peak", "GFLOP/s", None, lambda: torch.ops.pkernels_native.peak_rate(LOOP))
+    # Other kernels than those for pairs multiply 16-bit types in float32.
+    pairs = dtype == torch.bfloat16 and native.instruction_set() == "avx512bf16"
+    return Ceiling("fma peak", "GFLOP/s", None, lambda: torch.ops.pkernels_native.peak_rate(LOOP, pairs))

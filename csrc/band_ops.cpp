@@ -132,7 +132,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pkernels_native, m) {
       "band_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor(a!) dq, "
       "Tensor(b!) dk, Tensor(c!) dv, Tensor(d!)? ddistance, Tensor(e!)? ddense, " PK_PROBLEM);
   m.def("distance_rows(int batch, int kv_heads, int longest) -> int");
-  m.def("peak_rate(float seconds) -> float");
+  m.def("peak_rate(float seconds, bool in_pairs=False) -> float");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pkernels_native, CompositeExplicitAutograd, m) {

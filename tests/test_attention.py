@@ -257,6 +257,18 @@ def test_queries_reach_the_keys_they_see_alone(case: Case, backend: str) -> None
         assert_unchanged(getattr(got, name)[~seen], getattr(clean, name)[~seen], backend, name)
 
 
+@pytest.mark.parametrize("case", [case for case in LEAKS if case in CORE and case.dtype == torch.float32], ids=named)
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_nothing_leaks_in_bfloat16(case: Case, name: str) -> None:
+    if name not in native.instruction_sets():
+        pytest.skip(f"this CPU or build has no {name}")
+    typed = replace(case, dtype=torch.bfloat16)
+    with native.force_instruction_set(name):
+        test_rows_that_meet_nothing_may_hold_anything(typed, torch.nan, "cpu")
+        test_keys_reach_the_rows_that_see_them_alone(typed, torch.nan, "cpu")
+        test_queries_reach_the_keys_they_see_alone(typed, "cpu")
+
+
 # What comes back ------------------------------------------------------------------------
 
 

@@ -29,11 +29,13 @@ def start_with(name: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_best_one_is_the_default() -> None:
+def test_the_fastest_one_is_the_default() -> None:
     names = native.instruction_sets()
     assert names == NAMES[: len(names)]
-    if "PKERNELS_ISA" not in os.environ:
-        assert native.instruction_set() == names[-1]
+    if "PKERNELS_ISA" in os.environ:
+        return
+    slow_pairs = names[-1] == "avx512bf16" and "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    assert native.instruction_set() == (names[-2] if slow_pairs else names[-1])
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags of /proc/cpuinfo are those of x86-64")

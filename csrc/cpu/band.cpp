@@ -104,6 +104,11 @@ void dense_gradient(const Kernels& kernels, const Backward& call) {
   });
 }
 
+// Whether rows of 16-bit numbers begin at multiples of four bytes.
+bool whole_words(const Rows& x) {
+  return reinterpret_cast<uintptr_t>(x.data) % 4 == 0 && (x.batch | x.head | x.row) % 2 == 0;
+}
+
 // Few queries: a worker takes all of a key head, over some of its keys if there are few heads.
 void narrow_forward(const Kernels& kernels, const Forward& call, const Extent& extent) {
   const Problem& p = call.problem;
@@ -135,6 +140,7 @@ void band_forward(Forward call) {
   if (narrow && p.batch * p.heads > 0 && p.keep_scale == 1 && !p.dense) {
     return narrow_forward(kernels, call, extent);
   }
+  call.pairs = kernels.pairs && p.type == Type::bf16 && p.d % 2 == 0 && whole_words(call.q) && whole_words(call.k);
   // Heads that share their keys share a tile, a panel each, so that keys are read once for all.
   const int64_t group = p.group(), most = group > 1 ? 1 : p.type == Type::f32 ? 3 : max_panels;
   call.tile = tile_size(kernels, p, most * kernels.panel);
@@ -211,7 +217,7 @@ void band_backward(Backward call) {
   if (call.ddense && !call.ddense_owned) dense_gradient(kernels, call);
 }
 
-double peak_rate(double seconds) {
+double peak_rate(double seconds, bool in_pairs) {
   const Kernels& kernels = current_kernels();
   const int64_t workers = threads();
   std::vector<double> done(workers);
@@ -220,7 +226,7 @@ double peak_rate(double seconds) {
   };
   const double start = clock();
   for_each_item(workers, 0, [&](int64_t i, float*) {
-    while (clock() - start < seconds) done[i] += kernels.peak(100000);
+    while (clock() - start < seconds) done[i] += kernels.peak(100000, in_pairs);
   });
   const double elapsed = clock() - start;
   double total = 0;

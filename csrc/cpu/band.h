@@ -15,6 +15,6 @@ void band_backward(Backward call);
 int64_t band_parts(const Problem& problem);
 
 // Floating-point operations per second of a loop of multiply-adds, all threads together.
-double peak_rate(double seconds);
+double peak_rate(double seconds, bool in_pairs);
 
 }  // namespace pkernels

@@ -6,8 +6,18 @@
 namespace pkernels {
 namespace {
 
+// The best one, but on Intel's cores: those multiply bfloat16 pairs at half the rate of float32
+// (vdpbf16ps at 85 GFLOP/s beside 174 of fused multiply-adds on an Emerald Rapids).
+InstructionSet fastest() {
+  const InstructionSet best = instruction_sets().back();
+#if defined(__x86_64__)
+  if (best == InstructionSet::avx512bf16 && __builtin_cpu_is("intel")) return InstructionSet::avx512;
+#endif
+  return best;
+}
+
 std::atomic<InstructionSet>& chosen() {
-  static std::atomic<InstructionSet> set{instruction_sets().back()};
+  static std::atomic<InstructionSet> set{fastest()};
   return set;
 }
 
@@ -60,8 +70,9 @@ const Kernels& current_kernels() {
     case InstructionSet::avx2:
       return *kernels_avx2();
     case InstructionSet::avx512:
-    case InstructionSet::avx512bf16:
       return *kernels_avx512();
+    case InstructionSet::avx512bf16:
+      return *kernels_avx512bf16();
 #endif
     default:
       return *kernels_portable();

@@ -16,7 +16,7 @@ std::string name_of(InstructionSet set);
 // Those that this build contains and this CPU can run, the best one last.
 std::vector<InstructionSet> instruction_sets();
 
-// The one in use: the best one, unless use_instruction_set() said otherwise.
+// The one in use: the fastest one, unless use_instruction_set() said otherwise.
 InstructionSet instruction_set();
 
 // Returns false, and changes nothing, if this CPU cannot run it.

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "pairs.h"
 #include "step.h"
 
 namespace pkernels {
@@ -39,7 +40,7 @@ struct ForwardScratch {
     state = take(panels * panel);
     s = take(max_keys * max_width);
     bias = take(p.distance || p.dense ? (max_keys + 1) * max_width : 0);
-    k = take(max_keys * d), v = take(max_keys * dv);
+    k = take(max_keys * larger(d, dv)), v = take(max_keys * dv);
     size = next - memory;
   }
 
@@ -52,16 +53,17 @@ struct ForwardScratch {
 static int64_t forward_scratch(const Problem& p, int64_t panels) { return ForwardScratch(p, panels, nullptr).size; }
 
 static void start(const Forward& f, Running& x) {
-  const Problem& p = f.problem;
-  const QueryTile& queries = x.panel.queries;
-  const Place& place = x.panel.place;
-  const int64_t width = x.panel.width, row = p.queries[place.batch].first + queries.first;
-  const char* q = row_at(f.q, p.type, p.storage(place.batch), place.head, row);
-  read_transposed(x.qt, width, width, q, p.type, f.q.row * queries.step, queries.count, p.d);
-  scale_by(x.qt, p.d * width, p.scale);
-  fill_zero(x.ot, p.dv * width);
+  const int64_t width = x.panel.width;
+  fill_zero(x.ot, f.problem.dv * width);
   fill_zero(x.sum, width);
   for (int64_t c = 0; c < width; c += W) store(x.top + c, splat(-infinity));
+}
+
+// Where the rows of a panel's queries are.
+static const char* queries_of(const Forward& f, const Panel& panel) {
+  const Place& place = panel.place;
+  const int64_t row = f.problem.queries[place.batch].first + panel.queries.first;
+  return row_at(f.q, f.problem.type, f.problem.storage(place.batch), place.head, row);
 }
 
 // P in place of S, and the softmax's running state, for N vectors of lanes from g on: three at a
@@ -111,20 +113,122 @@ static void soften(const Scores& scores, const KeySegment& segment, int64_t m, i
   }
 }
 
-// A tile of keys, its rows k and v, meets a panel.
+// The rows of a tile of keys and values, from `k_at` and `v_at` on, `step` rows apart.
+struct KeyRows {
+  const char *k_at, *v_at;
+  int64_t step, count;
+};
+
+// Products of float32.
+struct FloatTile {
+  static constexpr int64_t grain = 1;  // keys that cannot be parted
+  Tile k, v;
+
+  static void start(const Forward& f, const Running& x) {
+    const Problem& p = f.problem;
+    const int64_t width = x.panel.width, step = f.q.row * x.panel.queries.step;
+    read_transposed(x.qt, width, width, queries_of(f, x.panel), p.type, step, x.panel.queries.count, p.d);
+    scale_by(x.qt, p.d * width, p.scale);
+  }
+
+  FloatTile(const Forward& f, const ForwardScratch& x, const KeyRows& rows)
+      : k(view_rows(x.k, x.d, rows.k_at, f.problem.type, f.k.row * rows.step, rows.count, f.problem.d)),
+        v(view_rows(x.v, x.dv, rows.v_at, f.problem.type, f.v.row * rows.step, rows.count, f.problem.dv)) {}
+
+  // Sᵀ of `n` keys after `skip`.
+  void scores(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s) const {
+    const int64_t width = run.panel.width;
+    product<Floats, Plain, Assign>(n, width, p.d, k.data + skip * k.stride, k.stride, run.qt, width, s, width);
+  }
+
+  // Oᵀ += Vᵀ P. Where pairs are hidden, a value that is not finite must not meet their zeros.
+  void add(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, bool hidden) const {
+    const float* values = v.data + skip * v.stride;
+    const auto times = hidden && !all_finite(values, v.stride, n, p.dv) ? careful_product<Transposed, Add>
+                                                                        : product<Floats, Transposed, Add>;
+    times(p.dv, run.panel.width, n, values, v.stride, s, run.panel.width, run.ot, run.panel.width);
+  }
+};
+
+#ifdef PK_PAIRS
+// Products of bfloat16 pairs: of features for S, of keys for O.
+struct PairTile {
+  static constexpr int64_t grain = 2;
+  const Forward& f;
+  const ForwardScratch& x;
+  KeyRows rows;
+
+  static bool exact(float scale) { return (__builtin_bit_cast(uint32_t, scale) & 0x7FFFFF) == 0; }
+
+  static void start(const Forward& f, const Running& x) {
+    const Problem& p = f.problem;
+    const int64_t width = x.panel.width, step = f.q.row * x.panel.queries.step / 2;
+    read_transposed(x.qt, width, width, queries_of(f, x.panel), Type::f32, step, x.panel.queries.count, p.d / 2);
+    if (exact(p.scale)) scale_pairs(x.qt, p.d / 2 * width, p.scale);
+  }
+
+  PairTile(const Forward& forward, const ForwardScratch& scratch, const KeyRows& keys)
+      : f(forward), x(scratch), rows(keys) {
+    pack_rows(x.v, x.dv, rows.v_at, f.v.row * rows.step, rows.count, f.problem.dv);
+  }
+
+  void scores(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s) const {
+    const int64_t width = run.panel.width, stride = f.k.row * rows.step / 2;
+    product<Pairs, Plain, Assign>(n, width, p.d / 2, (const float*)rows.k_at + skip * stride, stride, run.qt, width, s,
+                                  width);
+    if (!exact(p.scale)) scale_by(s, n * width, p.scale);
+  }
+
+  void add(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, bool hidden) const {
+    const int64_t width = run.panel.width;
+    const float* values = x.v + skip / 2 * x.dv;
+    if (hidden && !clean(p, run, skip, n, s)) values = x.k;
+    pack_weights(s, width, n);
+    product<Pairs, Transposed, Add>(p.dv, width, (n + 1) / 2, values, x.dv, s, width, run.ot, width);
+  }
+
+ private:
+  // False if some values are not finite: they are then added where a weight meets them, and x.k
+  // holds the pairs with zeros in their place.
+  bool clean(const Problem& p, const Running& run, int64_t skip, int64_t n, const float* s) const {
+    const int64_t width = run.panel.width, step = f.v.row * rows.step;
+    read_rows(x.k, x.dv, rows.v_at + skip * step * 2, Type::bf16, step, n, p.dv);
+    if (all_finite(x.k, x.dv, n, p.dv)) return true;
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t c = 0; c < p.dv; ++c) {
+        float& value = x.k[j * x.dv + c];
+        if (value * 0 == 0) continue;
+        for (int64_t i = c * width; i < (c + 1) * width; i += W) {
+          const Vec weight = load(s + j * width + i - c * width), sum = load(run.ot + i);
+          store(run.ot + i, select(weight == 0.0f, sum, sum + weight * value));
+        }
+        value = 0;
+      }
+    }
+    pack_weights(x.k, x.dv, n);
+    return false;
+  }
+};
+#endif
+
+// A tile of keys meets a panel.
+template <class KeyTile>
 static void visit(const ForwardScratch& x, const Problem& p, const Running& run, const KeySegment& segment, int64_t m,
-                  int64_t count, const Tile& k, const Tile& v) {
-  const int64_t width = run.panel.width;
+                  int64_t count, const KeyTile& tile) {
+  const KeyRange keys = seen(p.band, segment, run.panel, {m, m + count});
+  if (keys.begin == keys.end) return;
+  constexpr int64_t grain = KeyTile::grain;
+  const int64_t width = run.panel.width, skip = (keys.begin - m) / grain * grain;
+  const int64_t n = smaller(count, round_up(keys.end - m, grain)) - skip;
+  const KeySegment from = from_panel(segment, run.panel);
   Scores scores{p, run.panel.place, run.panel.queries, width, width, x.bias};
-  scores.enter(segment, m, count);
-  product<Floats, Plain, Assign>(count, width, p.d, k.data, k.stride, run.qt, width, x.s, width);
+  scores.enter(from, m + skip, n);
+  tile.scores(p, run, skip, n, x.s);
   int64_t g = 0, vectors = width / W;
-  for (; g + 3 <= vectors; g += 3) soften<3>(scores, segment, m, count, g, x.s, run);
-  if (vectors - g == 2) soften<2>(scores, segment, m, count, g, x.s, run);
-  if (vectors - g == 1) soften<1>(scores, segment, m, count, g, x.s, run);
-  const bool safe = !(scores.masked || p.dense) || all_finite(v.data, v.stride, count, p.dv);
-  (safe ? product<Floats, Transposed, Add> : careful_product<Transposed, Add>)(p.dv, width, count, v.data, v.stride,
-                                                                               x.s, width, run.ot, width);
+  for (; g + 3 <= vectors; g += 3) soften<3>(scores, from, m + skip, n, g, x.s, run);
+  if (vectors - g == 2) soften<2>(scores, from, m + skip, n, g, x.s, run);
+  if (vectors - g == 1) soften<1>(scores, from, m + skip, n, g, x.s, run);
+  tile.add(p, run, skip, n, x.s, scores.masked || p.dense);
 }
 
 static void finish(const Forward& f, const Running& x) {
@@ -144,9 +248,9 @@ static void finish(const Forward& f, const Running& x) {
                    x.panel.width, x.sum, queries.count, p.dv);
 }
 
-// A tile of queries, of `heads` heads from `head` on that share their keys.
-static void forward(const Forward& f, int64_t batch, int64_t head, int64_t heads, const QueryTile& tile,
-                    float* memory) {
+template <class KeyTile>
+static void forward_with(const Forward& f, int64_t batch, int64_t head, int64_t heads, const QueryTile& tile,
+                         float* memory) {
   const Problem& p = f.problem;
   const ForwardScratch x(p, f.panels, memory);
   const int64_t b = p.storage(batch), kv = head / p.group(), n_q = p.queries[batch].count, n_k = p.keys[batch].count;
@@ -155,7 +259,8 @@ static void forward(const Forward& f, int64_t batch, int64_t head, int64_t heads
   for (int64_t h = head; h < head + heads; ++h) {
     for_each_panel(Place{batch, h, n_q, n_k}, tile, [&](const Panel& panel) {
       runs[panels] = x.running(panels, panel, p);
-      start(f, runs[panels++]);
+      start(f, runs[panels]);
+      KeyTile::start(f, runs[panels++]);
     });
   }
   KeySegment found[2];
@@ -165,19 +270,21 @@ static void forward(const Forward& f, int64_t batch, int64_t head, int64_t heads
     for (int64_t m = 0; m < segment.count; m += max_keys) {
       const int64_t count = smaller(max_keys, segment.count - m);
       const int64_t first = p.keys[batch].first + segment.first + m * segment.step;
-      const Tile k = view_rows(x.k, x.d, row_at(f.k, p.type, b, kv, first), p.type, f.k.row * segment.step, count, p.d);
-      const Tile v =
-          view_rows(x.v, x.dv, row_at(f.v, p.type, b, kv, first), p.type, f.v.row * segment.step, count, p.dv);
-      for (int64_t r = 0; r < panels; ++r) {
-        const KeyRange keys = seen(p.band, segment, runs[r].panel, {m, m + count});
-        if (keys.begin == keys.end) continue;
-        const int64_t skip = keys.begin - m;
-        visit(x, p, runs[r], from_panel(segment, runs[r].panel), keys.begin, keys.end - keys.begin,
-              Tile{k.data + skip * k.stride, k.stride}, Tile{v.data + skip * v.stride, v.stride});
-      }
+      const KeyTile keys(
+          f, x, KeyRows{row_at(f.k, p.type, b, kv, first), row_at(f.v, p.type, b, kv, first), segment.step, count});
+      for (int64_t r = 0; r < panels; ++r) visit(x, p, runs[r], segment, m, count, keys);
     }
   }
   for (int64_t r = 0; r < panels; ++r) finish(f, runs[r]);
+}
+
+// A tile of queries, of `heads` heads from `head` on that share their keys.
+static void forward(const Forward& f, int64_t batch, int64_t head, int64_t heads, const QueryTile& tile,
+                    float* memory) {
+#ifdef PK_PAIRS
+  if (f.pairs) return forward_with<PairTile>(f, batch, head, heads, tile, memory);
+#endif
+  forward_with<FloatTile>(f, batch, head, heads, tile, memory);
 }
 
 }  // namespace PK_ISA

@@ -12,6 +12,7 @@ struct Forward {
   int64_t tile;    // queries of a tile
   int64_t heads;   // of a tile: neighbours that share their keys
   int64_t panels;  // of a tile, at most
+  bool pairs;      // multiply bfloat16 in pairs: rows of q and k are whole 32-bit words
   Rows q, k, v, out;
   float* lse;  // rows contiguous
   int64_t lse_batch, lse_head;
@@ -45,6 +46,7 @@ struct Backward {
 
 struct Kernels {
   const char* name;
+  bool pairs;     // multiplies bfloat16 in pairs
   int64_t width;  // queries of a vector
   int64_t panel;  // queries of a panel, at most; three of them are a tile of the backward
 
@@ -64,14 +66,16 @@ struct Kernels {
   void (*dense_gradient)(const Backward&, int64_t batch, int64_t head, KeyRange keys, float* scratch);
   // dq = sum of dq_parts, for rows [begin, end) of all (batch row, head, row).
   void (*sum_parts)(const Backward&, int64_t b, int64_t head, int64_t begin, int64_t end);
-  // Multiply-adds in registers for `rounds` rounds: the processor's peak. Returns flops.
-  double (*peak)(int64_t rounds);
+  // Multiply-adds in registers for `rounds` rounds, of bfloat16 pairs if asked for and there: the
+  // processor's peak. Returns flops.
+  double (*peak)(int64_t rounds, bool in_pairs);
 };
 
 const Kernels* kernels_portable();
 #if defined(__x86_64__)
 const Kernels* kernels_avx2();
 const Kernels* kernels_avx512();
+const Kernels* kernels_avx512bf16();
 #endif
 
 }  // namespace pkernels

@@ -10,9 +10,16 @@
 namespace pkernels {
 namespace PK_ISA {
 
+#ifdef PK_PAIRS
+constexpr bool pairs = true;
+#else
+constexpr bool pairs = false;
+#endif
+
 // Sums that differ, each depending on itself through a product: nothing can be merged, and
 // nothing but fused multiply-adds fits.
-static double peak(int64_t rounds) {
+template <bool InPairs>
+static double peak_of(int64_t rounds) {
   constexpr int peak_rows = block_rows[block_columns];
   Vec sum[peak_rows][block_columns];
   for (int m = 0; m < peak_rows; ++m) {
@@ -23,33 +30,35 @@ static double peak(int64_t rounds) {
 #pragma GCC unroll 16
     for (int m = 0; m < peak_rows; ++m) {
 #pragma GCC unroll 4
-      for (int n = 0; n < block_columns; ++n) sum[m][n] = sum[m][n] * a + b;
+      for (int n = 0; n < block_columns; ++n) {
+#ifdef PK_PAIRS
+        if constexpr (InPairs) {
+          sum[m][n] = Pairs::multiply_add(0.0f, b, sum[m][n]);
+          continue;
+        }
+#endif
+        sum[m][n] = sum[m][n] * a + b;
+      }
     }
   }
   Vec total = {};
   for (int m = 0; m < peak_rows; ++m) {
     for (int n = 0; n < block_columns; ++n) total += sum[m][n];
   }
-  return any(total != total) ? 0.0 : 2.0 * rounds * peak_rows * block_columns * W;
+  return any(total != total) ? 0.0 : (InPairs ? 4.0 : 2.0) * rounds * peak_rows * block_columns * W;
+}
+
+static double peak(int64_t rounds, bool in_pairs) {
+  return in_pairs && pairs ? peak_of<true>(rounds) : peak_of<false>(rounds);
 }
 
 #define PK_STRING_OF(name) #name
 #define PK_STRING(name) PK_STRING_OF(name)
 
 static const Kernels table = {
-    PK_STRING(PK_ISA),
-    W,
-    max_width,
-    forward_scratch,
-    backward_scratch,
-    forward,
-    narrow_scratch,
-    narrow,
-    narrow_finish,
-    backward,
-    dense_gradient,
-    sum_parts,
-    peak,
+    PK_STRING(PK_ISA), pairs,          W,      max_width,     forward_scratch, backward_scratch,
+    forward,           narrow_scratch, narrow, narrow_finish, backward,        dense_gradient,
+    sum_parts,         peak,
 };
 
 }  // namespace PK_ISA
