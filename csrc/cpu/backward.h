@@ -27,8 +27,52 @@ static void write_dq(const QuerySide& side, int64_t part) {
   }
 }
 
+#ifdef PK_PAIRS
+// dV of what is not finite in dO, which its pairs leave out.
+static void add_lost(const QuerySide& side, const KeySide& tile, int64_t count, float* dv, int64_t dv_step) {
+  const Backward& f = side.f;
+  const Problem& p = f.problem;
+  const int64_t first = p.queries[side.place.batch].first + side.queries.first;
+  const int64_t end = smaller(tile.lane + tile.lanes, side.queries.count);
+  for (int64_t c = tile.lane; c < end; ++c) {
+    const char* row =
+        row_at(f.dout, p.type, p.storage(side.place.batch), side.place.head, first + c * side.queries.step);
+    for (int64_t i = 0; i < p.dv; ++i) {
+      const float value = load_one(row + 2 * i, p.type);
+      if (value * 0 == 0) continue;
+      for (int64_t j = 0; j < count; ++j) {
+        const float weight = side.x.p[j * side.width + c];
+        if (weight != 0) dv[j * dv_step + i] += weight * value;
+      }
+    }
+  }
+}
+
+static void add_pairs(const QuerySide& side, const KeySide& tile, int64_t count, int64_t row, int64_t row_step) {
+  const Problem& p = side.f.problem;
+  BackwardScratch& x = side.x;
+  const int64_t lane = tile.lane, lanes = tile.lanes, width = side.width;
+  const int64_t pairs_of_queries = (smaller(lanes, side.queries.count - lane) + 1) / 2;
+  if (lanes == 0) return;
+  float *by_key = x.packed, *by_lane = x.packed + max_keys * tile_width;
+  float *dv = x.dvs + row * x.dv, *dk = x.dk + row * x.d;
+  if (!side.dout_finite) add_lost(side, tile, count, dv, row_step * x.dv);
+  pack_keys(by_key, x.ds + lane, width, count, lanes);
+  product<Pairs, Transposed, Add>(p.d, lanes, (count + 1) / 2, x.k, x.d, by_key, width, x.dqt + lane, width);
+  pack_lanes(by_lane, x.p + lane, width, count, lanes);
+  product<Pairs, Plain, Add>(count, round_up(p.dv, W), pairs_of_queries, by_lane, width / 2,
+                             side.dout.data + lane / 2 * side.dout.stride, side.dout.stride, dv, row_step * x.dv);
+  pack_lanes(by_lane, x.ds + lane, width, count, lanes);
+  product<Pairs, Plain, Add>(count, round_up(p.d, W), pairs_of_queries, by_lane, width / 2,
+                             side.q.data + lane / 2 * side.q.stride, side.q.stride, dk, row_step * x.d);
+}
+#endif
+
 // What one tile of keys adds to dQ of the tile of queries, and to dK and dV from `row` on.
 static void add_products(const QuerySide& side, const KeySide& tile, int64_t count, int64_t row, int64_t row_step) {
+#ifdef PK_PAIRS
+  if (side.f.pairs) return add_pairs(side, tile, count, row, row_step);
+#endif
   const Problem& p = side.f.problem;
   BackwardScratch& x = side.x;
   const int64_t lane = tile.lane, width = side.width, queries = smaller(tile.lanes, side.queries.count - lane);

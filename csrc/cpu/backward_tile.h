@@ -6,6 +6,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "pairs.h"
 #include "step.h"
 
 namespace pkernels {
@@ -16,7 +17,7 @@ constexpr int64_t tile_width = max_lanes + 16;  // leading dimension of what has
 
 struct BackwardScratch {
   int64_t d, dv;  // leading dimensions of rows
-  float *q, *dout, *qt, *dot, *dqt, *p, *ds, *bias, *k, *v, *lse, *dlse, *delta, *diagonal, *dk, *dvs;
+  float *q, *dout, *qt, *dot, *dqt, *p, *ds, *packed, *bias, *k, *v, *lse, *dlse, *delta, *diagonal, *dk, *dvs;
   int64_t size;
 
   BackwardScratch(const Problem& problem, int64_t keys, float* memory)
@@ -31,6 +32,7 @@ struct BackwardScratch {
     qt = take(problem.d * tile_width), dqt = take(problem.d * tile_width);
     dot = take(problem.dv * tile_width);
     p = take(max_keys * tile_width), ds = take(max_keys * tile_width);
+    packed = take(2 * max_keys * tile_width);  // of P and of dS, in pairs
     bias = take((max_keys + 1) * tile_width);
     k = take(max_keys * d), v = take(max_keys * dv);
     lse = take(max_lanes), dlse = take(max_lanes), delta = take(max_lanes);
@@ -49,8 +51,8 @@ struct QuerySide {
   QueryTile queries;
   BackwardScratch& x;
   int64_t used, width;  // lanes in use, and the leading dimension of what has lanes
-  Tile q, dout;         // rows, read in whole vectors
-  bool finite;
+  Tile q, dout;         // rows, read in whole vectors; or pairs of rows, cleaned
+  bool finite, dout_finite = true;
 
   QuerySide(const Backward& backward, const Place& where, const QueryTile& tile, BackwardScratch& scratch)
       : f(backward), place(where), queries(tile), x(scratch), used(round_up(tile.count, W)), width(leading(used)) {
@@ -67,11 +69,22 @@ struct QuerySide {
       read_transposed(x.p, width, used, at(f.out) + c * bytes_of(p.type), p.type, step(f.out), n, m);
       for (int64_t g = 0; g < used; g += W) store(x.delta + g, delta(g, c, m, load(x.delta + g)));
     }
+    read_numbers(b, first);
+#ifdef PK_PAIRS
+    if (f.pairs) {
+      read_transposed(x.dot, width, used, at(f.dout), Type::f32, step(f.dout) / 2, n, p.dv / 2);
+      read_transposed(x.qt, width, used, at(f.q), Type::f32, step(f.q) / 2, n, p.d / 2);
+      if (exact(p.scale)) scale_pairs(x.qt, p.d / 2 * width, p.scale);
+      q = Tile{x.q, x.d}, dout = Tile{x.dout, x.dv};
+      finite = read_row_pairs(x.q, x.d, at(f.q), step(f.q), n, p.d);
+      finite &= dout_finite = read_row_pairs(x.dout, x.dv, at(f.dout), step(f.dout), n, p.dv);
+      return;
+    }
+#endif
     read_transposed(x.qt, width, used, at(f.q), p.type, step(f.q), n, p.d);
     scale_by(x.qt, p.d * width, p.scale);
     q = view_whole_rows(x.q, x.d, at(f.q), p.type, step(f.q), n, p.d);
     dout = view_whole_rows(x.dout, x.dv, at(f.dout), p.type, step(f.dout), n, p.dv);
-    read_numbers(b, first);
     finite = all_finite(q.data, q.stride, n, p.d) && all_finite(dout.data, dout.stride, n, p.dv);
   }
 
@@ -105,8 +118,17 @@ struct KeySide {
     BackwardScratch& x = side.x;
     const int64_t b = p.storage(side.place.batch), kv = side.place.head / p.group();
     const int64_t first = p.keys[side.place.batch].first + segment.first + m * segment.step;
-    k = view_rows(x.k, x.d, row_at(f.k, p.type, b, kv, first), p.type, f.k.row * segment.step, count, p.d);
-    v = view_rows(x.v, x.dv, row_at(f.v, p.type, b, kv, first), p.type, f.v.row * segment.step, count, p.dv);
+    const char *k_at = row_at(f.k, p.type, b, kv, first), *v_at = row_at(f.v, p.type, b, kv, first);
+    const int64_t k_step = f.k.row * segment.step, v_step = f.v.row * segment.step;
+    if (f.pairs) {
+      k = Tile{(const float*)k_at, k_step / 2}, v = Tile{(const float*)v_at, v_step / 2};
+#ifdef PK_PAIRS
+      read_row_pairs(x.k, x.d, k_at, k_step, count, p.d);
+#endif
+    } else {
+      k = view_rows(x.k, x.d, k_at, p.type, k_step, count, p.d);
+      v = view_rows(x.v, x.dv, v_at, p.type, v_step, count, p.dv);
+    }
     int64_t end = 0;
     bool masked = p.dense;
     for_each_panel(side.place, side.queries, [&](const Panel& panel) {
@@ -116,10 +138,22 @@ struct KeySide {
       masked |= visit(side, from_panel(segment, panel), panel, keys, m, count);
     });
     lanes = larger(0, end - lane);
-    safe = !masked || (side.finite && all_finite(k.data, k.stride, count, p.d));
+    // Pairs were cleaned, so that plain products always do.
+    safe = f.pairs || !masked || (side.finite && all_finite(k.data, k.stride, count, p.d));
   }
 
  private:
+  static void multiply(const QuerySide& side, int64_t n, int64_t lanes, int64_t depth, const Tile& rows, int64_t skip,
+                       const float* columns, float* to) {
+    const float* from = rows.data + skip * rows.stride;
+#ifdef PK_PAIRS
+    if (side.f.pairs) {
+      return product<Pairs, Plain, Assign>(n, lanes, depth / 2, from, rows.stride, columns, side.width, to, side.width);
+    }
+#endif
+    product<Floats, Plain, Assign>(n, lanes, depth, from, rows.stride, columns, side.width, to, side.width);
+  }
+
   // The columns of a panel; returns whether they hold pairs that are not kept.
   bool visit(const QuerySide& side, const KeySegment& segment, const Panel& panel, KeyRange keys, int64_t m,
              int64_t count) const {
@@ -130,9 +164,13 @@ struct KeySide {
     Scores scores{p, panel.place, panel.queries, panel.width, width, x.bias};
     scores.enter(segment, keys.begin, n);
     float *s = weights + skip * width, *dp = ds + skip * width;
-    product<Floats, Plain, Assign>(n, panel.width, p.d, k.data + skip * k.stride, k.stride, x.qt + at, width, s, width);
-    product<Floats, Plain, Assign>(n, panel.width, p.dv, v.data + skip * v.stride, v.stride, x.dot + at, width, dp,
-                                   width);
+    multiply(side, n, panel.width, p.d, k, skip, x.qt + at, s);
+    multiply(side, n, panel.width, p.dv, v, skip, x.dot + at, dp);
+#ifdef PK_PAIRS
+    if (side.f.pairs && !exact(p.scale)) {
+      for (int64_t j = 0; j < n; ++j) scale_by(s + j * width, panel.width, p.scale);
+    }
+#endif
     for (int64_t g = 0; g * W < panel.width; ++g) {
       Vec top = {};
       if (!scores.plain()) scores.finish(s, segment, keys.begin, n, g, top);

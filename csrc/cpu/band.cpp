@@ -41,6 +41,11 @@ int64_t tile_size(const Kernels& kernels, const Problem& p, int64_t most) {
   return std::min(size, ceil_div(even, kernels.width) * kernels.width);
 }
 
+// Whether rows of 16-bit numbers begin at multiples of four bytes.
+bool whole_words(const Rows& x) {
+  return reinterpret_cast<uintptr_t>(x.data) % 4 == 0 && (x.batch | x.head | x.row) % 2 == 0;
+}
+
 struct Item {
   int64_t batch, head, heads;
   QueryTile queries;
@@ -102,11 +107,6 @@ void dense_gradient(const Kernels& kernels, const Backward& call) {
     const int64_t owner = item / parts;
     kernels.dense_gradient(call, owner / size[1], owner % size[1], range_of(longest, parts, item % parts), scratch);
   });
-}
-
-// Whether rows of 16-bit numbers begin at multiples of four bytes.
-bool whole_words(const Rows& x) {
-  return reinterpret_cast<uintptr_t>(x.data) % 4 == 0 && (x.batch | x.head | x.row) % 2 == 0;
 }
 
 // Few queries: a worker takes all of a key head, over some of its keys if there are few heads.
@@ -178,6 +178,8 @@ void band_backward(Backward call) {
   const Problem& p = call.problem;
   const Kernels& kernels = current_kernels();
   call.tile = tile_size(kernels, p, 3 * kernels.panel);
+  call.pairs = kernels.pairs && p.type == Type::bf16 && p.d % 2 == 0 && p.dv % 2 == 0 && whole_words(call.q) &&
+               whole_words(call.k) && whole_words(call.v) && whole_words(call.dout);
   call.parts = band_parts(p);
   const Extent extent(p);
   const int64_t* size = call.ddense_size;

@@ -22,9 +22,9 @@ PK_INLINE Vec exp(Vec x) {
       1.0f, 6.931472029e-1f, 2.402264791e-1f, 5.550332471e-2f, 9.618437358e-3f, 1.339887440e-3f, 1.535336188e-4f};
   constexpr float magic = 12582912.0f;  // 1.5 * 2**23: adding it rounds to an integer
 #ifdef PK_AVX512
-  // Below the smallest normal number comes 0: making others costs a hundred times as much.
+  // Below the smallest normal number comes 0, whatever the rest makes of x: numbers that are not
+  // normal would cost a hundred times as much.
   const __mmask16 normal = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);
-  x = at_least(x, -87.0f);
   const Vec n = x * log2e + magic - magic;
   return (Vec)_mm512_maskz_scalef_ps(normal, (__m512)polynomial(x * log2e - n, power), (__m512)n);
 #else

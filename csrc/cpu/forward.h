@@ -158,8 +158,6 @@ struct PairTile {
   const ForwardScratch& x;
   KeyRows rows;
 
-  static bool exact(float scale) { return (__builtin_bit_cast(uint32_t, scale) & 0x7FFFFF) == 0; }
-
   static void start(const Forward& f, const Running& x) {
     const Problem& p = f.problem;
     const int64_t width = x.panel.width, step = f.q.row * x.panel.queries.step / 2;

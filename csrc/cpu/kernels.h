@@ -26,6 +26,7 @@ inline int64_t narrow_row(const Problem& p) { return (p.dv + 15) / 16 * 16 + 16;
 struct Backward {
   Problem problem;
   int64_t tile;  // queries of a tile
+  bool pairs;    // multiply bfloat16 in pairs: rows of q, k, v and dout are whole 32-bit words
   Rows q, k, v, out, dout, dq, dk, dv;
   const float* lse;
   const float* dlse;  // nullptr: zero

@@ -17,7 +17,10 @@ struct Pairs {
 PK_INLINE Vec pair_of(UInt low, UInt high) { return (Vec)((low & 0xFFFF) | (high << 16)); }
 PK_INLINE UInt round_bf16(Vec x) { return (UInt)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)x)); }
 
-// The scaled queries of a panel, words [feature / 2][lane]. Only a power of two is exact.
+// Whether pairs can be scaled without rounding: by powers of two.
+PK_INLINE bool exact(float scale) { return (__builtin_bit_cast(uint32_t, scale) & 0x7FFFFF) == 0; }
+
+// The scaled queries of a panel, words [feature / 2][lane].
 static void scale_pairs(float* words, int64_t n, float factor) {
   for (int64_t i = 0; i < n; i += W) {
     const UInt word = (UInt)load(words + i);
@@ -49,6 +52,31 @@ static void pack_weights(float* p, int64_t width, int64_t keys) {
       const UInt high = j + 1 < keys ? round_bf16(load(p + (j + 1) * width + c)) : UInt{};
       store(p + j / 2 * width + c, pair_of(round_bf16(load(p + j * width + c)), high));
     }
+  }
+}
+
+// Rows of bfloat16 to words [row / 2][column], with 0 for what is not finite; whether all were.
+static bool read_row_pairs(float* words, int64_t ld, const char* from, int64_t step, int64_t rows, int64_t width) {
+  read_rows(words, ld, from, Type::bf16, step, rows, width);
+  const bool finite = all_finite(words, ld, rows, width);
+  for (int64_t i = 0; !finite && i < rows * ld; ++i) words[i] = words[i] * 0 == 0 ? words[i] : 0;
+  pack_weights(words, ld, rows);
+  return finite;
+}
+
+// x[key][lane] to words [key / 2][lane], and to words [key][lane / 2], `ld` and `ld / 2` apart.
+static void pack_keys(float* words, const float* x, int64_t ld, int64_t keys, int64_t lanes) {
+  for (int64_t j = 0; j < keys; j += 2) {
+    for (int64_t c = 0; c < lanes; c += W) {
+      const UInt high = j + 1 < keys ? round_bf16(load(x + (j + 1) * ld + c)) : UInt{};
+      store(words + j / 2 * ld + c, pair_of(round_bf16(load(x + j * ld + c)), high));
+    }
+  }
+}
+static void pack_lanes(float* words, const float* x, int64_t ld, int64_t keys, int64_t lanes) {
+  for (int64_t j = 0; j < keys; ++j) {
+    uint16_t* to = (uint16_t*)(words + j * (ld / 2));
+    for (int64_t c = 0; c < lanes; c += W) store_bf16(to + c, load(x + j * ld + c));
   }
 }
 #endif

@@ -171,7 +171,7 @@ void run(const Kernels& kernels, const Case& c, const Problem& p, Data& x) {
     }
   }
   Backward g{};
-  g.problem = p, g.tile = kernels.panel;
+  g.problem = p, g.tile = kernels.panel, g.pairs = false;
   g.q = f.q, g.k = f.k, g.v = f.v, g.out = f.out, g.dout = rows(x.dout, c.heads, c.n_q, c.dv);
   g.dq = rows(x.dq, c.heads, c.n_q, c.d), g.dk = rows(x.dk, c.kv_heads, c.n_k, c.d);
   g.dv = rows(x.dv, c.kv_heads, c.n_k, c.dv);
