@@ -110,8 +110,8 @@ static void backward(const Backward& f, int64_t batch, int64_t kv_head, int64_t 
       write_dq(side, part);
     });
   }
-  scale_by(x.dk, n_keys * x.d, p.scale);
   for (int64_t j = 0; j < n_keys; ++j) {
+    scale_by(x.dk + j * x.d, round_up(p.d, W), p.scale);
     const int64_t row = p.keys[batch].first + keys.begin + j;
     write_row((char*)row_at(f.dk, p.type, b, kv_head, row), p.type, x.dk + j * x.d, p.d);
     write_row((char*)row_at(f.dv, p.type, b, kv_head, row), p.type, x.dvs + j * x.dv, p.dv);

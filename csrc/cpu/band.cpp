@@ -34,7 +34,8 @@ int64_t tile_size(const Kernels& kernels, const Problem& p, int64_t most) {
   const int64_t reach = std::max<int64_t>(0, std::min(extent.keys, left + right)) / p.band.dilation;
   const bool banded = left < extent.keys || right < extent.keys;
   int64_t size = most;
-  if (banded) size = std::min(size, std::max(kernels.panel, reach / 8));
+  // Rows that lie apart are copied, once for each tile: let that be shared by more queries.
+  if (banded) size = std::min(size, std::max(kernels.panel, reach / (p.band.dilation > 1 ? 4 : 8)));
   size = std::min(size, std::max(kernels.panel, ceil_div(extent.rows * p.heads, 4 * threads())));
   const int64_t rows = std::max<int64_t>(1, ceil_div(extent.queries, p.band.dilation));
   const int64_t even = ceil_div(rows, ceil_div(rows, size));
