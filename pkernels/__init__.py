@@ -6,6 +6,7 @@ from .globals import global_attention
 from .merge import merge
 from .ops import why_not
 from .patterns import INF, Band, causal, dense, prefix_lm, window
+from .reversible import Reversible
 
 __version__ = "0.1.0"
 
@@ -14,6 +15,7 @@ __all__ = [
     "Band",
     "Dense",
     "Distance",
+    "Reversible",
     "alibi",
     "attention",
     "causal",
