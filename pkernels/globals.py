@@ -121,26 +121,23 @@ class Globals:
         *,
         lengths: object = None,
         offsets: object = None,
-        real: Tensor | None = None,
     ) -> Globals:
         """The positions of a ``(B, S)`` batch.
 
         Args:
             positions, lengths, offsets: As for :func:`global_attention`.
-            real: ``(B, S)`` booleans: which positions may be global.
 
         Example:
             >>> found = Globals.find(torch.tensor([[5, 2], [0, -1]]), (2, 8), torch.device("cpu"))
             >>> found.index[0].tolist(), found.chosen.tolist(), found.leading
             ([2, 5], [2, 1], False)
         """
-        mask, slots = _locate(positions, shape, device)
+        mask, slots = locate(positions, shape, device)
         given = offsets if lengths is None else lengths
         every = None if given is None else torch.as_tensor(given).to(device, torch.int64)
         if every is not None:
             end = every[:, None] if offsets is None else every[-1]
             mask = mask & (torch.arange(shape[1], device=device) < end)
-        mask = mask if real is None else mask & real
         index = torch.argsort(~mask, dim=1, stable=True)[:, :slots]
         filled = torch.arange(index.shape[1], device=device) < mask.sum(1, keepdim=True)
         if offsets is not None:
@@ -213,14 +210,16 @@ class Globals:
         return replace(pattern, columns=count.clamp(min=columns))
 
 
-def _locate(positions: Tensor, shape: tuple[int, int], device: torch.device) -> tuple[Tensor, int]:
+def locate(
+    positions: Tensor, shape: tuple[int, int], device: torch.device, name: str = "positions"
+) -> tuple[Tensor, int]:
     """A mask ``(B, S)`` of the positions, and how many a row has at most."""
     batch, size = shape
     if not isinstance(positions, Tensor):
-        raise ValueError(f"positions: a tensor is allowed, got {type(positions).__name__}")
+        raise ValueError(f"{name}: a tensor is allowed, got {type(positions).__name__}")
     if positions.dtype == torch.bool:
         if positions.shape != (batch, size):
-            raise ValueError(f"positions: a mask of shape ({batch}, {size}) is allowed, got {tuple(positions.shape)}")
+            raise ValueError(f"{name}: a mask of shape ({batch}, {size}) is allowed, got {tuple(positions.shape)}")
         return positions.to(device), int(positions.sum(-1).max()) if positions.numel() else 0
     if (
         positions.is_floating_point()
@@ -228,11 +227,11 @@ def _locate(positions: Tensor, shape: tuple[int, int], device: torch.device) -> 
         or (positions.dim() == 2 and positions.shape[0] != batch)
     ):
         raise ValueError(
-            f"positions: integers of shape (G,) or ({batch}, G), or a boolean mask, are allowed; got "
+            f"{name}: integers of shape (G,) or ({batch}, G), or a boolean mask, are allowed; got "
             f"{positions.dtype} of shape {tuple(positions.shape)}"
         )
     if not torch.compiler.is_compiling() and bool(((positions < -1) | (positions >= size)).any()):
-        raise ValueError(f"positions: -1 (none) to {size - 1} is allowed, got {positions.tolist()}")
+        raise ValueError(f"{name}: -1 (none) to {size - 1} is allowed, got {positions.tolist()}")
     index = positions.to(device, torch.int64).expand(batch, -1)
     index = torch.where(index < 0, size, index)
     mask = torch.zeros(batch, size + 1, dtype=torch.bool, device=device)
