@@ -1,7 +1,8 @@
-"""Attention with scattered global positions, as a merge of three dense or banded parts."""
+"""Attention with scattered global positions, as a merge of dense and banded parts."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,7 @@ from .checks import check_tensors
 from .merge import merge
 from .patterns import Band
 from .patterns import dense as everything
-from .sequences import spans
+from .sequences import _is_pair, spans
 
 
 def global_attention(
@@ -24,8 +25,10 @@ def global_attention(
     pattern: Band,
     *,
     global_qkv: tuple[Tensor, Tensor, Tensor] | None = None,
+    bias: Dense | None = None,
     scale: float | None = None,
     lengths: Tensor | None = None,
+    offsets: Tensor | None = None,
     dropout: float = 0.0,
     seed: int | Tensor | None = None,
     backend: str | None = None,
@@ -40,15 +43,21 @@ def global_attention(
     Args:
         q, k, v: As for :func:`pkernels.attention`, with Sq == Sk.
         positions: Integer positions, ``(G,)`` or ``(B, G)``, where -1 fills up; or a boolean
-            mask ``(B, S)``. Positions past a row's length are left out.
+            mask ``(B, S)``. Positions past a row's length are left out. While torch traces,
+            integers are needed: how many positions a mask holds is a look at its values.
         pattern: What local rows keep beside the global keys.
         global_qkv: q, k and v of the same shapes for the global rows.
+        bias: Added to the scores of local and global rows alike; not beside ``offsets``.
         scale, lengths, dropout, seed, backend: As for :func:`pkernels.attention`.
+        offsets: ``(n + 1,)``, packed sequences: q, k and v have batch size 1, and
+            ``positions`` are rows of that batch.
 
     Returns:
         ``(B, H, S, Dv)``.
 
-    Leading global positions cost less as ``window(..., globals=n)``.
+    Time and memory grow as those of ``pattern`` and with the number of global positions.
+    Where these are the first of every sequence, no parts need to be merged; as that is seen
+    from their values, ``window(..., globals=n)`` is the one to trace.
 
     Example:
         >>> q, k, v = (torch.randn(1, 2, 64, 8) for _ in range(3))
@@ -64,57 +73,175 @@ def global_attention(
             f"global_qkv: the shapes of q, k and v are allowed, got {[tuple(x.shape) for x in global_qkv]} "
             f"beside {[tuple(x.shape) for x in (q, k, v)]}"
         )
-    index, count, mask = _locate(positions, q, spans(q, k, lengths, None).k)
-    seeds = _seed(seed, q) + torch.arange(3, device=q.device)[:, None] if dropout > 0 else [None] * 3
-    options: dict[str, Any] = {"scale": scale, "dropout": dropout, "backend": backend}
-
-    def pick(x: Tensor) -> Tensor:
-        return x.gather(2, index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
-
-    hidden = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(mask, -torch.inf)
-    near = attention(
-        q, k, v, pattern, Dense(hidden[:, None, None]), lengths=lengths, seed=seeds[0], return_lse=True, **options
-    )
-    far = attention(
-        q, pick(k), pick(v), everything, lengths=(lengths, count), seed=seeds[1], return_lse=True, **options
-    )
-    local, _ = merge(*zip(near, far, strict=True))
+    spans(q, k, lengths, offsets)  # shapes and values are checked before anything reads them
+    for name, given in (("lengths", lengths), ("offsets", offsets)):
+        if _is_pair(given):
+            raise ValueError(f"{name}: one tensor is allowed (self-attention), got a pair")
+    if bias is not None and (not isinstance(bias, Dense) or offsets is not None):
+        what = f"{type(bias).__name__}{'' if offsets is None else ' beside offsets'}"
+        raise ValueError(f"bias: a Dense without offsets, or None, is allowed, got {what}")
+    if bias is not None:
+        limits = (q.shape[0], q.shape[1], size, size)
+        found = (1,) * (4 - bias.values.dim()) + tuple(bias.values.shape)
+        if any(n not in (1, limit) for n, limit in zip(found, limits, strict=True)):
+            raise ValueError(f"bias: values that broadcast to {limits} are allowed, got {tuple(bias.values.shape)}")
+    places = Globals.find(positions, (q.shape[0], size), q.device, lengths=lengths, offsets=offsets)
     gq, gk, gv = (q, k, v) if global_qkv is None else global_qkv
-    rows = cast(Tensor, attention(pick(gq), gk, gv, everything, lengths=(count, lengths), seed=seeds[2], **options))
-
-    # Slots without a position are written to a row past the end, then cut off.
-    slot = torch.arange(index.shape[1], device=q.device)
-    target = torch.where(slot < count[:, None], index, size)[:, None, :, None]
-    padded = torch.nn.functional.pad(local, (0, 0, 0, 1))
-    return padded.scatter(2, target.expand_as(rows), rows)[:, :, :size]
+    options: dict[str, Any] = {"scale": scale, "dropout": dropout, "seed": seed, "backend": backend}
+    return places.attend(q, k, v, pattern, (places.pick(gq, 2), gk, gv), bias, **options)
 
 
-def _locate(positions: Tensor, q: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Sorted distinct positions ``(B, G)``, how many are real ``(B,)``, and a mask ``(B, S)``."""
-    batch, size = q.shape[0], q.shape[2]
+@dataclass(frozen=True)
+class Globals:
+    """Where the global positions of a batch are: found once, for all layers of a model.
+
+    Args:
+        index: ``(B, G)`` distinct rows of the batch; slots without a position hold any others.
+        filled: ``(B, G)`` booleans: which slots hold a position.
+        mask: Booleans of each sequence's positions, ``(B, S)``, or ``(n, longest)`` if packed.
+        spans: "lengths" or "offsets", how ragged rows are told.
+        every, chosen: Those of all rows (None: all are real), and of the global ones alone.
+        leading: Known to be the first positions of every sequence.
+    """
+
+    index: Tensor
+    filled: Tensor
+    mask: Tensor
+    spans: str
+    every: Tensor | None
+    chosen: Tensor
+    leading: bool
+
+    @classmethod
+    def find(
+        cls,
+        positions: Tensor,
+        shape: tuple[int, int],
+        device: torch.device,
+        *,
+        lengths: object = None,
+        offsets: object = None,
+    ) -> Globals:
+        """The positions of a ``(B, S)`` batch.
+
+        Args:
+            positions, lengths, offsets: As for :func:`global_attention`.
+
+        Example:
+            >>> found = Globals.find(torch.tensor([[5, 2], [0, -1]]), (2, 8), torch.device("cpu"))
+            >>> found.index[0].tolist(), found.chosen.tolist(), found.leading
+            ([2, 5], [2, 1], False)
+        """
+        mask, slots = locate(positions, shape, device)
+        given = offsets if lengths is None else lengths
+        every = None if given is None else torch.as_tensor(given).to(device, torch.int64)
+        if every is not None:
+            end = every[:, None] if offsets is None else every[-1]
+            mask = mask & (torch.arange(shape[1], device=device) < end)
+        index = torch.argsort(~mask, dim=1, stable=True)[:, :slots]
+        filled = torch.arange(index.shape[1], device=device) < mask.sum(1, keepdim=True)
+        if offsets is not None:
+            mask = _by_sequence(mask[0], cast(Tensor, every))
+        count = mask.sum(1)
+        first = torch.arange(mask.shape[1], device=device) < count[:, None]
+        leading = not torch.compiler.is_compiling() and torch.equal(mask, first)
+        chosen = count if offsets is None else torch.nn.functional.pad(count.cumsum(0), (1, 0))
+        return cls(index, filled, mask, "lengths" if offsets is None else "offsets", every, chosen, leading)
+
+    def pick(self, x: Tensor, dim: int) -> Tensor:
+        """The global rows of ``x (B, ...)``, which lie along ``dim``."""
+        # Not by take_along_dim, which makes a constant of a length that is traced.
+        batch, slots = self.index.shape
+        index = self.index.view(batch, *[1] * (dim - 1), slots, *[1] * (x.dim() - dim - 1))
+        index = index.expand(batch, *x.shape[1:dim], slots, *x.shape[dim + 1 :])
+        return x.expand(batch, *x.shape[1:]).gather(dim, index)
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Band,
+        global_qkv: tuple[Tensor, Tensor, Tensor],
+        bias: Dense | None = None,
+        *,
+        dropout: float = 0.0,
+        seed: int | Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """:func:`global_attention`, whose q of global rows is :meth:`pick`-ed before."""
+        gq, gk, gv = global_qkv
+        seeds = _seed(seed, q) + torch.arange(3, device=q.device)[:, None] if dropout > 0 else [None] * 3
+        options["dropout"] = dropout
+        values = None if bias is None else bias.values[(None,) * (4 - bias.values.dim())]
+        local = self._local(q, k, v, pattern, values, seeds, options)
+        added = None if values is None else Dense(values if values.shape[2] == 1 else self.pick(values, 2))
+        spans = self._spans(self.chosen, self.every)
+        rows = cast(Tensor, attention(gq, gk, gv, everything, added, seed=seeds[2], **spans, **options))
+        # Slots without a position put back what is there.
+        rows = torch.where(self.filled[:, None, :, None], rows, self.pick(local, 2))
+        return local.scatter(2, self.index[:, None, :, None].expand_as(rows), rows)
+
+    def _local(
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, values: Tensor | None, seeds: Any, options: dict[str, Any]
+    ) -> Tensor:
+        """All rows, as if they were local."""
+        own = self._spans(self.every, self.every)
+        if self.leading:
+            bias = None if values is None else Dense(values)
+            return cast(Tensor, attention(q, k, v, self._with_columns(pattern), bias, seed=seeds[0], **own, **options))
+        hidden = torch.zeros(self.mask.shape, dtype=q.dtype, device=q.device).masked_fill(self.mask, -torch.inf)
+        hidden = hidden[:, None, None]
+        bias = Dense(hidden if values is None else hidden + values)
+        near = attention(q, k, v, pattern, bias, seed=seeds[0], return_lse=True, **own, **options)
+        bias = None if values is None else Dense(values if values.shape[3] == 1 else self.pick(values, 3))
+        chosen = self._spans(self.every, self.chosen)
+        k, v = self.pick(k, 2), self.pick(v, 2)
+        far = attention(q, k, v, everything, bias, seed=seeds[1], return_lse=True, **chosen, **options)
+        return merge(*zip(near, far, strict=True))[0]
+
+    def _spans(self, queries: Tensor | None, keys: Tensor | None) -> dict[str, Any]:
+        return {self.spans: queries if queries is keys else (queries, keys)}
+
+    def _with_columns(self, pattern: Band) -> Band:
+        count, columns = self.mask.sum(1), pattern.columns
+        if isinstance(columns, Tensor):
+            return replace(pattern, columns=torch.maximum(columns.to(count.device), count))
+        return replace(pattern, columns=count.clamp(min=columns))
+
+
+def locate(
+    positions: Tensor, shape: tuple[int, int], device: torch.device, name: str = "positions"
+) -> tuple[Tensor, int]:
+    """A mask ``(B, S)`` of the positions, and how many a row has at most."""
+    batch, size = shape
     if not isinstance(positions, Tensor):
-        raise ValueError(f"positions: a tensor is allowed, got {type(positions).__name__}")
+        raise ValueError(f"{name}: a tensor is allowed, got {type(positions).__name__}")
     if positions.dtype == torch.bool:
         if positions.shape != (batch, size):
-            raise ValueError(f"positions: a mask of shape ({batch}, {size}) is allowed, got {tuple(positions.shape)}")
-        mask, slots = positions.to(q.device), int(positions.sum(-1).max()) if positions.numel() else 0
-    else:
-        if (
-            positions.is_floating_point()
-            or positions.dim() not in (1, 2)
-            or (positions.dim() == 2 and positions.shape[0] != batch)
-        ):
-            raise ValueError(
-                f"positions: integers of shape (G,) or ({batch}, G), or a boolean mask, are allowed; got "
-                f"{positions.dtype} of shape {tuple(positions.shape)}"
-            )
-        if not torch.compiler.is_compiling() and bool(((positions < -1) | (positions >= size)).any()):
-            raise ValueError(f"positions: -1 (none) to {size - 1} is allowed, got {positions.tolist()}")
-        index = positions.to(q.device, torch.int64).expand(batch, -1)
-        index = torch.where(index < 0, size, index)
-        mask = torch.zeros(batch, size + 1, dtype=torch.bool, device=q.device)
-        mask, slots = mask.scatter(1, index, True)[:, :size], min(index.shape[1], size)
-    if rows is not None:
-        mask = mask & (torch.arange(size, device=q.device) < rows[:, 1:])
-    index = torch.argsort(~mask, dim=1, stable=True)[:, :slots]
-    return index, mask.sum(1).clamp(max=slots).to(torch.int32), mask
+            raise ValueError(f"{name}: a mask of shape ({batch}, {size}) is allowed, got {tuple(positions.shape)}")
+        return positions.to(device), int(positions.sum(-1).max()) if positions.numel() else 0
+    if (
+        positions.is_floating_point()
+        or positions.dim() not in (1, 2)
+        or (positions.dim() == 2 and positions.shape[0] != batch)
+    ):
+        raise ValueError(
+            f"{name}: integers of shape (G,) or ({batch}, G), or a boolean mask, are allowed; got "
+            f"{positions.dtype} of shape {tuple(positions.shape)}"
+        )
+    if not torch.compiler.is_compiling() and bool(((positions < -1) | (positions >= size)).any()):
+        raise ValueError(f"{name}: -1 (none) to {size - 1} is allowed, got {positions.tolist()}")
+    index = positions.to(device, torch.int64).expand(batch, -1)
+    index = torch.where(index < 0, size, index)
+    mask = torch.zeros(batch, size + 1, dtype=torch.bool, device=device)
+    return mask.scatter(1, index, True)[:, :size], min(index.shape[1], size)
+
+
+def _by_sequence(mask: Tensor, offsets: Tensor) -> Tensor:
+    """``(total,)`` of packed rows -> ``(n, longest)``, a row for each sequence."""
+    # What traces has no values to look at, and takes the longest there could be.
+    longest = mask.shape[0] if torch.compiler.is_compiling() else max([0, *offsets.diff().tolist()])
+    rows = offsets[:-1, None] + torch.arange(longest, device=mask.device)
+    inside = rows < offsets[1:, None]
+    return mask[rows.where(inside, 0)] & inside

@@ -3,7 +3,7 @@
 Each file imports only from files before it::
 
     layouts  layers  config  files  keys  outputs
-    attention  embeddings  objectives
+    attention  embeddings  objectives  chosen
     heads
     model
 """

@@ -36,7 +36,16 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, layout: Whole, bias: Distance | Dense | None = None) -> Tensor:
-        # (B, S, 3W) -> three times (B, heads, S, W / heads)
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = split_heads(self.qkv(x), 3, self.heads)
         mixed = layout.attend(q, k, v, self.pattern, bias, self.dropout if self.training else 0.0)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        return self.out(join_heads(mixed))
+
+
+def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """``(B, S, parts * W)`` -> ``parts`` views ``(B, heads, S, W / heads)``."""
+    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """``(B, heads, S, D)`` -> ``(B, S, heads * D)``, of the kernels' outputs a view."""
+    return x.transpose(1, 2).flatten(2)

@@ -92,10 +92,43 @@ def _labels(values: Mapping[str, Any], source: str) -> tuple[str, ...]:
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
-    allowed = typing.get_args(hint) or (hint,)
-    if float in allowed:
-        allowed = (*allowed, int)
-    if isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool)):
-        return value
-    listed = " or ".join("null" if t is type(None) else t.__name__ for t in allowed)
-    raise ValueError(f"{name}: {listed} is allowed, got {value!r}")
+    if _fits(value, hint):
+        return frozen(value)
+    raise ValueError(f"{name}: {_listed(hint)} is allowed, got {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, (list, tuple)) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
+    if typing.get_args(hint):
+        return any(_fits(value, choice) for choice in typing.get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (float, int) if hint is float else hint)
+
+
+def _listed(hint: Any) -> str:
+    if typing.get_origin(hint) is tuple:
+        return f"a list of ({_listed(typing.get_args(hint)[0])})"
+    choices = typing.get_args(hint)
+    if choices:
+        return " or ".join(map(_listed, choices))
+    return {type(None): "null", float: "float or int"}.get(hint, hint.__name__)
+
+
+def spread(name: str, value: Any, count: int, of: str) -> tuple[Any, ...]:
+    """A setting that is one for all, or a tuple with one for each: as such a tuple.
+
+    Example:
+        >>> spread("window", 8, 3, "layers"), spread("window", (2, 4), 2, "layers")
+        ((8, 8, 8), (2, 4))
+    """
+    values = value if isinstance(value, tuple) else (value,) * count
+    if len(values) != count:
+        raise ValueError(f"{name}: one number or a list of one for each of the {count} {of} is allowed, got {value!r}")
+    return values
+
+
+def frozen(value: Any) -> Any:
+    """Lists as tuples, at any depth: configs are compared and hashed."""
+    return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value

@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from .layouts import Whole, layout
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """A token's position is its place in the sequence, from 0."""
+
+    first = 0
+    padding = None
+
+    def __call__(self, layout: Whole, ids: Tensor | None) -> Tensor:
+        return layout.positions()
+
+
+@dataclass(frozen=True)
+class AfterPadding:
+    """Positions count the tokens other than ``padding``, from ``padding + 1``; paddings stand at
+    ``padding`` (RoBERTa: Liu et al. 2019, arXiv:1907.11692; fairseq, ``make_positions``). Of
+    embeddings without ids none is taken for padding."""
+
+    padding: int
+
+    @property
+    def first(self) -> int:
+        return self.padding + 1
+
+    def __call__(self, layout: Whole, ids: Tensor | None) -> Tensor:
+        if ids is None:
+            return layout.positions() + self.first
+        words = ids != self.padding
+        return layout.count(words) * words + self.padding
 
 
 class Embeddings(nn.Module):
@@ -14,14 +46,25 @@ class Embeddings(nn.Module):
     Args:
         words, positions, types: Sizes of the three tables.
         padding: Id of the padding token; its row starts at 0 and gets no gradient here.
+        numbering: Where a token stands, if the caller does not say it.
     """
 
     def __init__(
-        self, words: int, positions: int, types: int, width: int, *, eps: float, dropout: float, padding: int | None
+        self,
+        words: int,
+        positions: int,
+        types: int,
+        width: int,
+        *,
+        eps: float,
+        dropout: float,
+        padding: int | None,
+        numbering: InOrder | AfterPadding = InOrder(),
     ) -> None:
         super().__init__()
+        self.numbering = numbering
         self.words = nn.Embedding(words, width, padding_idx=padding)
-        self.positions = nn.Embedding(positions, width)
+        self.positions = nn.Embedding(positions, width, padding_idx=numbering.padding)
         self.types = nn.Embedding(types, width)
         self.norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(dropout)
@@ -40,8 +83,10 @@ class Embeddings(nn.Module):
         it; types default to 0, positions to the place in the sequence. ``inputs_embeds
         (B, S, width)`` stands for the looked-up words.
         """
+        ids = None
         if inputs_embeds is None:
-            words = self.words(_ids("input_ids", input_ids, layout, self.words))
+            ids = _ids("input_ids", input_ids, layout, self.words)
+            words = self.words(ids)
         else:
             if inputs_embeds.shape[-1] != self.words.embedding_dim:
                 wanted = (*layout.shape, self.words.embedding_dim)
@@ -50,19 +95,19 @@ class Embeddings(nn.Module):
         types = self.types.weight[0]
         if token_type_ids is not None:
             types = self.types(_ids("token_type_ids", token_type_ids, layout, self.types))
-        x = words + types + self.positions(self._positions(position_ids, layout))
+        x = words + types + self.positions(self._positions(position_ids, layout, ids))
         return self.dropout(self.norm(x))
 
-    def _positions(self, position_ids: Tensor | None, layout: Whole) -> Tensor:
+    def _positions(self, position_ids: Tensor | None, layout: Whole, ids: Tensor | None) -> Tensor:
         if position_ids is not None:
             return _ids("position_ids", position_ids, layout, self.positions)
-        limit = self.positions.num_embeddings
+        limit = self.positions.num_embeddings - self.numbering.first
         if layout.longest > limit:
             raise ValueError(
                 f"input_ids: at most {limit} tokens (max_position_embeddings) in a sequence are allowed, "
                 f"got {layout.longest}"
             )
-        return layout.positions()
+        return self.numbering(layout, ids)
 
 
 def _ids(name: str, ids: Tensor | None, layout: Whole, table: nn.Embedding) -> Tensor:

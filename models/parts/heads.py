@@ -7,6 +7,7 @@ needs come in through its parts, so a family composes heads out of its own piece
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -42,6 +43,26 @@ class Pooler(nn.Module):
 
     def forward(self, states: States) -> Tensor:
         return torch.tanh(self.dense(states.layout.first(states.last)))
+
+
+class First(nn.Module):
+    """The first token itself, one vector per sequence."""
+
+    def forward(self, states: States) -> Tensor:
+        return states.layout.first(states.last)
+
+
+class Classifier(nn.Module):
+    """``out_proj(dropout(tanh(dense(x))))``: RoBERTa's classes (fairseq, ``RobertaClassificationHead``)."""
+
+    def __init__(self, width: int, labels: int, *, dropout: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = nn.Linear(width, labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out_proj(self.dropout(torch.tanh(self.dense(x))))
 
 
 class WordPredictor(nn.Module):
@@ -138,7 +159,7 @@ class SequenceClassification(nn.Module):
 
     targets = ("labels",)
 
-    def __init__(self, pooler: nn.Module, classifier: nn.Linear, *, dropout: float, problem: str | None) -> None:
+    def __init__(self, pooler: nn.Module, classifier: nn.Module, *, dropout: float, problem: str | None) -> None:
         super().__init__()
         self.pooler, self.classifier = pooler, classifier
         self.dropout = nn.Dropout(dropout)
@@ -158,6 +179,33 @@ class SequenceClassification(nn.Module):
             raise ValueError(f"labels: {problem} wants shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
         measure = F.mse_loss if problem == "regression" else F.binary_cross_entropy_with_logits
         return measure(logits, labels.reshape(logits.shape).to(logits.dtype))
+
+
+class MultipleChoice(nn.Module):
+    """Which of several texts fits: ``labels (B,)``. The body's rows are the texts, ``choices`` of
+    them for each label (see :func:`flat_choices`)."""
+
+    targets = ("labels", "choices")
+
+    def __init__(self, pooler: nn.Module, classifier: nn.Linear, *, dropout: float) -> None:
+        super().__init__()
+        self.pooler, self.classifier = pooler, classifier
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: States, labels: Tensor | None = None, choices: int = 1) -> Prediction:
+        logits = self.classifier(self.dropout(self.pooler(states))).reshape(-1, choices)
+        return Prediction(class_loss("labels", logits, labels), logits, states.hidden_states)
+
+
+def flat_choices(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of shape ``(B, choices, ...)`` as those of ``B * choices`` texts, and ``choices``."""
+    name, dims = ("input_ids", 3) if arguments.get("input_ids") is not None else ("inputs_embeds", 4)
+    x = arguments.get(name)
+    if not isinstance(x, Tensor) or x.dim() != dims or x.shape[1] == 0:
+        given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name}: shape (B, choices, S{', width' * (dims - 3)}) is allowed, got {given}")
+    of_texts = {n: y for n, y in arguments.items() if isinstance(y, Tensor) and y.shape[:2] == x.shape[:2]}
+    return {**arguments, **{n: y.flatten(0, 1) for n, y in of_texts.items()}, "choices": x.shape[1]}
 
 
 class TokenClassification(nn.Module):

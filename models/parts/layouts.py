@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ...attention import attention
 from ...bias import Dense, Distance
+from ...globals import Globals, locate
 from ...patterns import Band
 
+Rows = tuple[Tensor, Tensor, Tensor]
 IGNORED = -100  # the label that carries no loss, as in torch and transformers
 
 
@@ -46,11 +48,32 @@ class Whole:
         """Place of each of the layers' tokens in its sequence, ``(1, n)``."""
         return torch.arange(self.shape[1], device=self.device)[None]
 
+    def count(self, x: Tensor) -> Tensor:
+        """Booleans of the layers' tokens ``(1 or B, n)`` -> how many of the sequence are true up to
+        and with each token."""
+        return x.cumsum(-1)
+
+    def firsts(self) -> Tensor:
+        """Positions of the first tokens in the batch as the caller gave it, as ``globals`` takes them."""
+        return torch.zeros(1, dtype=torch.int64, device=self.device)
+
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None, dropout: float
     ) -> Tensor:
         """:func:`pkernels.attention` within the sequences."""
         return attention(q, k, v, pattern, bias, dropout=dropout)  # type: ignore[return-value]
+
+    def globals(self, positions: Tensor) -> Globals:
+        """The global ones among the layers' tokens; ``positions`` as :func:`pkernels.global_attention`
+        takes them, in the batch as the caller gave it."""
+        return Globals.find(positions, self.shape, self.device)
+
+    def attend_globally(
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, rows: Rows, dropout: float
+    ) -> Tensor:
+        """:func:`pkernels.global_attention` within the sequences; ``rows`` are q (picked), k and v
+        of the global tokens."""
+        return found.attend(q, k, v, pattern, rows, dropout=dropout)
 
 
 class _Covered(Whole):
@@ -79,6 +102,9 @@ class Ragged(_Covered):
     ) -> Tensor:
         return attention(q, k, v, pattern, bias, lengths=self.lengths, dropout=dropout)  # type: ignore[return-value]
 
+    def globals(self, positions: Tensor) -> Globals:
+        return Globals.find(positions, self.shape, self.device, lengths=self.lengths)
+
 
 class Masked(_Covered):
     """Real tokens anywhere (padding on the left, holes): a bias of -inf on the other keys."""
@@ -98,6 +124,11 @@ class Masked(_Covered):
         both = self.bias if bias is None else Dense(bias.values + self.bias.values)
         return attention(q, k, v, pattern, both, dropout=dropout)  # type: ignore[return-value]
 
+    def attend_globally(
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, rows: Rows, dropout: float
+    ) -> Tensor:
+        return found.attend(q, k, v, pattern, rows, self.bias, dropout=dropout)
+
 
 class Packed(Whole):
     """The caller packed the sequences himself: ``(1, total)``, first rows and end in ``offsets``."""
@@ -112,14 +143,26 @@ class Packed(Whole):
         return x[0, self.offsets[:-1]]
 
     def positions(self) -> Tensor:
-        rows = torch.arange(self.total, device=self.device)
-        sequence = torch.bucketize(rows, self.offsets[1:], right=True)
-        return (rows - self.offsets[sequence])[None]
+        return (torch.arange(self.total, device=self.device) - self.offsets[self._sequences()])[None]
+
+    def count(self, x: Tensor) -> Tensor:
+        before = torch.nn.functional.pad(x[0].cumsum(0), (1, 0))
+        return (before[1:] - before[self.offsets[self._sequences()]])[None]
+
+    def firsts(self) -> Tensor:
+        return self.offsets[:-1]
+
+    def _sequences(self) -> Tensor:
+        """The sequence of each row."""
+        return torch.bucketize(torch.arange(self.total, device=self.device), self.offsets[1:], right=True)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None, dropout: float
     ) -> Tensor:
         return attention(q, k, v, pattern, bias, offsets=self.offsets, dropout=dropout)  # type: ignore[return-value]
+
+    def globals(self, positions: Tensor) -> Globals:
+        return Globals.find(positions, (1, self.total), self.device, offsets=self.offsets)
 
 
 class Unpadded(Packed):
@@ -139,6 +182,12 @@ class Unpadded(Packed):
 
     def labels(self, labels: Tensor) -> Tensor:
         return self.pack(labels)
+
+    def firsts(self) -> Tensor:
+        return Whole.firsts(self)
+
+    def globals(self, positions: Tensor) -> Globals:
+        return super().globals(self.pack(locate(positions, self.shape, self.device)[0]))
 
 
 def layout(

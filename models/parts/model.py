@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ class Family:
         heads: Architecture, as config.json names it -> makes the head; the first has none.
         keys: Names of parameters in published files.
         initialise: Fills a new model's parameters.
+        arguments: Architecture -> from config and arguments of a call, those that the body takes
+            (what a task adds to them, or another shape of them); none is needed for most.
     """
 
     config: type[BaseConfig]
@@ -33,6 +36,7 @@ class Family:
     heads: Mapping[str, Callable[[Any], nn.Module]]
     keys: KeyMap
     initialise: Callable[[nn.Module, Any], None]
+    arguments: Mapping[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By name, as functions are pickled: the family of a config is its module's FAMILY.
@@ -64,6 +68,7 @@ class Model(nn.Module):
         self.family, self.architecture, self.config = family, architecture, config
         self.body = family.body(config)
         self.head = family.heads[architecture](config)
+        self._names = tuple(inspect.signature(self.body.forward).parameters)
         family.initialise(self, config)
 
     def forward(self, *inputs: Any, output_attentions: bool = False, **arguments: Any) -> Any:
@@ -72,6 +77,10 @@ class Model(nn.Module):
                 "output_attentions: False is allowed: fused attention never forms the (S, S) probabilities. "
                 "To look at some, take hidden_states and compute softmax(q k^T) of a layer from them"
             )
+        if self.architecture in self.family.arguments:
+            named = dict(zip(self._names, inputs, strict=False))
+            inputs, arguments = inputs[len(named) :], {**named, **arguments}
+            arguments = self.family.arguments[self.architecture](self.config, arguments)
         labels = {name: arguments.pop(name) for name in self.head.targets if name in arguments}  # type: ignore[union-attr]
         return self.head(self.body(*inputs, **arguments), **labels)
 

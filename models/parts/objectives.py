@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,8 @@ def mask_tokens(
     """Masked LM's input and labels (Devlin et al. 2019, arXiv:1810.04805, section 3.1, task 1).
 
     Each token is chosen with probability ``rate``; of the chosen, 80 % become [MASK], 10 % a
-    random word, and 10 % stay as they are.
+    random word, and 10 % stay as they are. Called again whenever a text is seen again, it hides
+    other tokens: dynamic masking (Liu et al. 2019, arXiv:1907.11692, section 4.1).
 
     Args:
         input_ids: Integers of any shape.
@@ -50,3 +53,27 @@ def mask_tokens(
     masked = input_ids.masked_fill(chosen & (fate < 0.8), mask_id)
     masked = torch.where(chosen & (fate >= 0.9), random.to(input_ids.dtype), masked)
     return masked, input_ids.masked_fill(~chosen, IGNORED)
+
+
+def cut(tokens: Sequence[int] | Tensor, length: int, *, first: int, last: int) -> Tensor:
+    """A long text as rows ``[first, length - 2 of its tokens, last]``, no row padded
+    (FULL-SENTENCES of Liu et al. 2019, arXiv:1907.11692, section 4.2, within one text).
+
+    Args:
+        tokens: Ids without special ones; those that fill no row are left out.
+        first, last: Ids of the special tokens ([CLS] and [SEP]).
+
+    Returns:
+        ``(n, length)``, int64.
+
+    Example:
+        >>> cut(range(10, 15), 4, first=0, last=2)
+        tensor([[ 0, 10, 11,  2],
+                [ 0, 12, 13,  2]])
+    """
+    inner = length - 2
+    if inner < 1 or len(tokens) < inner:
+        raise ValueError(f"length: from 3 to {len(tokens) + 2} (the tokens and two) is allowed, got {length}")
+    count = len(tokens) // inner
+    rows = torch.as_tensor(tokens[: count * inner], dtype=torch.int64).reshape(count, inner)
+    return torch.cat([rows.new_full((count, 1), first), rows, rows.new_full((count, 1), last)], dim=1)
