@@ -562,3 +562,36 @@ def test_compiles_in_one_graph() -> None:
         grads.append(torch.autograd.grad(loss, list(model.parameters())))
     for mine, theirs in zip(*grads, strict=True):
         assert_close(mine, theirs, "gradient")
+
+
+@pytest.mark.compiles
+def test_a_mask_of_two_is_refused_while_tracing() -> None:
+    torch._dynamo.reset()  # after many recompilations the call would be eager, which takes a 2
+    model = build("LongformerModel", config(num_hidden_layers=1, attention_window=4))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    ids = torch.randint(3, 97, (1, 9))
+    with pytest.raises(RuntimeError, match="attention_mask: while tracing, 0 and 1 are allowed"):
+        compiled(ids, torch.full_like(ids, 2))
+
+
+class Exported(torch.nn.Module):
+    """Names the arguments that are to be dynamic."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, lengths: Tensor):
+        return self.model(input_ids, lengths=lengths)
+
+
+@pytest.mark.compiles
+def test_exports_with_a_dynamic_batch() -> None:
+    c = config(num_hidden_layers=1, attention_window=4)
+    model = Exported(build("LongformerForSequenceClassification", c).eval())
+    batch, size = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("size", min=2, max=38)
+    shapes = {"input_ids": {0: batch, 1: size}, "lengths": {0: batch}}
+    given = (torch.randint(3, 97, (3, 7)), torch.tensor([7, 1, 4]))
+    exported = torch.export.export(model, given, dynamic_shapes=shapes).module()
+    given = (torch.randint(3, 97, (2, 9)), torch.tensor([9, 5]))
+    assert_close(exported(*given).logits, model(*given).logits, "logits")
