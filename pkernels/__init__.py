@@ -2,7 +2,10 @@
 
 from .attention import attention, dilated_attention, flash_attention, sliding_window_attention
 from .bias import Dense, Distance, alibi
+from .blocks import Blocks
+from .buckets import Buckets
 from .globals import global_attention
+from .lsh import local_order, lsh_attention, lsh_order
 from .merge import merge
 from .ops import why_not
 from .patterns import INF, Band, causal, dense, prefix_lm, window
@@ -13,6 +16,8 @@ __version__ = "0.1.0"
 __all__ = [
     "INF",
     "Band",
+    "Blocks",
+    "Buckets",
     "Dense",
     "Distance",
     "Reversible",
@@ -23,6 +28,9 @@ __all__ = [
     "dilated_attention",
     "flash_attention",
     "global_attention",
+    "local_order",
+    "lsh_attention",
+    "lsh_order",
     "merge",
     "prefix_lm",
     "sliding_window_attention",

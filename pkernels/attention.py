@@ -10,11 +10,14 @@ from torch.autograd.forward_ad import unpack_dual
 
 from . import ops
 from .bias import Dense, Distance
+from .blocks import Blocks
+from .buckets import Buckets
 from .checks import check_numbers, check_tensors
 from .merge import merge
 from .patterns import INF, Band, window
 from .patterns import causal as _causal
 from .patterns import dense as _dense
+from .problem import Pattern
 from .sequences import Spans, spans
 
 Result = Tensor | tuple[Tensor, Tensor]
@@ -25,7 +28,7 @@ def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    pattern: Band = _dense,
+    pattern: Pattern = _dense,
     bias: Distance | Dense | None = None,
     *,
     scale: float | None = None,
@@ -44,7 +47,8 @@ def attention(
         k: ``(B, Hkv, Sk, D)``; H is a multiple of Hkv (grouped queries: query head h reads
             key head ``h // (H // Hkv)``).
         v: ``(B, Hkv, Sk, Dv)``; Dv may differ from D.
-        pattern: Which pairs are kept, on positions aligned bottom-right.
+        pattern: Which pairs are kept: a ``Band``, on positions aligned bottom-right; ``Blocks``,
+            on raw rows; or ``Buckets``, for Sq == Sk.
         bias: Added to the scaled scores.
         scale: Factor of q·k, ``1 / sqrt(D)`` if not given.
         lengths: ``(B,)`` integers: the real keys of each batch row, and the real queries too
@@ -80,34 +84,41 @@ def attention(
     """
     check_tensors(q, k, v)
     _refuse_forward_mode(q, k, v, None if bias is None else getattr(bias, "values", None))
-    if not isinstance(pattern, Band):
-        raise ValueError(f"pattern: a Band is allowed, got {pattern!r}")
+    if not isinstance(pattern, (Band, Blocks, Buckets)):
+        raise ValueError(f"pattern: a Band, Blocks or Buckets is allowed, got {pattern!r}")
     check_numbers(scale, dropout)
     rows = spans(q, k, lengths, offsets)
     batch = rows.batch(q.shape[0])
     distance, dense, zero = _bias(bias, q, k, rows, batch)
-    out, lse = ops.band(
-        q,
-        k,
-        v,
-        distance,
-        dense,
-        _prefix(pattern, q, batch),
-        rows.q,
-        rows.k,
-        _seed(seed, q) if dropout > 0 else None,
-        pattern.left,
-        pattern.right,
-        0 if isinstance(pattern.columns, Tensor) else pattern.columns,
-        pattern.rows,
-        pattern.dilation,
-        zero,
-        rows.packed,
-        scale,
-        dropout,
-        ops.choose(backend, q, k, v, pattern, bias),
-    )
+    chosen = ops.choose(backend, q, k, v, pattern, bias)
+    operator, tensors, numbers, rows = _described(pattern, q, k, rows, batch, chosen)
+    out, lse = operator(
+        q, k, v, distance, dense, *tensors, rows.q, rows.k, _seed(seed, q) if dropout > 0 else None, *numbers,
+        zero, rows.packed, scale, dropout, chosen,
+    )  # fmt: skip
     return (out, lse) if return_lse else out
+
+
+def _described(
+    pattern: Pattern, q: Tensor, k: Tensor, rows: Spans, batch: int, backend: str
+) -> tuple[Any, tuple, tuple, Spans]:
+    """The pattern's operator, its tensors and its numbers, and the spans that are left to say."""
+    if isinstance(pattern, Band):
+        columns = 0 if isinstance(pattern.columns, Tensor) else pattern.columns
+        numbers = (pattern.left, pattern.right, columns, pattern.rows, pattern.dilation)
+        return ops.band, (_prefix(pattern, q, batch),), numbers, rows
+    if rows.packed:
+        raise ValueError(f"offsets: packed sequences are allowed with a Band alone, got {type(pattern).__name__}")
+    pattern = pattern.on(q.device)
+    if isinstance(pattern, Blocks):
+        pattern.check(q.shape[1], q.shape[2], k.shape[2])
+        back = pattern.transposed(-(-k.shape[2] // pattern.size)) if backend == "triton" else (None,) * 3
+        return ops.blocks, (*pattern.lists, *back), (pattern.size,), rows
+    pattern.check(batch, q.shape[1], q.shape[2], k.shape[2])
+    for spans_ in (rows.q, rows.k):
+        pattern = pattern if spans_ is None else pattern.within(spans_[:, 1])
+    chunks = (pattern.chunk, pattern.causal, pattern.before, pattern.after, pattern.own)
+    return ops.buckets, (pattern.order,), chunks, Spans(None, None, False)
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, **options: Any) -> Result:

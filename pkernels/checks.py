@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .blocks import Blocks
 from .patterns import Band
 from .problem import Problem, accumulator
 
@@ -68,8 +69,8 @@ def check_problem(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> None:
     Raises:
         ValueError: Naming the argument, what was given and what is allowed.
     """
-    Band(problem.left, problem.right, problem.columns, problem.rows, problem.dilation)
     batch = problem.batch(q)
+    _check_pattern(q, k, problem, batch)
     if problem.packed and (q.shape[0] != 1 or problem.q_spans is None or problem.k_spans is None):
         raise ValueError(
             f"packed: spans of queries and keys in one batch row are allowed, got {q.shape[0]} batch rows, "
@@ -77,7 +78,6 @@ def check_problem(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> None:
         )
     for name in ("q_spans", "k_spans"):
         _check(name, getattr(problem, name), q, (torch.int32,), [(batch,), (2,)])
-    _check("prefix", problem.prefix, q, _INTEGERS, [(batch,)])
     wide = accumulator(q)
     heads, sq, sk = q.shape[1], q.shape[2], k.shape[2]
     _check("distance", problem.distance, q, (wide,), [(heads,), None])
@@ -89,6 +89,27 @@ def check_problem(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> None:
     if problem.dropout > 0 and problem.seed is None:
         raise ValueError("seed: an int64 tensor of one element is needed for dropout, got None")
     _check("seed", problem.seed, q, (torch.int64,), [(1,)])
+
+
+def _check_pattern(q: Tensor, k: Tensor, problem: Problem, batch: int) -> None:
+    pattern, heads, sq, sk = problem.pattern, q.shape[1], q.shape[2], k.shape[2]
+    if isinstance(pattern, Band):
+        if isinstance(pattern.columns, Tensor):
+            _check("prefix", pattern.columns, q, _INTEGERS, [(batch,)])
+        return
+    if problem.packed:
+        raise ValueError(f"offsets: packed sequences are allowed with a Band alone, got {type(pattern).__name__}")
+    if isinstance(pattern, Blocks):
+        pattern.check(heads, sq, sk)
+        for name, x in pattern.lists._asdict().items():
+            _check(name, x, q, (torch.int32,), [None] * x.dim())
+        return
+    pattern.check(batch, heads, sq, sk)
+    _check("order", pattern.order, q, (torch.int32,), [None] * 4)
+    if problem.distance is not None or problem.dense is not None:
+        raise ValueError("bias: none is allowed with Buckets")
+    if problem.q_spans is not None or problem.k_spans is not None:
+        raise ValueError("spans: none are allowed with Buckets; rows that are not real are -1 in the order")
 
 
 def check_gradients(q: Tensor, v: Tensor, dout: Tensor, dlse: Tensor | None, out: Tensor, lse: Tensor) -> None:

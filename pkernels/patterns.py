@@ -123,6 +123,12 @@ class Band:
         k = torch.arange(sk, device=device)[None, :]
         return self.keep(q, k)
 
+    def multiplicity(self, batch: slice, sq: int, sk: int, device: torch.device) -> Tensor:
+        """Whether each pair of rows is kept, ``(B or 1, 1, sq, sk)``, for some batch rows."""
+        if not isinstance(self.columns, Tensor):
+            return self.dense(sq, sk, device)[None, None]
+        return Band(self.left, self.right, self.columns[batch], self.rows, self.dilation).dense(sq, sk, device)[:, None]
+
     def span(self, first: int, last: int, sk: int) -> tuple[int, int]:
         """Half-open range of key positions that the band keeps for queries at positions
         ``first`` to ``last`` (inclusive), global columns and rows left out.

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .blocks import Blocks
+from .buckets import Buckets
 from .patterns import Band
+
+Pattern = Band | Blocks | Buckets
+"""Which pairs are kept: a frozen value of one of three shapes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,8 +20,7 @@ class Problem:
     """Everything of a call but q, k and v.
 
     Attributes:
-        left, right, columns, rows, dilation: The band; ``prefix`` (``(B,)`` int32) replaces
-            ``columns`` if given.
+        pattern: Its tensors are on q's device.
         scale: Factor of q·k.
         distance: ``(H, W)`` or None; ``zero`` is the column of ``j == i``.
         dense: ``(B|1, H|1, M|1, N|1)`` or None.
@@ -26,13 +30,8 @@ class Problem:
         distance_grad, dense_grad: Which bias gradients the backward is to return.
     """
 
-    left: int
-    right: int
-    columns: int
-    rows: int
-    dilation: int
+    pattern: Pattern
     scale: float
-    prefix: Tensor | None = None
     distance: Tensor | None = None
     zero: int = 0
     dense: Tensor | None = None
@@ -43,11 +42,6 @@ class Problem:
     seed: Tensor | None = None
     distance_grad: bool = False
     dense_grad: bool = False
-
-    def band(self, batch: slice) -> Band:
-        """The pattern of some batch rows."""
-        columns = self.columns if self.prefix is None else self.prefix[batch]
-        return Band(self.left, self.right, columns, self.rows, self.dilation)
 
     def batch(self, q: Tensor) -> int:
         """Number of sequences."""

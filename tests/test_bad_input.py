@@ -40,7 +40,7 @@ WRONG: dict[str, tuple[Callable, str]] = {
     "no width": (call(Q[..., :0], K[..., :0]), "q, v: a head dimension of at least 1 is allowed, got"),
     "heads that do not divide": (call(q=Q[:, :3]), r"k: a number of heads that divides q's is allowed, got .*\(2, 3"),
     "no key heads": (call(k=K[:, :0], v=V[:, :0]), "k: a number of heads that divides q's is allowed, got"),
-    "pattern is a name": (call(pattern="causal"), "pattern: a Band is allowed, got 'causal'"),
+    "pattern is a name": (call(pattern="causal"), "pattern: a Band, Blocks or Buckets is allowed, got 'causal'"),
     "bias is a tensor": (call(bias=torch.zeros(10, 10)), "bias: a Distance, a Dense or None is allowed, got Tensor"),
     "distances of other heads": (call(bias=Distance(torch.zeros(3, 19))), r"bias: .*\(4 or 1, 19\).*, got \(3, 19\)"),
     "too few distances": (call(bias=Distance(torch.zeros(4, 18))), r"bias: .*\(4 or 1, 19\).*, got \(4, 18\)"),

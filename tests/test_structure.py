@@ -19,14 +19,14 @@ PACKAGE = ROOT / "pkernels"
 # Who may import whom: a module may import what stands before it, never what stands after.
 # Names in one line do not import one another.
 LAYERS = (
-    ("patterns", "bias", "reversible"),
+    ("patterns", "blocks", "buckets", "bias", "reversible"),
     ("problem",),
     ("checks", "sequences"),
     ("reference", "native", "triton"),
     ("ops",),
     ("merge",),
     ("attention",),
-    ("globals",),
+    ("globals", "lsh"),
     ("support",),
     ("info", "show"),
 )

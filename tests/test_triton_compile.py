@@ -15,6 +15,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
+from pkernels import Band
 from pkernels.problem import Problem
 from pkernels.triton import band, tune
 from tests.gpu.compile import TARGETS, Launch, compiled, flaws, launches
@@ -31,7 +32,7 @@ def launched(family: str, kernel: str, itemsize: int, width: int) -> list[Launch
     lse = torch.zeros(2, 4, ROWS)
     values = {"distance": torch.zeros(4, 2 * ROWS - 1), "dense": torch.zeros(1, 4, ROWS, ROWS)}
     bias: dict[str, Any] = {kernel: values[kernel], f"{kernel}_grad": True} if kernel in values else {}
-    problem = Problem(FAR, 0, 0, 0, 1, width**-0.5, zero=ROWS - 1, **bias)
+    problem = Problem(Band(FAR, 0), width**-0.5, zero=ROWS - 1, **bias)
     with tune.using(family=family), launches() as made:
         band.forward(q, k, v, problem)
         band.backward(dout, None, q, k, v, q, lse, problem)

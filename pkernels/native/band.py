@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..patterns import Band
 from ..problem import Problem, rows_like
 from . import operators
 
@@ -57,8 +58,10 @@ def _longest(rows: list[int]) -> int:
 
 def _arguments(q: Tensor, k: Tensor, problem: Problem) -> tuple:
     """What both operators take after their tensors, checked: C++ trusts it."""
+    pattern: Band = problem.pattern  # type: ignore[assignment]
     queries, keys = problem.span_lists(q, k)
-    columns = [problem.columns] * len(keys) if problem.prefix is None else problem.prefix.tolist()
+    first = pattern.columns
+    columns: list[int] = first.tolist() if isinstance(first, Tensor) else [first] * len(keys)
     if any(number < 0 for number in columns) or len(columns) != len(keys):
         raise ValueError(f"pattern: {len(keys)} columns, none negative, are allowed, got {columns}")
     q_rows, k_rows = ([row for span in spans for row in span] for spans in (queries, keys))
@@ -66,7 +69,7 @@ def _arguments(q: Tensor, k: Tensor, problem: Problem) -> tuple:
     if distance is not None and distance.stride(1) != 1:
         distance = distance.contiguous()
     seed = 0 if problem.seed is None else int(problem.seed)
-    band = [problem.left, problem.right, problem.rows, problem.dilation]
+    band = [pattern.left, pattern.right, pattern.rows, pattern.dilation]
     return (
         distance, problem.dense, q_rows, k_rows, columns, band, problem.zero, problem.packed, problem.scale,
         problem.dropout, seed,

@@ -2,5 +2,8 @@
 
 from .backends import BACKENDS, choose, why_not
 from .band import band
+from .blocks import blocks
+from .buckets import buckets
+from .order import lsh_order
 
-__all__ = ["BACKENDS", "band", "choose", "why_not"]
+__all__ = ["BACKENDS", "band", "blocks", "buckets", "choose", "lsh_order", "why_not"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..bias import Dense, Distance
-from ..patterns import Band
+from ..problem import Pattern
 
 BACKENDS = ("reference", "cpu", "triton")
 _MODULES = {"reference": "pkernels.reference", "cpu": "pkernels.native", "triton": "pkernels.triton"}
@@ -34,7 +34,7 @@ def why_not(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    pattern: Band | None = None,
+    pattern: Pattern | None = None,
     bias: Distance | Dense | None = None,
 ) -> str | None:
     """Why ``backend`` cannot compute this attention, or None if it can.
@@ -56,6 +56,9 @@ def why_not(
     if q.dtype not in _DTYPES:
         name = str(q.dtype).removeprefix("torch.")
         return f'dtype {name}: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
+    shape = "band" if pattern is None else type(pattern).__name__.lower()
+    if importlib.util.find_spec(f"{_MODULES[backend]}.{shape}") is None:
+        return f"{type(pattern).__name__}: the kernels are not there yet"
     for name, x in (("q", q), ("v", v)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
@@ -90,7 +93,7 @@ def choose(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    pattern: Band | None = None,
+    pattern: Pattern | None = None,
     bias: Distance | Dense | None = None,
 ) -> str:
     """The backend to run on. A named one never falls back.

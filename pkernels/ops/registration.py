@@ -16,22 +16,24 @@ LIBRARY = torch.library.Library("pkernels", "FRAGMENT")
 
 
 def differentiable(
+    name: str,
+    schema: str,
     compute: Callable[..., tuple[Tensor, ...]],
     fake: Callable[..., tuple[Tensor, ...]],
     save: Callable[[Any, tuple, tuple[Tensor, ...]], None],
     differentiate: Callable[..., tuple],
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """The operator ``pkernels::<name of compute>``.
+    """The operator ``pkernels::<name>``.
 
     Args:
-        compute: Returns new tensors, and changes none; its annotations are the schema.
+        schema: ``"(Tensor x, ...) -> (Tensor, ...)"``.
+        compute: Returns new tensors, and changes none.
         fake: The same without looking at values.
         save: ``save(ctx, inputs, outputs)`` keeps what the derivative needs.
         differentiate: ``differentiate(ctx, *gradients)`` returns one for each input;
             ``ctx.wanted`` says which are asked for.
     """
-    name = compute.__name__
-    LIBRARY.define(name + torch.library.infer_schema(compute, mutates_args=()))
+    LIBRARY.define(name + schema)
     LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
     torch.library.register_fake(f"pkernels::{name}", fake, lib=LIBRARY)
     operator = getattr(torch.ops.pkernels, name).default

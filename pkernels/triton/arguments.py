@@ -10,6 +10,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from ..patterns import Band
 from ..problem import Problem
 from . import tune
 
@@ -38,16 +39,18 @@ class Launch:
         self.heads, self.kv_heads = q.shape[1], k.shape[1]
         self.batch = problem.batch(q)
         reach = self.sq + self.sk  # beyond it, numbers mean the same: int32 never overflows
-        self.step = max(1, min(problem.dilation, reach))
+        pattern: Band = problem.pattern  # type: ignore[assignment]
+        prefix = pattern.columns if isinstance(pattern.columns, Tensor) else None
+        self.step = max(1, min(pattern.dilation, reach))
 
         def clamp(x: int) -> int:
             return max(-reach, min(reach, x))
 
         self.band = (
-            clamp(-problem.left * problem.dilation),
-            clamp(problem.right * problem.dilation),
-            min(problem.columns, self.sk),
-            min(problem.rows, self.sk),
+            clamp(-pattern.left * pattern.dilation),
+            clamp(pattern.right * pattern.dilation),
+            min(pattern.columns, self.sk) if prefix is None else 0,
+            min(pattern.rows, self.sk),
         )
         distance: Any = problem.distance
         dense: Any = problem.dense
@@ -66,7 +69,7 @@ class Launch:
             problem.q_spans,
             problem.k_spans,
             self.band,
-            problem.prefix,
+            prefix,
             distance,
             dense,
             (problem.zero, width, m, n),

@@ -1,0 +1,5 @@
+"""The ``reference`` backend for Buckets."""
+
+from .equations import backward, forward
+
+__all__ = ["backward", "forward"]
