@@ -9,17 +9,20 @@
 
 namespace pkernels {
 
-// `count` queries: rows first, first + step, ...
+// `count` queries: rows first, first + step, ...; or those of a list.
 struct QueryTile {
   int64_t first = 0, step = 1, count = 0;
   bool everything = false;  // global rows: every key is kept
+  const int32_t* list = nullptr;
 };
 
-// `count` keys: rows first, first + step, ... If banded, query c of the tile keeps key m iff
-// -left <= m - c + offset <= right; otherwise it keeps them all.
+// `count` keys: rows first, first + step, ...; or those of a list. If banded, query c of the tile
+// keeps key m iff -left <= m - c + offset <= right; otherwise it keeps them all.
 struct KeySegment {
   int64_t first = 0, step = 1, count = 0, offset = 0;
   bool banded = false;
+  float added = 0;  // to every score
+  const int32_t* list = nullptr;
 };
 
 // Keys [begin, end), of a sequence or of a segment.

@@ -25,6 +25,25 @@ struct Band {
   int64_t left = 0, right = 0, rows = 0, dilation = 1;
 };
 
+// For each query block of `size` rows, the key blocks that it sees: entries offsets[i] to
+// offsets[i + 1] of columns, rising, and of what is added to their scores: the logarithm of how
+// often they count. See pkernels/blocks.py.
+struct Blocks {
+  const int32_t *offsets = nullptr, *columns = nullptr;
+  const float* added = nullptr;
+  int64_t size = 0, rows = 0, lists = 0;  // `lists` of `rows` blocks each: one per head, or one
+};
+
+// Rows in the order of their buckets, all rounds behind one another, in chunks: chunk c of a
+// sequence and head is rows[starts[c]] to rows[starts[c + 1]]. See pkernels/buckets.py.
+struct Buckets {
+  const int32_t *rows = nullptr, *starts = nullptr;
+  int64_t rows_batch = 0, rows_head = 0, starts_batch = 0, starts_head = 0;
+  int64_t chunks = 0, chunk = 0, before = 0, after = 0;  // `chunk` rows of each, at most
+  bool causal = false, given = false;
+  float own = 0;  // if given: what a row scores against itself
+};
+
 struct Problem {
   Type type = Type::f32;
   int64_t batch = 0, heads = 0, kv_heads = 0, d = 0, dv = 0;
@@ -32,7 +51,9 @@ struct Problem {
   const Span* queries = nullptr;  // one per sequence
   const Span* keys = nullptr;
   const int64_t* columns = nullptr;  // global keys, one number per sequence
-  Band band;
+  Band band;                         // unless there are blocks or buckets
+  Blocks blocks;
+  Buckets buckets;
   float scale = 1;
 
   // bias[h, j - i + zero]

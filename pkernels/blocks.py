@@ -142,10 +142,12 @@ class Blocks:
         return kept[columns]
 
     def counts(self, columns: int) -> Tensor:
-        """``(L, M, columns)``: how often each block is listed."""
+        """``(L, M, columns)``: how often each of the first blocks is listed."""
         heads, rows = self.lists.offsets.shape[0], self.rows
         found = self.lists.counts.new_zeros(heads * rows, columns)
-        found.index_put_((self._row_of_entry(), self.lists.columns.long()), self.lists.counts)
+        inside = self.lists.columns < columns
+        place = (self._row_of_entry()[inside], self.lists.columns[inside].long())
+        found.index_put_(place, self.lists.counts[inside])
         return found.view(heads, rows, columns)
 
     def multiplicity(self, batch: slice, sq: int, sk: int, device: torch.device) -> Tensor:

@@ -13,7 +13,6 @@ from .attention import Result, attention
 from .buckets import LAST_RESORT, Buckets
 from .checks import check_tensors
 
-
 _ANY = Buckets(torch.zeros(1, 1, 1, 0, dtype=torch.int32), 1)
 
 

@@ -32,11 +32,12 @@ static void write_dq(const QuerySide& side, int64_t part) {
 static void add_lost(const QuerySide& side, const KeySide& tile, int64_t count, float* dv, int64_t dv_step) {
   const Backward& f = side.f;
   const Problem& p = f.problem;
-  const int64_t first = p.queries[side.place.batch].first + side.queries.first;
+  const QueryTile& queries = side.queries;
   const int64_t end = smaller(tile.lane + tile.lanes, side.queries.count);
   for (int64_t c = tile.lane; c < end; ++c) {
+    const int64_t at = queries.list ? queries.list[c] : queries.first + c * queries.step;
     const char* row =
-        row_at(f.dout, p.type, p.storage(side.place.batch), side.place.head, first + c * side.queries.step);
+        row_at(f.dout, p.type, p.storage(side.place.batch), side.place.head, p.queries[side.place.batch].first + at);
     for (int64_t i = 0; i < p.dv; ++i) {
       const float value = load_one(row + 2 * i, p.type);
       if (value * 0 == 0) continue;
@@ -98,7 +99,7 @@ static void backward(const Backward& f, int64_t batch, int64_t kv_head, int64_t 
     if (f.ddistance) {
       ddistance = f.ddistance + ((part * p.batch + batch) * p.heads + head) * p.distance_width;
     }
-    for_each_query_tile(p.band, place.n_q, place.n_k, f.tile, [&](const QueryTile& queries) {
+    for_each_query_tile(p, batch, head, f.tile, [&](const QueryTile& queries) {
       const QuerySide side(f, place, queries, x);
       fill_zero(x.dqt, p.d * side.width);
       for_each_key_tile(p, place, queries, keys, [&](const KeySegment& segment, int64_t m, int64_t count) {

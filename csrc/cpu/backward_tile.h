@@ -16,8 +16,9 @@ constexpr int64_t max_lanes = 3 * PK_PANEL;     // queries of a tile, at most
 constexpr int64_t tile_width = max_lanes + 16;  // leading dimension of what has lanes, at most
 
 struct BackwardScratch {
-  int64_t d, dv;  // leading dimensions of rows
-  float *q, *dout, *qt, *dot, *dqt, *p, *ds, *packed, *bias, *k, *v, *lse, *dlse, *delta, *diagonal, *dk, *dvs;
+  int64_t d, dv;     // leading dimensions of rows
+  float* listed[5];  // rows of q, dout, out, k and v that are copied first
+  float *q, *dout, *qt, *dot, *dqt, *p, *ds, *packed, *bias, *k, *v, *lse, *own, *dlse, *delta, *diagonal, *dk, *dvs;
   int64_t size;
 
   BackwardScratch(const Problem& problem, int64_t keys, float* memory)
@@ -35,8 +36,12 @@ struct BackwardScratch {
     packed = take(2 * max_keys * tile_width);  // of P and of dS, in pairs
     bias = take((max_keys + 1) * tile_width);
     k = take(max_keys * d), v = take(max_keys * dv);
-    lse = take(max_lanes), dlse = take(max_lanes), delta = take(max_lanes);
+    lse = take(max_lanes), own = take(max_lanes), dlse = take(max_lanes), delta = take(max_lanes);
     diagonal = take(4 * (max_keys + tile_width));
+    const int64_t lists = problem.buckets.chunks ? 1 : 0;
+    listed[0] = take(lists * max_lanes * d), listed[1] = take(lists * max_lanes * dv);
+    listed[2] = take(lists * max_lanes * dv), listed[3] = take(lists * max_keys * d);
+    listed[4] = take(lists * max_keys * dv);
     dk = take(keys * d), dvs = take(keys * dv);
     size = next - memory;
   }
@@ -57,34 +62,38 @@ struct QuerySide {
   QuerySide(const Backward& backward, const Place& where, const QueryTile& tile, BackwardScratch& scratch)
       : f(backward), place(where), queries(tile), x(scratch), used(round_up(tile.count, W)), width(leading(used)) {
     const Problem& p = f.problem;
-    const int64_t b = p.storage(place.batch), first = p.queries[place.batch].first + queries.first, n = queries.count;
-    auto at = [&](const Rows& rows) { return row_at(rows, p.type, b, place.head, first); };
-    auto step = [&](const Rows& rows) { return rows.row * queries.step; };
+    const int64_t b = p.storage(place.batch), start = p.queries[place.batch].first, n = queries.count;
+    const auto lines = [&](const Rows& rows, int64_t features, float* copy, int64_t ld) {
+      return lines_of(rows, p.type, b, place.head, start, queries.first, queries.step, queries.list, n, features, copy,
+                      ld);
+    };
+    const Lines q_rows = lines(f.q, p.d, x.listed[0], x.d), dout_rows = lines(f.dout, p.dv, x.listed[1], x.dv),
+                out_rows = lines(f.out, p.dv, x.listed[2], x.dv);
     // P serves as scratch for Oᵀ, max_keys columns at a time.
-    read_transposed(x.dot, width, used, at(f.dout), p.type, step(f.dout), n, p.dv);
-    read_transposed(x.p, width, used, at(f.out), p.type, step(f.out), n, smaller(p.dv, max_keys));
+    read_transposed(x.dot, width, used, dout_rows.data, p.type, dout_rows.step, n, p.dv);
+    read_transposed(x.p, width, used, out_rows.data, p.type, out_rows.step, n, smaller(p.dv, max_keys));
     for (int64_t g = 0; g < used; g += W) store(x.delta + g, delta(g, 0, smaller(p.dv, max_keys), Vec{}));
     for (int64_t c = max_keys; c < p.dv; c += max_keys) {
       const int64_t m = smaller(max_keys, p.dv - c);
-      read_transposed(x.p, width, used, at(f.out) + c * bytes_of(p.type), p.type, step(f.out), n, m);
+      read_transposed(x.p, width, used, out_rows.data + c * bytes_of(p.type), p.type, out_rows.step, n, m);
       for (int64_t g = 0; g < used; g += W) store(x.delta + g, delta(g, c, m, load(x.delta + g)));
     }
-    read_numbers(b, first);
+    read_numbers(b, start);
 #ifdef PK_PAIRS
     if (f.pairs) {
-      read_transposed(x.dot, width, used, at(f.dout), Type::f32, step(f.dout) / 2, n, p.dv / 2);
-      read_transposed(x.qt, width, used, at(f.q), Type::f32, step(f.q) / 2, n, p.d / 2);
+      read_transposed(x.dot, width, used, dout_rows.data, Type::f32, dout_rows.step / 2, n, p.dv / 2);
+      read_transposed(x.qt, width, used, q_rows.data, Type::f32, q_rows.step / 2, n, p.d / 2);
       if (exact(p.scale)) scale_pairs(x.qt, p.d / 2 * width, p.scale);
       q = Tile{x.q, x.d}, dout = Tile{x.dout, x.dv};
-      finite = read_row_pairs(x.q, x.d, at(f.q), step(f.q), n, p.d);
-      finite &= dout_finite = read_row_pairs(x.dout, x.dv, at(f.dout), step(f.dout), n, p.dv);
+      finite = read_row_pairs(x.q, x.d, q_rows.data, q_rows.step, n, p.d);
+      finite &= dout_finite = read_row_pairs(x.dout, x.dv, dout_rows.data, dout_rows.step, n, p.dv);
       return;
     }
 #endif
-    read_transposed(x.qt, width, used, at(f.q), p.type, step(f.q), n, p.d);
+    read_transposed(x.qt, width, used, q_rows.data, p.type, q_rows.step, n, p.d);
     scale_by(x.qt, p.d * width, p.scale);
-    q = view_whole_rows(x.q, x.d, at(f.q), p.type, step(f.q), n, p.d);
-    dout = view_whole_rows(x.dout, x.dv, at(f.dout), p.type, step(f.dout), n, p.dv);
+    q = view_whole_rows(x.q, x.d, q_rows.data, p.type, q_rows.step, n, p.d);
+    dout = view_whole_rows(x.dout, x.dv, dout_rows.data, p.type, dout_rows.step, n, p.dv);
     finite = all_finite(q.data, q.stride, n, p.d) && all_finite(dout.data, dout.stride, n, p.dv);
   }
 
@@ -95,13 +104,30 @@ struct QuerySide {
     return sum;
   }
 
-  void read_numbers(int64_t b, int64_t first) {
-    const float* lse = f.lse + b * f.lse_batch + place.head * f.lse_head + first;
-    const float* dlse = f.dlse ? f.dlse + b * f.dlse_batch + place.head * f.dlse_head + first * f.dlse_row : nullptr;
+  void read_numbers(int64_t b, int64_t start) {
+    const float* lse = f.lse + b * f.lse_batch + place.head * f.lse_head + start;
+    const float* dlse = f.dlse ? f.dlse + b * f.dlse_batch + place.head * f.dlse_head + start * f.dlse_row : nullptr;
     for (int64_t c = 0; c < used; ++c) {
-      const bool empty = c >= queries.count || lse[c * queries.step] == -infinity;
-      x.lse[c] = empty ? 0 : lse[c * queries.step];
-      x.dlse[c] = empty || !dlse ? 0 : dlse[c * queries.step * f.dlse_row];
+      const int64_t row = c >= queries.count ? 0 : queries.list ? queries.list[c] : queries.first + c * queries.step;
+      const bool empty = c >= queries.count || lse[row] == -infinity;
+      x.lse[c] = empty ? 0 : lse[row];
+      x.dlse[c] = empty || !dlse ? 0 : dlse[row * f.dlse_row];
+    }
+    if (f.problem.buckets.given) separate_last_resorts();
+  }
+
+  // Of a row that sees nothing but itself, the lse is own + log(count), rounded so much that
+  // exp(own - lse) is not 1 / count. The count is a whole number: it can be told, and both are
+  // moved to where they are exact.
+  void separate_last_resorts() {
+    const float own = f.problem.buckets.own;
+    for (int64_t c = 0; c < used; ++c) {
+      const float above = x.lse[c] - own;
+      const bool alone = own < -1000 && above < 5;
+      x.own[c] = alone ? 0 : own;
+      if (!alone) continue;
+      const float count = exp(splat(above))[0];
+      x.lse[c] = log(splat((float)(int32_t)(count + 0.5f)))[0];
     }
   }
 };
@@ -117,17 +143,20 @@ struct KeySide {
     const Problem& p = f.problem;
     BackwardScratch& x = side.x;
     const int64_t b = p.storage(side.place.batch), kv = side.place.head / p.group();
-    const int64_t first = p.keys[side.place.batch].first + segment.first + m * segment.step;
-    const char *k_at = row_at(f.k, p.type, b, kv, first), *v_at = row_at(f.v, p.type, b, kv, first);
-    const int64_t k_step = f.k.row * segment.step, v_step = f.v.row * segment.step;
+    const int64_t start = p.keys[side.place.batch].first, first = segment.first + m * segment.step;
+    const int32_t* list = segment.list ? segment.list + m : nullptr;
+    const auto lines = [&](const Rows& rows, int64_t width, float* copy, int64_t ld) {
+      return lines_of(rows, p.type, b, kv, start, first, segment.step, list, count, width, copy, ld);
+    };
+    const Lines k_rows = lines(f.k, p.d, x.listed[3], x.d), v_rows = lines(f.v, p.dv, x.listed[4], x.dv);
     if (f.pairs) {
-      k = Tile{(const float*)k_at, k_step / 2}, v = Tile{(const float*)v_at, v_step / 2};
+      k = Tile{(const float*)k_rows.data, k_rows.step / 2}, v = Tile{(const float*)v_rows.data, v_rows.step / 2};
 #ifdef PK_PAIRS
-      read_row_pairs(x.k, x.d, k_at, k_step, count, p.d);
+      read_row_pairs(x.k, x.d, k_rows.data, k_rows.step, count, p.d);
 #endif
     } else {
-      k = view_rows(x.k, x.d, k_at, p.type, k_step, count, p.d);
-      v = view_rows(x.v, x.dv, v_at, p.type, v_step, count, p.dv);
+      k = view_rows(x.k, x.d, k_rows.data, p.type, k_rows.step, count, p.d);
+      v = view_rows(x.v, x.dv, v_rows.data, p.type, v_rows.step, count, p.dv);
     }
     int64_t end = 0;
     bool masked = p.dense;
@@ -162,6 +191,7 @@ struct KeySide {
     const int64_t width = side.width, at = panel.lane, n = keys.end - keys.begin, skip = keys.begin - m;
     float *weights = x.p + at, *ds = x.ds + at;
     Scores scores{p, panel.place, panel.queries, panel.width, width, x.bias};
+    if (p.buckets.given) scores.own = x.own + at;
     scores.enter(segment, keys.begin, n);
     float *s = weights + skip * width, *dp = ds + skip * width;
     multiply(side, n, panel.width, p.d, k, skip, x.qt + at, s);
@@ -179,6 +209,7 @@ struct KeySide {
       } else {
         plain(x, width, n, g, at, s, dp, scores.masked || p.dense);
       }
+      scores.clear_own(dp, segment, keys.begin, n, g);
     }
     for (int64_t j = 0; j < count; ++j) {
       if (j == skip) j += n;
@@ -223,12 +254,10 @@ struct KeySide {
 // Calls f(segment, m, count) for tiles of the keys that a tile of queries visits in a range.
 template <class F>
 static void for_each_key_tile(const Problem& p, const Place& place, const QueryTile& queries, KeyRange keys, F f) {
-  KeySegment found[2];
-  const int n = segments(p.band, p.columns[place.batch], place.n_q, place.n_k, queries, found);
-  for (int i = 0; i < n; ++i) {
-    const KeySegment segment = clip(found[i], keys.begin, keys.end);
+  for_each_segment(p, place.batch, place.head, queries, [&](const KeySegment& found) {
+    const KeySegment segment = found.list ? found : clip(found, keys.begin, keys.end);
     for (int64_t m = 0; m < segment.count; m += max_keys) f(segment, m, smaller(max_keys, segment.count - m));
-  }
+  });
 }
 
 }  // namespace PK_ISA

@@ -71,7 +71,7 @@ static void dense_gradient(const Backward& f, int64_t bias_batch, int64_t bias_h
   for (int64_t batch = bias_batch; batch < batch_end; ++batch) {
     for (int64_t head = bias_head; head < head_end; ++head) {
       const Place place{batch, head, p.queries[batch].count, p.keys[batch].count};
-      for_each_query_tile(p.band, place.n_q, place.n_k, f.tile, [&](const QueryTile& queries) {
+      for_each_query_tile(p, batch, head, f.tile, [&](const QueryTile& queries) {
         const QuerySide side(f, place, queries, x);
         for_each_key_tile(p, place, queries, keys, [&](const KeySegment& segment, int64_t m, int64_t count) {
           const KeySide tile(side, segment, m, count);

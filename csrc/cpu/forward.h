@@ -26,7 +26,7 @@ struct Running {
 
 struct ForwardScratch {
   int64_t d, dv;  // leading dimensions of rows
-  float *state, *s, *bias, *k, *v;
+  float *state, *s, *bias, *k, *v, *listed[3];
   int64_t panel, size;  // floats of a panel's state, of everything
 
   ForwardScratch(const Problem& p, int64_t panels, float* memory) : d(leading(p.d)), dv(leading(p.dv)) {
@@ -41,6 +41,9 @@ struct ForwardScratch {
     s = take(max_keys * max_width);
     bias = take(p.distance || p.dense ? (max_keys + 1) * max_width : 0);
     k = take(max_keys * larger(d, dv)), v = take(max_keys * dv);
+    const int64_t lists = p.buckets.chunks ? 1 : 0;  // rows of q, k and v that are copied first
+    listed[0] = take(lists * max_width * larger(d, dv)), listed[1] = take(lists * max_keys * d);
+    listed[2] = take(lists * max_keys * dv);
     size = next - memory;
   }
 
@@ -52,18 +55,13 @@ struct ForwardScratch {
 
 static int64_t forward_scratch(const Problem& p, int64_t panels) { return ForwardScratch(p, panels, nullptr).size; }
 
-static void start(const Forward& f, Running& x) {
-  const int64_t width = x.panel.width;
-  fill_zero(x.ot, f.problem.dv * width);
-  fill_zero(x.sum, width);
-  for (int64_t c = 0; c < width; c += W) store(x.top + c, splat(-infinity));
-}
-
 // Where the rows of a panel's queries are.
-static const char* queries_of(const Forward& f, const Panel& panel) {
+static Lines queries_of(const Forward& f, const ForwardScratch& x, const Panel& panel) {
+  const Problem& p = f.problem;
   const Place& place = panel.place;
-  const int64_t row = f.problem.queries[place.batch].first + panel.queries.first;
-  return row_at(f.q, f.problem.type, f.problem.storage(place.batch), place.head, row);
+  const QueryTile& tile = panel.queries;
+  return lines_of(f.q, p.type, p.storage(place.batch), place.head, p.queries[place.batch].first, tile.first, tile.step,
+                  tile.list, tile.count, p.d, x.listed[0], x.d);
 }
 
 // P in place of S, and the softmax's running state, for N vectors of lanes from g on: three at a
@@ -113,10 +111,10 @@ static void soften(const Scores& scores, const KeySegment& segment, int64_t m, i
   }
 }
 
-// The rows of a tile of keys and values, from `k_at` and `v_at` on, `step` rows apart.
+// The rows of a tile of keys and values.
 struct KeyRows {
-  const char *k_at, *v_at;
-  int64_t step, count;
+  Lines k, v;
+  int64_t count;
 };
 
 // Products of float32.
@@ -124,16 +122,17 @@ struct FloatTile {
   static constexpr int64_t grain = 1;  // keys that cannot be parted
   Tile k, v;
 
-  static void start(const Forward& f, const Running& x) {
+  static void start(const Forward& f, const ForwardScratch& scratch, const Running& x) {
     const Problem& p = f.problem;
-    const int64_t width = x.panel.width, step = f.q.row * x.panel.queries.step;
-    read_transposed(x.qt, width, width, queries_of(f, x.panel), p.type, step, x.panel.queries.count, p.d);
+    const int64_t width = x.panel.width;
+    const Lines q = queries_of(f, scratch, x.panel);
+    read_transposed(x.qt, width, width, q.data, p.type, q.step, x.panel.queries.count, p.d);
     scale_by(x.qt, p.d * width, p.scale);
   }
 
   FloatTile(const Forward& f, const ForwardScratch& x, const KeyRows& rows)
-      : k(view_rows(x.k, x.d, rows.k_at, f.problem.type, f.k.row * rows.step, rows.count, f.problem.d)),
-        v(view_rows(x.v, x.dv, rows.v_at, f.problem.type, f.v.row * rows.step, rows.count, f.problem.dv)) {}
+      : k(view_rows(x.k, x.d, rows.k.data, f.problem.type, rows.k.step, rows.count, f.problem.d)),
+        v(view_rows(x.v, x.dv, rows.v.data, f.problem.type, rows.v.step, rows.count, f.problem.dv)) {}
 
   // Sᵀ of `n` keys after `skip`.
   void scores(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s) const {
@@ -158,22 +157,23 @@ struct PairTile {
   const ForwardScratch& x;
   KeyRows rows;
 
-  static void start(const Forward& f, const Running& x) {
+  static void start(const Forward& f, const ForwardScratch& scratch, const Running& x) {
     const Problem& p = f.problem;
-    const int64_t width = x.panel.width, step = f.q.row * x.panel.queries.step / 2;
-    read_transposed(x.qt, width, width, queries_of(f, x.panel), Type::f32, step, x.panel.queries.count, p.d / 2);
+    const int64_t width = x.panel.width;
+    const Lines q = queries_of(f, scratch, x.panel);
+    read_transposed(x.qt, width, width, q.data, Type::f32, q.step / 2, x.panel.queries.count, p.d / 2);
     if (exact(p.scale)) scale_pairs(x.qt, p.d / 2 * width, p.scale);
   }
 
   PairTile(const Forward& forward, const ForwardScratch& scratch, const KeyRows& keys)
       : f(forward), x(scratch), rows(keys) {
-    pack_rows(x.v, x.dv, rows.v_at, f.v.row * rows.step, rows.count, f.problem.dv);
+    pack_rows(x.v, x.dv, rows.v.data, rows.v.step, rows.count, f.problem.dv);
   }
 
   void scores(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s) const {
-    const int64_t width = run.panel.width, stride = f.k.row * rows.step / 2;
-    product<Pairs, Plain, Assign>(n, width, p.d / 2, (const float*)rows.k_at + skip * stride, stride, run.qt, width, s,
-                                  width);
+    const int64_t width = run.panel.width, stride = rows.k.step / 2;
+    product<Pairs, Plain, Assign>(n, width, p.d / 2, (const float*)rows.k.data + skip * stride, stride, run.qt, width,
+                                  s, width);
     if (!exact(p.scale)) scale_by(s, n * width, p.scale);
   }
 
@@ -189,8 +189,8 @@ struct PairTile {
   // False if some values are not finite: they are then added where a weight meets them, and x.k
   // holds the pairs with zeros in their place.
   bool clean(const Problem& p, const Running& run, int64_t skip, int64_t n, const float* s) const {
-    const int64_t width = run.panel.width, step = f.v.row * rows.step;
-    read_rows(x.k, x.dv, rows.v_at + skip * step * 2, Type::bf16, step, n, p.dv);
+    const int64_t width = run.panel.width, step = rows.v.step;
+    read_rows(x.k, x.dv, rows.v.data + skip * step * 2, Type::bf16, step, n, p.dv);
     if (all_finite(x.k, x.dv, n, p.dv)) return true;
     for (int64_t j = 0; j < n; ++j) {
       for (int64_t c = 0; c < p.dv; ++c) {
@@ -229,26 +229,36 @@ static void visit(const ForwardScratch& x, const Problem& p, const Running& run,
   tile.add(p, run, skip, n, x.s, scores.masked || p.dense);
 }
 
-static void finish(const Forward& f, const Running& x) {
-  const Problem& p = f.problem;
-  const QueryTile& queries = x.panel.queries;
-  const Place& place = x.panel.place;
-  const int64_t b = p.storage(place.batch), first = p.queries[place.batch].first + queries.first;
-  float* lse = f.lse + b * f.lse_batch + place.head * f.lse_head + first;
-  for (int64_t c = 0; c < x.panel.width; c += W) {
-    const Vec sum = load(x.sum + c);
-    const Int empty = sum == 0.0f;
-    store(x.sum + c, select(empty, Vec{}, p.keep_scale / sum));
-    store(x.top + c, select(empty, splat(-infinity), load(x.top + c) + log(sum)));
+// A panel that meets all its keys in one go: it starts with none and writes its results.
+struct Complete {
+  void start(const Forward& f, const ForwardScratch&, const Running& x) const {
+    const int64_t width = x.panel.width;
+    fill_zero(x.ot, f.problem.dv * width);
+    fill_zero(x.sum, width);
+    for (int64_t c = 0; c < width; c += W) store(x.top + c, splat(-infinity));
   }
-  for (int64_t c = 0; c < queries.count; ++c) lse[c * queries.step] = x.top[c];
-  write_transposed((char*)row_at(f.out, p.type, b, place.head, first), p.type, f.out.row * queries.step, x.ot,
-                   x.panel.width, x.sum, queries.count, p.dv);
-}
 
-template <class KeyTile>
+  void finish(const Forward& f, const ForwardScratch&, const Running& x) const {
+    const Problem& p = f.problem;
+    const QueryTile& queries = x.panel.queries;
+    const Place& place = x.panel.place;
+    const int64_t b = p.storage(place.batch), first = p.queries[place.batch].first + queries.first;
+    float* lse = f.lse + b * f.lse_batch + place.head * f.lse_head + first;
+    for (int64_t c = 0; c < x.panel.width; c += W) {
+      const Vec sum = load(x.sum + c);
+      const Int empty = sum == 0.0f;
+      store(x.sum + c, select(empty, Vec{}, p.keep_scale / sum));
+      store(x.top + c, select(empty, splat(-infinity), load(x.top + c) + log(sum)));
+    }
+    for (int64_t c = 0; c < queries.count; ++c) lse[c * queries.step] = x.top[c];
+    write_transposed((char*)row_at(f.out, p.type, b, place.head, first), p.type, f.out.row * queries.step, x.ot,
+                     x.panel.width, x.sum, queries.count, p.dv);
+  }
+};
+
+template <class KeyTile, class Ends>
 static void forward_with(const Forward& f, int64_t batch, int64_t head, int64_t heads, const QueryTile& tile,
-                         float* memory) {
+                         float* memory, const Ends& ends) {
   const Problem& p = f.problem;
   const ForwardScratch x(p, f.panels, memory);
   const int64_t b = p.storage(batch), kv = head / p.group(), n_q = p.queries[batch].count, n_k = p.keys[batch].count;
@@ -257,32 +267,32 @@ static void forward_with(const Forward& f, int64_t batch, int64_t head, int64_t 
   for (int64_t h = head; h < head + heads; ++h) {
     for_each_panel(Place{batch, h, n_q, n_k}, tile, [&](const Panel& panel) {
       runs[panels] = x.running(panels, panel, p);
-      start(f, runs[panels]);
-      KeyTile::start(f, runs[panels++]);
+      ends.start(f, x, runs[panels]);
+      KeyTile::start(f, x, runs[panels++]);
     });
   }
-  KeySegment found[2];
-  const int n = segments(p.band, p.columns[batch], n_q, n_k, tile, found);
-  for (int i = 0; i < n; ++i) {
-    const KeySegment& segment = found[i];
+  for_each_segment(p, batch, head, tile, [&](const KeySegment& segment) {
     for (int64_t m = 0; m < segment.count; m += max_keys) {
       const int64_t count = smaller(max_keys, segment.count - m);
-      const int64_t first = p.keys[batch].first + segment.first + m * segment.step;
-      const KeyTile keys(
-          f, x, KeyRows{row_at(f.k, p.type, b, kv, first), row_at(f.v, p.type, b, kv, first), segment.step, count});
+      const int64_t start = p.keys[batch].first, first = segment.first + m * segment.step;
+      const int32_t* list = segment.list ? segment.list + m : nullptr;
+      const auto lines = [&](const Rows& rows, int64_t width, float* copy, int64_t ld) {
+        return lines_of(rows, p.type, b, kv, start, first, segment.step, list, count, width, copy, ld);
+      };
+      const KeyTile keys(f, x, {lines(f.k, p.d, x.listed[1], x.d), lines(f.v, p.dv, x.listed[2], x.dv), count});
       for (int64_t r = 0; r < panels; ++r) visit(x, p, runs[r], segment, m, count, keys);
     }
-  }
-  for (int64_t r = 0; r < panels; ++r) finish(f, runs[r]);
+  });
+  for (int64_t r = 0; r < panels; ++r) ends.finish(f, x, runs[r]);
 }
 
 // A tile of queries, of `heads` heads from `head` on that share their keys.
 static void forward(const Forward& f, int64_t batch, int64_t head, int64_t heads, const QueryTile& tile,
                     float* memory) {
 #ifdef PK_PAIRS
-  if (f.pairs) return forward_with<PairTile>(f, batch, head, heads, tile, memory);
+  if (f.pairs) return forward_with<PairTile>(f, batch, head, heads, tile, memory, Complete{});
 #endif
-  forward_with<FloatTile>(f, batch, head, heads, tile, memory);
+  forward_with<FloatTile>(f, batch, head, heads, tile, memory, Complete{});
 }
 
 }  // namespace PK_ISA

@@ -1,7 +1,7 @@
 // The table of functions that each instruction set provides. Work is divided by band.cpp.
 #pragma once
 
-#include "../band.h"
+#include "../visits.h"
 
 namespace pkernels {
 
@@ -45,11 +45,26 @@ struct Backward {
   bool ddense_owned;  // every pair has an element of its own: the pass that writes dq does
 };
 
+struct Hash {
+  Type type = Type::f32;
+  int64_t batch = 0, heads = 0, rows = 0, d = 0, rounds = 0;
+  Rows x;
+  const float* rotations = nullptr;  // [head][d][round][sum of buckets / 2]
+  const int64_t* buckets = nullptr;  // factors of their number, all even
+  int64_t factors = 0;
+};
+
+// Whether rows of 16-bit numbers begin at multiples of four bytes.
+inline bool whole_words(const Rows& x) {
+  return reinterpret_cast<uintptr_t>(x.data) % 4 == 0 && (x.batch | x.head | x.row) % 2 == 0;
+}
+
 struct Kernels {
   const char* name;
   bool pairs;     // multiplies bfloat16 in pairs
   int64_t width;  // queries of a vector
   int64_t panel;  // queries of a panel, at most; three of them are a tile of the backward
+  int64_t keys;   // of a tile, at most
 
   // Scratch memory of one worker, in floats.
   int64_t (*forward_scratch)(const Problem&, int64_t panels);
@@ -67,6 +82,19 @@ struct Kernels {
   void (*dense_gradient)(const Backward&, int64_t batch, int64_t head, KeyRange keys, float* scratch);
   // dq = sum of dq_parts, for rows [begin, end) of all (batch row, head, row).
   void (*sum_parts)(const Backward&, int64_t b, int64_t head, int64_t begin, int64_t end);
+  // Chunks of one head, into the running softmaxes of its rows; and those of several workers,
+  // `stride` floats apart, merged and written.
+  int64_t (*softmaxes_size)(const Problem&, int64_t rows);
+  void (*forward_chunks)(const Forward&, int64_t b, int64_t head, KeyRange chunks, float* state, float* scratch);
+  void (*finish_chunks)(const Forward&, int64_t b, int64_t head, float* states, int64_t parts, int64_t stride);
+  // Chunks of the heads that share a key head, into sums of dq, dk and dv; and those of several
+  // workers, added up and written.
+  int64_t (*sums_size)(const Problem&, int64_t rows);
+  void (*backward_chunks)(const Backward&, int64_t b, int64_t kv_head, KeyRange chunks, float* sums, float* scratch);
+  void (*finish_sums)(const Backward&, int64_t b, int64_t kv_head, float* sums, int64_t parts, int64_t stride);
+  // The hash of every row.
+  int64_t (*hash_scratch)(const Hash&);
+  void (*hash)(const Hash&, int64_t b, int64_t head, int64_t round, int32_t* to, float* scratch);
   // Multiply-adds in registers for `rounds` rounds, of bfloat16 pairs if asked for and there: the
   // processor's peak. Returns flops.
   double (*peak)(int64_t rounds, bool in_pairs);

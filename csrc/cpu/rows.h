@@ -21,6 +21,24 @@ PK_INLINE const char* row_at(const Rows& x, Type type, int64_t batch, int64_t he
   return (const char*)x.data + (batch * x.batch + head * x.head + row * x.row) * bytes_of(type);
 }
 
+// Rows of a tensor, `step` elements apart.
+struct Lines {
+  const char* data;
+  int64_t step;
+};
+
+// Rows first, first + step, ... of x, or those of a list (counted from `start`), which are copied
+// to rows of `ld` elements behind one another.
+static Lines lines_of(const Rows& x, Type type, int64_t batch, int64_t head, int64_t start, int64_t first, int64_t step,
+                      const int32_t* list, int64_t count, int64_t width, float* copy, int64_t ld) {
+  if (!list) return {row_at(x, type, batch, head, start + first), x.row * step};
+  char* to = (char*)copy;
+  for (int64_t r = 0; r < count; ++r, to += ld * bytes_of(type)) {
+    __builtin_memcpy(to, row_at(x, type, batch, head, start + list[r]), width * bytes_of(type));
+  }
+  return {(const char*)copy, ld};
+}
+
 PK_INLINE float load_one(const void* p, Type type) {
   if (type == Type::f32) return *(const float*)p;
   uint16_t padded[W] = {*(const uint16_t*)p};

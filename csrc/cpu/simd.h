@@ -27,6 +27,7 @@ constexpr float infinity = __builtin_inff();
 PK_INLINE Vec load(const float* p) { return *reinterpret_cast<const VecU*>(p); }
 PK_INLINE void store(float* p, Vec x) { *reinterpret_cast<VecU*>(p) = x; }
 PK_INLINE Vec splat(float x) { return x - Vec{}; }
+PK_INLINE Int load_int(const int32_t* p) { return *reinterpret_cast<const IntU*>(p); }
 PK_INLINE Int isplat(int32_t x) { return x - Int{}; }
 
 PK_INLINE Int lanes() {

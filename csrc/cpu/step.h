@@ -2,7 +2,7 @@
 // added to them, what is masked, and what dropout removes. Forward and backward share it.
 #pragma once
 
-#include "../band.h"
+#include "../visits.h"
 #include "exponential.h"
 #include "philox.h"
 #include "product.h"
@@ -40,7 +40,8 @@ static void for_each_panel(const Place& place, const QueryTile& tile, F f) {
   int64_t left = ceil_div(tile.count, W), lane = 0;
   for (int64_t panels = ceil_div(left * W, max_width); panels > 0; --panels) {
     const int64_t vectors = ceil_div(left, panels), count = smaller(vectors * W, tile.count - lane);
-    f(Panel{place, {tile.first + lane * tile.step, tile.step, count, tile.everything}, lane, vectors * W});
+    const int32_t* list = tile.list ? tile.list + lane : nullptr;
+    f(Panel{place, {tile.first + lane * tile.step, tile.step, count, tile.everything, list}, lane, vectors * W});
     left -= vectors, lane += count;
   }
 }
@@ -71,11 +72,17 @@ struct Scores {
   const float* bias_row = nullptr;  // row 0; nullptr: no bias
   int64_t bias_step = 0;
 
+  bool placed = false;  // rows come from lists, and pairs may depend on them
+  float added = 0;
+  const float* own = nullptr;  // [lane], what a row scores against itself; nullptr: as it was given
+
   bool biased() const { return problem.distance || problem.dense; }
 
   // Prepare for keys [m, m + count) of a segment, which counts from the first query.
   void enter(const KeySegment& segment, int64_t m, int64_t count) {
-    masked = !is_full(problem.band, segment, queries, m, count);
+    placed = segment.list && (problem.buckets.causal || problem.buckets.given);
+    masked = segment.list ? problem.buckets.causal : !is_full(problem.band, segment, queries, m, count);
+    added = segment.added;
     if (problem.dense) {
       fill_dense(segment, m, count);
     } else if (problem.distance) {
@@ -139,11 +146,53 @@ struct Scores {
   }
 
   // Whether the products are the scores: nothing is added, nothing masked.
-  bool plain() const { return !masked && !biased(); }
+  bool plain() const { return !masked && !biased() && !placed && added == 0; }
+
+  // The rows of the queries in vector g; what lies beyond a list's end is of no use, but there.
+  __attribute__((always_inline)) inline Int rows_of_lanes(int64_t g) const {
+    if (queries.list) return load_int(queries.list + g * W);
+    return (int32_t)(queries.first + g * W * queries.step) + lanes() * (int32_t)queries.step;
+  }
+  static int64_t row_of_key(const KeySegment& segment, int64_t key) {
+    return segment.list ? segment.list[key] : segment.first + key * segment.step;
+  }
+
+  // What a mask by rows makes of the scores.
+  void place_rows(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec& maxima) const {
+    const Int rows = rows_of_lanes(g);
+    const Vec itself = own ? load(own + g * W) : splat(problem.buckets.own);
+    const bool causal = problem.buckets.causal, given = problem.buckets.given;
+    Vec top = maxima;
+    for (int64_t j = 0; j < count; ++j) {
+      const Int key = isplat(segment.list[m + j]);
+      float* at = s + j * width + g * W;
+      Vec x = load(at);
+      if (given) x = select(rows == key, itself, x);
+      if (causal) x = select(rows < key, splat(-infinity), x);
+      store(at, x);
+      top = maximum(x, top);
+    }
+    maxima = top;
+  }
+
+  // No score was computed of a row and itself where it was given: dS = 0.
+  void clear_own(float* ds, const KeySegment& segment, int64_t m, int64_t count, int64_t g) const {
+    if (!placed || !problem.buckets.given) return;
+    const Int rows = rows_of_lanes(g);
+    for (int64_t j = 0; j < count; ++j) {
+      float* at = ds + j * width + g * W;
+      store(at, select(rows == isplat(segment.list[m + j]), Vec{}, load(at)));
+    }
+  }
 
   // s = s + bias, -inf where masked; raises `top` to the lanes' maximum. (Vectors go by reference:
   // how wide ones are passed differs among targets.)
   void finish(float* s, const KeySegment& segment, int64_t m, int64_t count, int64_t g, Vec& top) const {
+    if (placed) return place_rows(s, segment, m, count, g, top);
+    for (int64_t j = 0; added != 0 && j < count; ++j) {
+      float* at = s + j * width + g * W;
+      store(at, load(at) + added);
+    }
     // Keys that all lanes of the vector keep lie between those that some do not.
     const int64_t lane = g * W - segment.offset - m;
     const int64_t begin = masked ? within(lane + W - 1 - problem.band.left, count) : 0;
@@ -180,11 +229,11 @@ struct Scores {
   template <class F>
   void for_each_kept(const KeySegment& segment, int64_t m, int64_t count, int64_t g, F f) const {
     const Philox philox{problem.seed, (uint32_t)place.head, (uint32_t)place.batch};
-    const Int row = (int32_t)(queries.first + g * W * queries.step) + lanes() * (int32_t)queries.step;
+    const Int row = rows_of_lanes(g);
     UInt words[4];
     int64_t group = -1;
     for (int64_t j = 0; j < count; ++j) {
-      const int64_t key = segment.first + (m + j) * segment.step;
+      const int64_t key = row_of_key(segment, m + j);
       if (key / 8 != group) {
         group = key / 8;
         Philox::draw(philox, (UInt)row, (uint32_t)group, words);

@@ -4,8 +4,10 @@
 // PK_KEYS (keys of a tile). Nothing here may instantiate templates of the standard library: the
 // linker could keep this unit's copy for all.
 #include "backward.h"
+#include "buckets.h"
 #include "forward.h"
 #include "narrow.h"
+#include "order.h"
 
 namespace pkernels {
 namespace PK_ISA {
@@ -56,9 +58,29 @@ static double peak(int64_t rounds, bool in_pairs) {
 #define PK_STRING(name) PK_STRING_OF(name)
 
 static const Kernels table = {
-    PK_STRING(PK_ISA), pairs,          W,      max_width,     forward_scratch, backward_scratch,
-    forward,           narrow_scratch, narrow, narrow_finish, backward,        dense_gradient,
-    sum_parts,         peak,
+    PK_STRING(PK_ISA),
+    pairs,
+    W,
+    max_width,
+    max_keys,
+    forward_scratch,
+    backward_scratch,
+    forward,
+    narrow_scratch,
+    narrow,
+    narrow_finish,
+    backward,
+    dense_gradient,
+    sum_parts,
+    softmaxes_size,
+    forward_chunks,
+    finish_chunks,
+    sums_size,
+    backward_chunks,
+    finish_sums,
+    hash_scratch,
+    hash,
+    peak,
 };
 
 }  // namespace PK_ISA

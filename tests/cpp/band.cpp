@@ -165,7 +165,7 @@ void run(const Kernels& kernels, const Case& c, const Problem& p, Data& x) {
   } else {
     for (int64_t b = 0; b < batch; ++b) {
       for (int64_t h = 0; h < c.heads; h += f.heads) {
-        for_each_query_tile(p.band, c.n_q, c.n_k, f.tile,
+        for_each_query_tile(p, b, h, f.tile,
                             [&](const QueryTile& tile) { kernels.forward(f, b, h, f.heads, tile, scratch.data()); });
       }
     }

@@ -1,4 +1,4 @@
-#include "cpu/band.h"
+#include "cpu/attention.h"
 
 #include <algorithm>
 #include <chrono>
@@ -28,6 +28,10 @@ struct Extent {
 // Queries of a tile: at most `most`, but few beside the keys they see (what sticks out of the band
 // is wasted), enough tiles to keep all threads busy, and tiles of one size.
 int64_t tile_size(const Kernels& kernels, const Problem& p, int64_t most) {
+  if (p.blocks.size) {
+    const int64_t even = ceil_div(p.blocks.size, ceil_div(p.blocks.size, most));
+    return std::min(most, ceil_div(even, kernels.width) * kernels.width);
+  }
   const Extent extent(p);
   const int64_t left = std::min(p.band.left * p.band.dilation, extent.keys);
   const int64_t right = std::min(p.band.right * p.band.dilation, extent.keys);
@@ -40,11 +44,6 @@ int64_t tile_size(const Kernels& kernels, const Problem& p, int64_t most) {
   const int64_t rows = std::max<int64_t>(1, ceil_div(extent.queries, p.band.dilation));
   const int64_t even = ceil_div(rows, ceil_div(rows, size));
   return std::min(size, ceil_div(even, kernels.width) * kernels.width);
-}
-
-// Whether rows of 16-bit numbers begin at multiples of four bytes.
-bool whole_words(const Rows& x) {
-  return reinterpret_cast<uintptr_t>(x.data) % 4 == 0 && (x.batch | x.head | x.row) % 2 == 0;
 }
 
 struct Item {
@@ -73,6 +72,11 @@ int64_t queries_of(const Problem& p, int64_t b, int64_t key) {
 std::vector<KeyRange> balanced_ranges(const Problem& p, int64_t b, int64_t parts) {
   const int64_t n = p.keys[b].count, grain = 16;
   if (parts == 1) return {{0, n}};
+  if (p.blocks.size) {
+    std::vector<KeyRange> ranges;
+    for (int64_t part = 0; part < parts; ++part) ranges.push_back(range_of(n, parts, part));
+    return ranges;
+  }
   std::vector<int64_t> before{0};
   for (int64_t key = 0; key < n; key += grain) {
     before.push_back(before.back() + std::max<int64_t>(1, queries_of(p, b, key)) * std::min(grain, n - key));
@@ -132,18 +136,19 @@ void narrow_forward(const Kernels& kernels, const Forward& call, const Extent& e
 
 }  // namespace
 
-void band_forward(Forward call) {
+void attention_forward(Forward call) {
   const Problem& p = call.problem;
   const Kernels& kernels = current_kernels();
   const Extent extent(p);
   // Short sequences may be trained on: their backward expects sums in the order of the tiles.
   const bool narrow = extent.queries * p.group() <= most_narrow && extent.keys >= 64;
-  if (narrow && p.batch * p.heads > 0 && p.keep_scale == 1 && !p.dense) {
+  if (narrow && !p.blocks.size && p.batch * p.heads > 0 && p.keep_scale == 1 && !p.dense) {
     return narrow_forward(kernels, call, extent);
   }
   call.pairs = kernels.pairs && p.type == Type::bf16 && p.d % 2 == 0 && whole_words(call.q) && whole_words(call.k);
   // Heads that share their keys share a tile, a panel each, so that keys are read once for all.
-  const int64_t group = p.group(), most = group > 1 ? 1 : p.type == Type::f32 ? 3 : max_panels;
+  const bool alike = !p.blocks.size || p.blocks.lists == 1;  // heads visit the same keys
+  const int64_t group = alike ? p.group() : 1, most = group > 1 ? 1 : p.type == Type::f32 ? 3 : max_panels;
   call.tile = tile_size(kernels, p, most * kernels.panel);
   const int64_t panels = ceil_div(call.tile, kernels.panel);
   call.heads = std::min(group, max_panels / panels);
@@ -151,8 +156,7 @@ void band_forward(Forward call) {
   std::vector<Item> items;
   for (const int64_t b : by_length(p)) {
     std::vector<QueryTile> tiles;
-    for_each_query_tile(p.band, p.queries[b].count, p.keys[b].count, call.tile,
-                        [&](const QueryTile& tile) { tiles.push_back(tile); });
+    for_each_query_tile(p, b, 0, call.tile, [&](const QueryTile& tile) { tiles.push_back(tile); });
     // The last tile of a causal pattern sees most keys: begin with it.
     std::reverse(tiles.begin(), tiles.end());
     for (int64_t first = 0; first < p.heads; first += group) {
@@ -166,7 +170,7 @@ void band_forward(Forward call) {
   });
 }
 
-int64_t band_parts(const Problem& p) {
+int64_t key_parts(const Problem& p) {
   const int64_t units = p.batch * p.kv_heads, workers = threads();
   int64_t longest = 0;
   for (int64_t b = 0; b < p.batch; ++b) longest = std::max(longest, p.keys[b].count);
@@ -175,13 +179,13 @@ int64_t band_parts(const Problem& p) {
   return parts;
 }
 
-void band_backward(Backward call) {
+void attention_backward(Backward call) {
   const Problem& p = call.problem;
   const Kernels& kernels = current_kernels();
   call.tile = tile_size(kernels, p, 3 * kernels.panel);
   call.pairs = kernels.pairs && p.type == Type::bf16 && p.d % 2 == 0 && p.dv % 2 == 0 && whole_words(call.q) &&
                whole_words(call.k) && whole_words(call.v) && whole_words(call.dout);
-  call.parts = band_parts(p);
+  call.parts = key_parts(p);
   const Extent extent(p);
   const int64_t* size = call.ddense_size;
   call.ddense_owned =

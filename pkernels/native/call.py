@@ -1,0 +1,77 @@
+"""Handing a call to the C++ kernels (``csrc/cpu``): what all shapes of patterns share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..problem import Problem, rows_like
+from . import operators
+
+
+def forward(
+    shape: str, q: Tensor, k: Tensor, v: Tensor, problem: Problem, spans: tuple[list, list], pattern: tuple
+) -> tuple[Tensor, Tensor]:
+    """``(out, lse)`` of shapes ``(B, H, Sq, Dv)`` and ``(B, H, Sq)``, float32 lse.
+
+    Args:
+        shape: "band" for ``pkernels_native::band_forward``.
+        spans: ``(first, end)`` rows of the sequences of queries and of keys, checked.
+        pattern: What the operator takes of the pattern, checked: C++ trusts it.
+    """
+    out = rows_like(q, v.shape[-1])
+    lse = torch.empty(q.shape[:-1], dtype=torch.float32)
+    if problem.q_spans is not None:
+        out.zero_()
+        lse.fill_(-torch.inf)
+    if q.numel():
+        q, k, v = (_rows(x) for x in (q, k, v))
+        operator = getattr(operators(), f"{shape}_forward")
+        operator(q, k, v, out, lse, *_arguments(problem, spans), *pattern)
+    return out, lse
+
+
+def backward(
+    shape: str, dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+    problem: Problem, spans: tuple[list, list], pattern: tuple,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+    """``(dq, dk, dv, ddistance, ddense)``; the last two are None where not asked for."""
+    dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
+    if problem.q_spans is not None:
+        dq.zero_()
+    if problem.k_spans is not None or not q.numel():
+        dk.zero_()
+        dv.zero_()
+    distance, dense = problem.distance, problem.dense
+    ddistance = ddense = None
+    if distance is not None and problem.distance_grad:
+        keys = spans[1]
+        rows = operators().distance_rows(len(keys), k.shape[1], _longest(keys)) if q.numel() else 0
+        ddistance = torch.zeros(rows, *distance.shape, dtype=torch.float32)
+    if dense is not None and problem.dense_grad:
+        ddense = torch.zeros(dense.shape, dtype=torch.float32)
+    if q.numel():
+        dout, q, k, v, out = (_rows(x) for x in (dout, q, k, v, out))
+        dlse = None if dlse is None else dlse.float()
+        operator = getattr(operators(), f"{shape}_backward")
+        operator(dout, dlse, q, k, v, out, lse, dq, dk, dv, ddistance, ddense, *_arguments(problem, spans), *pattern)
+    return dq, dk, dv, None if ddistance is None else ddistance.sum(0), ddense
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _longest(spans: list[tuple[int, int]]) -> int:
+    return max((end - first for first, end in spans), default=0)
+
+
+def _arguments(problem: Problem, spans: tuple[list, list]) -> tuple:
+    q_rows, k_rows = ([row for span in part for row in span] for part in spans)
+    distance = problem.distance
+    if distance is not None and distance.stride(1) != 1:
+        distance = distance.contiguous()
+    seed = 0 if problem.seed is None else int(problem.seed)
+    return (
+        distance, problem.dense, q_rows, k_rows, problem.zero, problem.packed, problem.scale, problem.dropout, seed
+    )  # fmt: skip
