@@ -59,8 +59,7 @@ def lsh_order(
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 2 or n % 2 for n in factors) or not factors:
         raise ValueError(f"buckets: an even number of at least 2, or several, are allowed, got {buckets!r}")
     shape = (x.shape[1], x.shape[3], rounds, sum(factors) // 2)
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    rotations = torch.randn(shape, generator=generator).to(x.device)
+    rotations = (torch.randn(shape) if seed is None else ops.lsh_rotations(seed, shape)).to(x.device)
     entries = -(-x.shape[2] // chunk) * chunk
     mask = None if mask is None else mask.to(device=x.device)
     return ops.lsh_order(x.detach(), rotations, mask, factors, entries, ops.choose(backend, x, x, x, _ANY))

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pkernels import INF, Band, Dense, Distance, causal, dense, prefix_lm, window
+from pkernels import INF, Band, Blocks, Buckets, Dense, Distance, causal, dense, prefix_lm, window
 
 from .budget import plain
 from .oracle import Call, Result, evaluate
+from .shapes import BLOCKS, BUCKETS, listed, sorted_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class Case:
     """Shapes and features of a call; ``call()`` makes its tensors, the same ones every time."""
 
     id: str
-    pattern: Band = field(default_factory=Band)
+    pattern: Band | Blocks | Buckets = field(default_factory=Band)
     sq: int = 37
     sk: int | None = None
     batch: int = 2
@@ -330,6 +331,14 @@ def layouts() -> list[Case]:
             for shape, sizes in (("D 16", {}), ("D 26", {"d": 26, "sq": 29}))]  # fmt: skip
 
 
+def blocks() -> list[Case]:
+    return [Case(name, pattern, **sizes) for name, (sizes, pattern) in BLOCKS.items()]
+
+
+def buckets() -> list[Case]:
+    return [Case(name, pattern, **sizes) for name, (sizes, pattern) in BUCKETS.items()]
+
+
 EVERYTHING = Case(
     "everything",
     Band(left=9, right=4, columns=torch.tensor([3, 12]), rows=2, dilation=2),
@@ -359,6 +368,9 @@ CORE = [
     Case("offsets, D 128", causal, batch=1, sq=60, offsets=[0, 23, 24, 57], d=128),
     Case("dropout, Dv 41", window(9), d=32, dv=41, dropout=0.3),
     Case("one row", batch=4, heads=5, sq=1),
+    Case("blocks, D 64", listed(16, 67, 50, heads=2, most=3), sq=67, sk=50, d=64, dropout=0.2, lengths=[50, 31]),
+    Case("buckets, D 64", Buckets(sorted_rows(67, 24, 2, 2), 24, True), sq=67, d=64, lengths=[67, 40]),
+    Case("buckets, last resort, D 26", Buckets(sorted_rows(67, 24, 3, 2, 2), 24, own=-1e5), sq=67, d=26),
     EVERYTHING,
 ]
 
@@ -377,6 +389,8 @@ CASES = [
     *ragged(),
     *dropout(),
     *layouts(),
+    *blocks(),
+    *buckets(),
     EVERYTHING,
     *narrow(torch.bfloat16, "bf16"),
     *narrow(torch.float16, "fp16"),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkernels import Band, Dense, Distance
+from pkernels import Band, Blocks, Buckets, Dense, Distance
 
 TENSORS = ("out", "lse", "dq", "dk", "dv", "dbias")
 
@@ -28,7 +28,7 @@ class Call:
     q: Tensor
     k: Tensor
     v: Tensor
-    pattern: Band = field(default_factory=Band)
+    pattern: Band | Blocks | Buckets = field(default_factory=Band)
     bias: Distance | Dense | None = None
     scale: float | None = None
     lengths: object = None
@@ -91,13 +91,22 @@ def attention(
     for b, row, (first, n_q), (start, n_k) in sequences(call):
         if n_q == 0 or n_k == 0 or heads == 0:
             continue
-        mask = torch.from_numpy(mask_of(call.pattern, b, n_q, n_k)).expand(heads, n_q, n_k)
+        counts = torch.from_numpy(counts_of(call.pattern, b, heads, n_q, n_k))
+        mask = counts > 0
+        scale: float | Tensor = q.shape[3] ** -0.5 if call.scale is None else call.scale
         added = torch.zeros((1, 1, 1), dtype=q.dtype)
         if isinstance(call.bias, Distance):
             added = _distance(bias, heads, n_q, n_k, q.shape[2] if call.offsets is None else None)
         elif isinstance(call.bias, Dense):
             added = _dense(bias, b, n_q, n_k)
             mask = mask & (added != -torch.inf)
+        if not isinstance(call.pattern, Band):
+            added = added + torch.log(counts.clamp(min=1).to(q.dtype))
+        if isinstance(call.pattern, Buckets) and call.pattern.own is not None:
+            itself = torch.eye(n_q, dtype=torch.bool)
+            scale = torch.where(itself, 0, torch.full((n_q, n_k), scale, dtype=q.dtype)).expand(heads, n_q, n_k)
+            own = max(call.pattern.own, -6e4 if q.dtype == torch.float16 else -torch.inf)
+            added = added + torch.where(itself, own, 0).to(q.dtype)
         weights = torch.ones((1, 1, 1), dtype=q.dtype)
         if call.dropout > 0:
             kept = torch.from_numpy(survivors(call.seed, b, heads, n_q, n_k, call.dropout))
@@ -106,7 +115,7 @@ def attention(
             q[row, :, first : first + n_q],
             k[row, of_kv, start : start + n_k],
             v[row, of_kv, start : start + n_k],
-            q.shape[3] ** -0.5 if call.scale is None else call.scale,
+            scale,
             mask,
             added,
             weights,
@@ -137,11 +146,45 @@ def kept_pairs(call: Call) -> Tensor:
     """``(B, H, Sq, Sk)``: the pairs of rows that meet, hidden ones of a bias left out."""
     kept = torch.zeros(*call.q.shape[:3], call.k.shape[2], dtype=torch.bool)
     for b, row, (first, n_q), (start, n_k) in sequences(call):
-        mask = torch.from_numpy(mask_of(call.pattern, b, n_q, n_k))
+        mask = torch.from_numpy(counts_of(call.pattern, b, call.q.shape[1], n_q, n_k)) > 0
         if isinstance(call.bias, Dense):
             mask = mask & (_dense(call.bias.values, b, n_q, n_k) != -torch.inf)
         kept[row, :, first : first + n_q, start : start + n_k] = mask
     return kept
+
+
+def counts_of(pattern: Band | Blocks | Buckets, b: int, heads: int, n_q: int, n_k: int) -> np.ndarray:
+    """How often each query sees each key in batch row ``b``: ``(heads, n_q, n_k)``."""
+    if isinstance(pattern, Band):
+        return np.broadcast_to(mask_of(pattern, b, n_q, n_k).astype(np.int64), (heads, n_q, n_k)).copy()
+    return (_listed if isinstance(pattern, Blocks) else _met)(pattern, b, heads, n_q, n_k)
+
+
+@functools.lru_cache(maxsize=64)
+def _listed(pattern: Blocks, b: int, heads: int, n_q: int, n_k: int) -> np.ndarray:
+    offsets, columns, counts = (x.tolist() for x in pattern.lists)
+    size, found = pattern.size, np.zeros((heads, n_q, n_k), dtype=np.int64)
+    for h in range(heads):
+        ends = offsets[h if len(offsets) > 1 else 0]
+        for i in range(n_q):
+            for e in range(ends[i // size], ends[i // size + 1]):
+                found[h, i, columns[e] * size : (columns[e] + 1) * size] += counts[e]
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _met(pattern: Buckets, b: int, heads: int, n_q: int, n_k: int) -> np.ndarray:
+    order = pattern.order.expand(max(b + 1, pattern.order.shape[0]), heads, -1, -1)[b].reshape(heads, -1).tolist()
+    chunk, found = pattern.chunk, np.zeros((heads, n_q, n_k), dtype=np.int64)
+    for h, rows in enumerate(order):
+        chunks = [rows[at : at + chunk] for at in range(0, len(rows), chunk)]
+        for c, queries in enumerate(chunks):
+            for near in range(c - pattern.before, c + pattern.after + 1):
+                for i in queries:
+                    for j in chunks[near % len(chunks)]:
+                        if 0 <= i < n_q and 0 <= j < n_k and (j <= i or not pattern.causal):
+                            found[h, i, j] += 1
+    return found
 
 
 @functools.lru_cache(maxsize=64)

@@ -4,6 +4,6 @@ from .backends import BACKENDS, choose, why_not
 from .band import band
 from .blocks import blocks
 from .buckets import buckets
-from .order import lsh_order
+from .order import lsh_order, lsh_rotations
 
-__all__ = ["BACKENDS", "band", "blocks", "buckets", "choose", "lsh_order", "why_not"]
+__all__ = ["BACKENDS", "band", "blocks", "buckets", "choose", "lsh_order", "lsh_rotations", "why_not"]

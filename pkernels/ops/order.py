@@ -1,4 +1,4 @@
-"""``pkernels::lsh_order``: hashing and sorting, without a derivative."""
+"""``pkernels::lsh_order``: hashing and sorting; ``pkernels::lsh_rotations``: what hashes. No derivatives."""
 
 from __future__ import annotations
 
@@ -37,3 +37,14 @@ LIBRARY.define(
 LIBRARY.impl("lsh_order", _compute, "CompositeExplicitAutograd")
 torch.library.register_fake("pkernels::lsh_order", _fake, lib=LIBRARY)
 lsh_order = torch.ops.pkernels.lsh_order.default
+
+
+# An operator, because a generator cannot be made within a compiled function.
+LIBRARY.define("lsh_rotations(SymInt seed, SymInt[] shape) -> Tensor")
+LIBRARY.impl(
+    "lsh_rotations",
+    lambda seed, shape: torch.randn(shape, generator=torch.Generator().manual_seed(seed)),
+    "CompositeExplicitAutograd",
+)
+torch.library.register_fake("pkernels::lsh_rotations", lambda seed, shape: torch.empty(shape), lib=LIBRARY)
+lsh_rotations = torch.ops.pkernels.lsh_rotations.default
