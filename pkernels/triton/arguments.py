@@ -39,7 +39,8 @@ class Launch:
         self.heads, self.kv_heads = q.shape[1], k.shape[1]
         self.batch = problem.batch(q)
         reach = self.sq + self.sk  # beyond it, numbers mean the same: int32 never overflows
-        pattern: Band = problem.pattern  # type: ignore[assignment]
+        # Other shapes list what they keep.
+        pattern = problem.pattern if isinstance(problem.pattern, Band) else Band()
         prefix = pattern.columns if isinstance(pattern.columns, Tensor) else None
         self.step = max(1, min(pattern.dilation, reach))
 
@@ -65,6 +66,7 @@ class Launch:
         if problem.dropout > 0:
             dropout = (problem.seed, round(65536 * problem.dropout), 1 / (1 - problem.dropout))
         width = 1 if problem.distance is None else problem.distance.shape[1]
+        self.listed: Any = None
         self.shared = (
             problem.q_spans,
             problem.k_spans,

@@ -23,6 +23,7 @@ from . import tune
 from .arguments import Launch, view
 from .philox import survivors
 from .step import (
+    LN2,
     band_of_queries,
     kept,
     load_lse,
@@ -34,6 +35,7 @@ from .step import (
     rows_of,
     scores,
     span,
+    unit,
 )
 
 
@@ -50,8 +52,8 @@ def _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, N: tl.conste
 
 
 @triton.jit
-def _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, band, dilation, bias, dropout, scale, M: tl.constexpr,
-        N: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, OFFSET: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, band, dilation, listed, bias, dropout, scale,
+        M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, OFFSET: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """dS of query rows i0.. and key rows j0.. (which may start below 0): (M, N), 0 if not kept."""
     q, do, total, change = own
     i, j = i0 + tl.arange(0, M), j0 + tl.arange(0, N)
@@ -60,18 +62,31 @@ def _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, band, dilation, bia
     v = load_tile(values, j0, 1, n_k, N, DV, OFFSET)
     # (M, N)
     s = scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION)
+    if listed is None:
+        keep = kept(i, j, n_k, band, dilation)
+    else:
+        counts = _counts(listed, head, i, j, n_q, n_k)
+        keep = counts > 0
+        s += tl.log2(tl.maximum(counts, 1).to(tl.float32)) * LN2 * unit(PRECISION)
     p = power(s - total[:, None], PRECISION)
     dp = product(do, v, PRECISION)
     if dropout is not None:
         dp = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, True), dp * dropout[2], 0.0)
-    keep = kept(i, j, n_k, band, dilation) & (i < n_q)[:, None]
-    keep = not_hidden(keep, i[:, None], j[None, :], sequence, head, bias)
+    keep = not_hidden(keep & (i < n_q)[:, None], i[:, None], j[None, :], sequence, head, bias)
     return tl.where(keep, p * (dp - change[:, None]), 0.0)
+
+
+@triton.jit
+def _counts(listed, head, i, j, n_q, n_k):
+    """How often pairs of rows are kept; ``listed`` = (table, head stride, row stride, block size)."""
+    at = tl.cast(head, tl.int64) * listed[1] + (i // listed[3])[:, None] * listed[2] + (j // listed[3])[None, :]
+    exists = (i < n_q)[:, None] & ((j >= 0) & (j < n_k))[None, :]
+    return tl.load(listed[0] + at, mask=exists, other=0)
 
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])
 def distance_kernel(
-    q, k, v, dout, lse, delta, partial, apart, q_spans, k_spans, band, prefix, distance, dense, limits,
+    q, k, v, dout, lse, delta, partial, listed, apart, q_spans, k_spans, band, prefix, distance, dense, limits,
     dropout, dilation, scale, sizes, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
@@ -100,7 +115,7 @@ def distance_kernel(
         if on_band | (j0 < far) | ((i0 < own_far) & (i0 + OWN > own_near)):
             own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET, PRECISION)
             # (N, N)
-            ds = _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, bias, dropout, scale,
+            ds = _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias, dropout, scale,
                      OWN, OWN, D, DV, OFFSET, PRECISION)  # fmt: skip
             # Row r meets diagonal c at key r + c: right of r in the first key tile, left of it in the second.
             ds = tl.where((c >= r) == (t % 2 == 0), ds, 0.0)
@@ -111,7 +126,7 @@ def distance_kernel(
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes", "shape"])
 def dense_kernel(
-    q, k, v, dout, lse, delta, grad, shape, sequences, apart, q_spans, k_spans, band, prefix, distance, dense,
+    q, k, v, dout, lse, delta, grad, shape, sequences, listed, apart, q_spans, k_spans, band, prefix, distance, dense,
     limits, dropout, dilation, scale, sizes, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
@@ -133,7 +148,7 @@ def dense_kernel(
             for i0 in tl.range(m0, tl.where(of_m == 1, n_q, tl.minimum(n_q, m0 + OWN)), OWN):
                 own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET, PRECISION)
                 for j0 in tl.range(n0, tl.where(of_n == 1, n_k, tl.minimum(n_k, n0 + OTHER)), OTHER):
-                    total += _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, bias, dropout,
+                    total += _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias, dropout,
                                  scale, OWN, OTHER, D, DV, OFFSET, PRECISION)  # fmt: skip
     # A dimension of size 1 is summed, into its row or column 0.
     m, n = m0 + tl.arange(0, OWN), n0 + tl.arange(0, OTHER)
@@ -177,5 +192,5 @@ def _shared(launch: Launch, dout: Tensor, lse: Tensor, delta: Tensor) -> tuple[A
 
 
 def _rest(launch: Launch) -> tuple[Any, ...]:
-    """How far apart sequences lie in the batch dimension, and the arguments all kernels share."""
-    return (0 if launch.problem.packed else 1, *launch.shared)
+    """Which blocks are listed, how far apart sequences lie in the batch dimension, and what all kernels share."""
+    return (launch.listed, 0 if launch.problem.packed else 1, *launch.shared)
