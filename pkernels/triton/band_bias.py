@@ -53,7 +53,8 @@ def _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, N: tl.conste
 
 @triton.jit
 def _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, band, dilation, listed, bias, dropout, scale,
-        M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, OFFSET: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+        M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, OFFSET: tl.constexpr,
+        PRECISION: tl.constexpr):  # fmt: skip
     """dS of query rows i0.. and key rows j0.. (which may start below 0): (M, N), 0 if not kept."""
     q, do, total, change = own
     i, j = i0 + tl.arange(0, M), j0 + tl.arange(0, N)
@@ -148,8 +149,8 @@ def dense_kernel(
             for i0 in tl.range(m0, tl.where(of_m == 1, n_q, tl.minimum(n_q, m0 + OWN)), OWN):
                 own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET, PRECISION)
                 for j0 in tl.range(n0, tl.where(of_n == 1, n_k, tl.minimum(n_k, n0 + OTHER)), OTHER):
-                    total += _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias, dropout,
-                                 scale, OWN, OTHER, D, DV, OFFSET, PRECISION)  # fmt: skip
+                    total += _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias,
+                                 dropout, scale, OWN, OTHER, D, DV, OFFSET, PRECISION)  # fmt: skip
     # A dimension of size 1 is summed, into its row or column 0.
     m, n = m0 + tl.arange(0, OWN), n0 + tl.arange(0, OTHER)
     if of_m == 1:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-KERNELS = ("forward", "dq", "dkv", "distance", "dense")
+KERNELS = ("forward", "buckets", "dq", "dkv", "distance", "dense")
 FAMILIES = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
@@ -36,6 +36,12 @@ _TABLE = {
     ("forward", 4, 64): Config(64, 32, 4, 2),
     ("forward", 4, 128): Config(64, 16, 4, 1),
     ("forward", 4, 256): Config(32, 32, 8, 1, "ieee"),
+    ("buckets", 2, 64): Config(64, 64, 4, 2),
+    ("buckets", 2, 128): Config(64, 64, 8, 2),
+    ("buckets", 2, 256): Config(32, 32, 4, 1),
+    ("buckets", 4, 64): Config(32, 32, 4, 2),
+    ("buckets", 4, 128): Config(32, 16, 4, 1),
+    ("buckets", 4, 256): Config(32, 16, 8, 1, "ieee"),
     ("dq", 2, 64): Config(64, 64, 4, 2),
     ("dq", 2, 128): Config(64, 64, 8, 2),
     ("dq", 2, 256): Config(32, 32, 4, 1),

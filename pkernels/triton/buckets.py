@@ -1,0 +1,280 @@
+"""Attention over Buckets, forward and backward (Kitaev et al. 2020, Reformer, arXiv:2001.04451,
+section 2; the tile step as in ``band``).
+
+One launch a round, for in a round every row stands at most once: the running softmax of a row,
+and its gradients, go on in fp32 memory with a row for each row of the sequence, and nothing has
+an element per row and round. Each sum runs in a fixed order, without atomics.
+
+Grids: a program per (sequence, query head, chunk of the round, tile of its entries), flat on
+axis 0. It loads its rows through the order and visits the chunks around its own, which may
+belong to the rounds before and after. dk/dv are summed per query head, then over the group.
+Not supported: biases, and as in ``band``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..buckets import Buckets
+from ..problem import Problem, rows_like
+from . import tune
+from .arguments import Launch, dense_rows, view
+from .gather import gather_numbers, gather_tile, listed_rows, scatter_numbers, scatter_tile
+from .philox import survivors
+from .step import clean, online_softmax, power, product, rows_of, unclean_rows, unit
+
+
+@triton.jit
+def _place(order, chunks, heads, OWN: tl.constexpr):
+    """(sequence, head, chunk in the circle, list, first entry, end of the chunk) of this program;
+    ``order`` = (pointer, batch stride, head stride), ``chunks`` = (entries of a chunk, chunks of a
+    round, of all rounds, the round, chunks before, chunks after)."""
+    size, of_round = chunks[0], chunks[1]
+    tiles = tl.cdiv(size, OWN)
+    program = tl.program_id(0)
+    at = program % (of_round * tiles)
+    head = program // (of_round * tiles) % heads
+    sequence = program // (of_round * tiles) // heads
+    chunk = chunks[3] * of_round + at // tiles
+    list_ = order[0] + tl.cast(sequence, tl.int64) * order[1] + tl.cast(head, tl.int64) * order[2]
+    return sequence, head, chunk, list_, chunk * size + at % tiles * OWN, chunk * size + size
+
+
+@triton.jit
+def _near(t, chunk, chunks, before, OTHER: tl.constexpr):
+    """(first entry, end of its chunk) of tile t of the chunks from ``before`` behind on."""
+    size, every = chunks[0], chunks[2]
+    tiles = tl.cdiv(size, OTHER)
+    near = (chunk - before + t // tiles) % every
+    near = tl.where(near < 0, near + every, near)
+    return near * size + t % tiles * OTHER, near * size + size
+
+
+@triton.jit
+def _scores(a, b, i, j, own, scale, PRECISION: tl.constexpr):
+    """scale * a bᵀ, but what was given where a row meets itself; i and j lie along the axes of
+    the tile, ``own`` along that of i."""
+    s = product(a, b, PRECISION) * (scale * unit(PRECISION))
+    if own is not None:
+        s = tl.where(i == j, own, s)
+    return s
+
+
+@triton.jit(do_not_specialize=["chunks", "dropout"])
+def buckets_forward_kernel(
+    q, k, v, acc, top, sum, order, chunks, own, dropout, scale, heads, group,
+    D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, CAUSAL: tl.constexpr,
+    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    sequence, head, chunk, list_, first, stop = _place(order, chunks, heads, OWN)
+    i, mine = listed_rows(list_, first, stop, OWN)
+    # (OWN, D)
+    queries = gather_tile(rows_of(q, sequence, head, 0), i, mine, D)
+    keys, values = rows_of(k, sequence, head // group, 0), rows_of(v, sequence, head // group, 0)
+    state, tops, sums = (
+        rows_of(acc, sequence, head, 0),
+        rows_of(top, sequence, head, 0),
+        rows_of(sum, sequence, head, 0),
+    )
+    # (OWN,), (OWN,), (OWN, Dv)
+    m = gather_numbers(tops, i, mine, -float("inf"))
+    total = gather_numbers(sums, i, mine, 0.0)
+    o = gather_tile(state, i, mine, DV)
+    given = None if own is None else own * unit(PRECISION)
+    for t in tl.range(0, (chunks[4] + 1 + chunks[5]) * tl.cdiv(chunks[0], OTHER), num_stages=STAGES):
+        at, end = _near(t, chunk, chunks, chunks[4], OTHER)
+        j, there = listed_rows(list_, at, end, OTHER)
+        # (OTHER, D), (OTHER, Dv)
+        k_tile, v_tile = gather_tile(keys, j, there, D), gather_tile(values, j, there, DV)
+        # (OWN, OTHER)
+        s = _scores(queries, k_tile, i[:, None], j[None, :], given, scale, PRECISION)
+        keep = there[None, :] & mine[:, None]
+        if CAUSAL:
+            keep = keep & (j[None, :] <= i[:, None])
+            s = tl.where((unclean_rows(k_tile) | unclean_rows(v_tile))[None, :], float("nan"), s)
+            v_tile = clean(v_tile)
+        s = tl.where(keep, s, -float("inf"))
+        p, alpha, m, total = online_softmax(s, m, total, PRECISION)
+        if dropout is not None:
+            p = tl.where(survivors(dropout, sequence, head, i, j, 0, 1, True), p, 0.0)
+        # (OWN, Dv)
+        o = tl.dot(p.to(v_tile.dtype), v_tile, o * alpha[:, None], input_precision=PRECISION)
+    scatter_numbers(tops, i, mine, m)
+    scatter_numbers(sums, i, mine, total)
+    scatter_tile(state, i, mine, o, DV)
+
+
+@triton.jit(do_not_specialize=["chunks", "dropout"])
+def buckets_dq_kernel(
+    q, k, v, dout, lse, delta, own, dq, order, chunks, dropout, scale, heads, group,
+    D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, CAUSAL: tl.constexpr,
+    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    sequence, head, chunk, list_, first, stop = _place(order, chunks, heads, OWN)
+    i, mine = listed_rows(list_, first, stop, OWN)
+    # (OWN, D), (OWN, Dv), (OWN,), (OWN,)
+    queries = gather_tile(rows_of(q, sequence, head, 0), i, mine, D)
+    do = gather_tile(rows_of(dout, sequence, head, 0), i, mine, DV)
+    total = gather_numbers(rows_of(lse, sequence, head, 0), i, mine, 0.0) * unit(PRECISION)
+    change = gather_numbers(rows_of(delta, sequence, head, 0), i, mine, 0.0)
+    given = None
+    if own is not None:
+        given = (gather_numbers(rows_of(own, sequence, head, 0), i, mine, 0.0) * unit(PRECISION))[:, None]
+    keys, values = rows_of(k, sequence, head // group, 0), rows_of(v, sequence, head // group, 0)
+    sums = rows_of(dq, sequence, head, 0)
+    acc = gather_tile(sums, i, mine, D)
+    for t in tl.range(0, (chunks[4] + 1 + chunks[5]) * tl.cdiv(chunks[0], OTHER), num_stages=STAGES):
+        at, end = _near(t, chunk, chunks, chunks[4], OTHER)
+        j, there = listed_rows(list_, at, end, OTHER)
+        # (OTHER, D), (OTHER, Dv)
+        k_tile, v_tile = gather_tile(keys, j, there, D), gather_tile(values, j, there, DV)
+        # (OWN, OTHER)
+        p = power(_scores(queries, k_tile, i[:, None], j[None, :], given, scale, PRECISION) - total[:, None], PRECISION)
+        dp = product(do, v_tile, PRECISION)
+        if dropout is not None:
+            dp = tl.where(survivors(dropout, sequence, head, i, j, 0, 1, True), dp * dropout[2], 0.0)
+        ds = p * (dp - change[:, None])
+        keep = there[None, :] & mine[:, None]
+        if CAUSAL:
+            keep = keep & (j[None, :] <= i[:, None])
+            ds = tl.where((unclean_rows(k_tile) | unclean_rows(v_tile))[None, :], float("nan"), ds)
+            k_tile = clean(k_tile)
+        if own is not None:
+            keep = keep & (i[:, None] != j[None, :])
+        ds = tl.where(keep, ds, 0.0) * scale
+        # (OWN, D)
+        acc = tl.dot(ds.to(k_tile.dtype), k_tile, acc, input_precision=PRECISION)
+    scatter_tile(sums, i, mine, acc, D)
+
+
+@triton.jit(do_not_specialize=["chunks", "dropout"])
+def buckets_dkv_kernel(
+    q, k, v, dout, lse, delta, own, dk, dv, order, chunks, dropout, scale, heads, group,
+    D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, CAUSAL: tl.constexpr,
+    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    sequence, head, chunk, list_, first, stop = _place(order, chunks, heads, OWN)
+    j, mine = listed_rows(list_, first, stop, OWN)
+    # (OWN, D), (OWN, Dv)
+    keys = gather_tile(rows_of(k, sequence, head // group, 0), j, mine, D)
+    values = gather_tile(rows_of(v, sequence, head // group, 0), j, mine, DV)
+    queries, outs = rows_of(q, sequence, head, 0), rows_of(dout, sequence, head, 0)
+    totals, changes = rows_of(lse, sequence, head, 0), rows_of(delta, sequence, head, 0)
+    of_k, of_v = rows_of(dk, sequence, head, 0), rows_of(dv, sequence, head, 0)
+    sum_k, sum_v = gather_tile(of_k, j, mine, D), gather_tile(of_v, j, mine, DV)
+    # A chunk is seen by those that have it before or after them.
+    for t in tl.range(0, (chunks[4] + 1 + chunks[5]) * tl.cdiv(chunks[0], OTHER), num_stages=STAGES):
+        at, end = _near(t, chunk, chunks, chunks[5], OTHER)
+        i, there = listed_rows(list_, at, end, OTHER)
+        # (OTHER, D), (OTHER, Dv), (OTHER,), (OTHER,)
+        q_tile, do = gather_tile(queries, i, there, D), gather_tile(outs, i, there, DV)
+        total = gather_numbers(totals, i, there, 0.0) * unit(PRECISION)
+        change = gather_numbers(changes, i, there, 0.0)
+        given = None
+        if own is not None:
+            given = (gather_numbers(rows_of(own, sequence, head, 0), i, there, 0.0) * unit(PRECISION))[None, :]
+        # (OWN, OTHER)
+        p = power(_scores(keys, q_tile, i[None, :], j[:, None], given, scale, PRECISION) - total[None, :], PRECISION)
+        dp = product(values, do, PRECISION)
+        keep = there[None, :] & mine[:, None]
+        if CAUSAL:
+            keep = keep & (j[:, None] <= i[None, :])
+            p = tl.where((unclean_rows(q_tile) | unclean_rows(do))[None, :], float("nan"), p)
+            q_tile, do = clean(q_tile), clean(do)
+        p = tl.where(keep, p, 0.0)
+        weights = p
+        if dropout is not None:
+            stay = survivors(dropout, sequence, head, i, j, 0, 0, True)
+            weights = tl.where(stay, p * dropout[2], 0.0)
+            dp = tl.where(stay, dp * dropout[2], 0.0)
+        ds = tl.where(keep, p * (dp - change[None, :]), 0.0) * scale
+        if own is not None:
+            ds = tl.where(i[None, :] != j[:, None], ds, 0.0)
+        # (OWN, Dv), (OWN, D)
+        sum_v = tl.dot(weights.to(do.dtype), do, sum_v, input_precision=PRECISION)
+        sum_k = tl.dot(ds.to(q_tile.dtype), q_tile, sum_k, input_precision=PRECISION)
+    scatter_tile(of_k, j, mine, sum_k, D)
+    scatter_tile(of_v, j, mine, sum_v, DV)
+
+
+class _Launch(Launch):
+    """Launches of one round after the other."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> None:
+        super().__init__(q, k, v, problem)
+        assert isinstance(problem.pattern, Buckets)
+        self.pattern = problem.pattern
+        self.order = self.pattern.order.contiguous()
+
+    def rounds(self, kernel: Any, config: tune.Config, *tensors: Any) -> None:
+        pattern, (batch, heads, rounds, entries) = self.pattern, self.order.shape
+        steps = (heads * rounds * entries if batch > 1 else 0, rounds * entries if heads > 1 else 0)
+        of_round = entries // pattern.chunk
+        grid = self.batch * self.heads * of_round * -(-pattern.chunk // config.own)
+        dropout, scale = self.shared[7], self.shared[9]
+        for number in range(rounds):
+            chunks = (pattern.chunk, of_round, of_round * rounds, number, pattern.before, pattern.after)
+            given = (pattern.own,) if kernel is buckets_forward_kernel else ()
+            arguments = (*tensors, (self.order, *steps), chunks, *given, dropout, scale, *self.shared[11:])
+            self.start(kernel, grid, config, arguments, CAUSAL=pattern.causal)
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+    """``(out, lse)`` of shapes ``(B, H, S, Dv)`` and ``(B, H, S)``."""
+    q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
+    acc = torch.zeros(*q.shape[:3], v.shape[3], dtype=torch.float32, device=q.device)
+    top = torch.full(q.shape[:3], -torch.inf, dtype=torch.float32, device=q.device)
+    total = torch.zeros_like(top)
+    launch = _Launch(q, k, v, problem)
+    config = tune.choose("buckets", q, v)
+    launch.rounds(
+        buckets_forward_kernel, config, *map(view, (q, k, v, acc)), view(top[..., None]), view(total[..., None])
+    )
+    share = torch.where(total == 0, 1, total)
+    out = rows_like(q, v.shape[-1])
+    out.copy_(acc * ((1 / (1 - problem.dropout)) / share)[..., None])
+    if tune.precision(q, config) is None:
+        top = top * 0.6931471805599453  # scores were counted in units of log 2
+    return out, torch.where(total == 0, -torch.inf, top + torch.log(share))
+
+
+def backward(
+    dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
+) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    """``(dq, dk, dv, None, None)``."""
+    q, k, v, dout = (dense_rows(x) for x in (q, k, v, dout))
+    dead = lse == -torch.inf
+    delta = (dout.float() * out.float()).sum(-1)
+    delta = (delta if dlse is None else delta - dlse).masked_fill(dead, 0)
+    total, own = _separate(lse.masked_fill(dead, 0), problem.pattern.own)  # type: ignore[union-attr]
+    wide = {"dtype": torch.float32, "device": q.device}
+    sum_q, sum_k = torch.zeros(q.shape, **wide), torch.zeros(q.shape, **wide)
+    sum_v = torch.zeros(*q.shape[:3], v.shape[3], **wide)
+    numbers = [view(x.contiguous()[..., None]) for x in (total, delta)]
+    numbers.append(None if own is None else view(own[..., None]))
+    launch = _Launch(q, k, v, problem)
+    tensors = [view(x) for x in (q, k, v, dout)]
+    launch.rounds(buckets_dq_kernel, tune.choose("dq", q, v), *tensors, *numbers, view(sum_q))
+    launch.rounds(buckets_dkv_kernel, tune.choose("dkv", q, v), *tensors, *numbers, view(sum_k), view(sum_v))
+    dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
+    dq.copy_(sum_q)
+    for grad, of in ((dk, sum_k), (dv, sum_v)):
+        grad.copy_(of.unflatten(1, (k.shape[1], launch.heads // max(1, k.shape[1]))).sum(2))
+    return dq, dk, dv, None, None
+
+
+def _separate(lse: Tensor, own: float | None) -> tuple[Tensor, Tensor | None]:
+    """The lse, and what each row scores against itself, moved to where they are exact: of a row
+    that sees nothing but itself the lse is own + log(count), and its rounding would spoil the
+    weights; but the count is a whole number, and can be told."""
+    if own is None:
+        return lse, None
+    above = lse - own
+    alone = (above < 5) & (own < -1000)
+    count = torch.where(alone, above, 0).exp().round()
+    return torch.where(alone, count.log(), lse), torch.where(alone, 0.0, own).to(torch.float32)
