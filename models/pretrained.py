@@ -17,6 +17,7 @@ from .parts.model import Family, Model
 # model_type in config.json -> module of the family.
 FAMILIES = {
     "bert": "bert",
+    "big_bird": "bigbird",
     "longformer": "longformer",
 }
 

@@ -2,6 +2,7 @@
 
 from .attention import attention, dilated_attention, flash_attention, sliding_window_attention
 from .bias import Dense, Distance, alibi
+from .bigbird import bigbird, bigbird_attention, bigbird_evaluation, bigbird_training
 from .blocks import Blocks
 from .buckets import Buckets
 from .globals import global_attention
@@ -23,6 +24,10 @@ __all__ = [
     "Reversible",
     "alibi",
     "attention",
+    "bigbird",
+    "bigbird_attention",
+    "bigbird_evaluation",
+    "bigbird_training",
     "causal",
     "dense",
     "dilated_attention",

@@ -26,7 +26,7 @@ LAYERS = (
     ("ops",),
     ("merge",),
     ("attention",),
-    ("globals", "lsh"),
+    ("bigbird", "globals", "lsh"),
     ("support",),
     ("info", "show"),
 )

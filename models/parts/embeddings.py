@@ -47,6 +47,8 @@ class Embeddings(nn.Module):
         words, positions, types: Sizes of the three tables.
         padding: Id of the padding token; its row starts at 0 and gets no gradient here.
         numbering: Where a token stands, if the caller does not say it.
+        scale: Factor of the words.
+        norm_last: ``norm(dropout(...))`` instead.
     """
 
     def __init__(
@@ -60,9 +62,11 @@ class Embeddings(nn.Module):
         dropout: float,
         padding: int | None,
         numbering: InOrder | AfterPadding = InOrder(),
+        scale: float = 1.0,
+        norm_last: bool = False,
     ) -> None:
         super().__init__()
-        self.numbering = numbering
+        self.numbering, self.scale, self.norm_last = numbering, scale, norm_last
         self.words = nn.Embedding(words, width, padding_idx=padding)
         self.positions = nn.Embedding(positions, width, padding_idx=numbering.padding)
         self.types = nn.Embedding(types, width)
@@ -95,8 +99,9 @@ class Embeddings(nn.Module):
         types = self.types.weight[0]
         if token_type_ids is not None:
             types = self.types(_ids("token_type_ids", token_type_ids, layout, self.types))
+        words = words if self.scale == 1 else words * self.scale
         x = words + types + self.positions(self._positions(position_ids, layout, ids))
-        return self.dropout(self.norm(x))
+        return self.norm(self.dropout(x)) if self.norm_last else self.dropout(self.norm(x))
 
     def _positions(self, position_ids: Tensor | None, layout: Whole, ids: Tensor | None) -> Tensor:
         if position_ids is not None:
@@ -131,9 +136,11 @@ def inputs_layout(
     attention_mask: Tensor | None,
     lengths: Tensor | None,
     offsets: Tensor | None,
+    *,
+    packs_up_to: float = float("inf"),
 ) -> Whole:
     """The layout of a model's arguments, in which ``input_ids (B, S)`` or ``inputs_embeds
-    (B, S, width)`` gives the shape."""
+    (B, S, width)`` gives the shape; of longer batches the padding stays where it is."""
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError(
             f"input_ids, inputs_embeds: one of them is allowed, got {'none' if input_ids is None else 'both'}"
@@ -143,4 +150,5 @@ def inputs_layout(
         raise ValueError(
             f"input_ids, inputs_embeds: shape (B, S) or (B, S, width), S at least 1, is allowed, got {tuple(x.shape)}"
         )
-    return layout(x.shape[0], x.shape[1], x.device, attention_mask, lengths, offsets)
+    batch, size = x.shape[:2]
+    return layout(batch, size, x.device, attention_mask, lengths, offsets, packs=size <= packs_up_to)

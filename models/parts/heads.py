@@ -53,16 +53,17 @@ class First(nn.Module):
 
 
 class Classifier(nn.Module):
-    """``out_proj(dropout(tanh(dense(x))))``: RoBERTa's classes (fairseq, ``RobertaClassificationHead``)."""
+    """``out_proj(dropout(act(dense(x))))``: RoBERTa's classes (fairseq, ``RobertaClassificationHead``)."""
 
-    def __init__(self, width: int, labels: int, *, dropout: float) -> None:
+    def __init__(self, width: int, labels: int, *, dropout: float, act: str = "tanh") -> None:
         super().__init__()
         self.dense = nn.Linear(width, width)
+        self.act = ACTIVATIONS[act]
         self.dropout = nn.Dropout(dropout)
         self.out_proj = nn.Linear(width, labels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out_proj(self.dropout(torch.tanh(self.dense(x))))
+        return self.out_proj(self.dropout(self.act(self.dense(x))))
 
 
 class WordPredictor(nn.Module):
@@ -227,18 +228,24 @@ class TokenClassification(nn.Module):
 class QuestionAnswering(nn.Module):
     """Where an answer starts and ends: ``start_positions`` and ``end_positions (B,)``; places
     outside the text carry no loss. The softmax runs over real tokens alone (in transformers
-    over padding too, so there the loss depends on how far a batch is padded)."""
+    over padding too, so there the loss depends on how far a batch is padded), and where
+    ``questions (B, S)`` is true the logits are 1e6 less."""
 
-    targets = ("start_positions", "end_positions")
+    targets = ("start_positions", "end_positions", "questions")
 
-    def __init__(self, spans: nn.Linear) -> None:
+    def __init__(self, spans: nn.Module) -> None:
         super().__init__()
         self.spans = spans
 
     def forward(
-        self, states: States, start_positions: Tensor | None = None, end_positions: Tensor | None = None
+        self,
+        states: States,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        questions: Tensor | None = None,
     ) -> Span:
-        start, end = states.layout.unpack(self.spans(states.last), fill=float("-inf")).unbind(-1)
+        scores = states.layout.unpack(self.spans(states.last), fill=float("-inf"))
+        start, end = (scores if questions is None else scores - 1e6 * questions[..., None]).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = (_place_loss(start, start_positions) + _place_loss(end, end_positions)) / 2

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...attention import attention
 from ...bias import Dense, Distance
+from ...blocks import Blocks
 from ...globals import Globals, locate
 from ...patterns import Band
 
@@ -58,7 +59,7 @@ class Whole:
         return torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None, dropout: float
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
     ) -> Tensor:
         """:func:`pkernels.attention` within the sequences."""
         return attention(q, k, v, pattern, bias, dropout=dropout)  # type: ignore[return-value]
@@ -98,7 +99,7 @@ class Ragged(_Covered):
         self.lengths = lengths
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None, dropout: float
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
     ) -> Tensor:
         return attention(q, k, v, pattern, bias, lengths=self.lengths, dropout=dropout)  # type: ignore[return-value]
 
@@ -115,7 +116,7 @@ class Masked(_Covered):
         self.bias = Dense(keys[:, None, None, :])
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None, dropout: float
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
     ) -> Tensor:
         if isinstance(bias, Distance):
             raise NotImplementedError(
@@ -157,7 +158,7 @@ class Packed(Whole):
         return torch.bucketize(torch.arange(self.total, device=self.device), self.offsets[1:], right=True)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, bias: Distance | Dense | None, dropout: float
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
     ) -> Tensor:
         return attention(q, k, v, pattern, bias, offsets=self.offsets, dropout=dropout)  # type: ignore[return-value]
 
@@ -197,6 +198,8 @@ def layout(
     attention_mask: Tensor | None = None,
     lengths: Tensor | None = None,
     offsets: Tensor | None = None,
+    *,
+    packs: bool = True,
 ) -> Whole:
     """The layout of a ``(batch, size)`` batch; at most one of the three is given.
 
@@ -206,6 +209,7 @@ def layout(
             right; a traced one keeps every token and masks keys.
         lengths: ``(B,)`` real tokens of each row. The same, but traces at no cost.
         offsets: ``(n + 1,)`` where ``batch == 1``: sequences that were packed before.
+        packs: Whether padding may be dropped; not for patterns of the batch's rows (``Blocks``).
 
     Example:
         >>> packed = layout(2, 3, torch.device("cpu"), torch.tensor([[1, 1, 1], [1, 0, 0]]))
@@ -225,18 +229,20 @@ def layout(
         lengths = _lengths(lengths, batch, size, device)
         if torch.compiler.is_compiling():
             return Ragged(lengths, size)
-        return _by_value(torch.arange(size, device=device) < lengths[:, None])
+        return _by_value(torch.arange(size, device=device) < lengths[:, None], packs)
     if attention_mask is None:
         return Whole(batch, size, device)
     real = _real(attention_mask, batch, size, device)
-    return Masked(real) if torch.compiler.is_compiling() else _by_value(real)
+    return Masked(real) if torch.compiler.is_compiling() else _by_value(real, packs)
 
 
-def _by_value(real: Tensor) -> Whole:
+def _by_value(real: Tensor, packs: bool) -> Whole:
     if bool(real.all()):
         return Whole(real.shape[0], real.shape[1], real.device)
-    on_the_right = real[:, 0].all() & (real[:, 1:] <= real[:, :-1]).all()
-    return Unpadded(real) if bool(on_the_right) else Masked(real)
+    on_the_right = (real[:, 1:] <= real[:, :-1]).all()
+    if not packs:
+        return Ragged(real.sum(1), real.shape[1]) if bool(on_the_right) else Masked(real)
+    return Unpadded(real) if bool(on_the_right & real[:, 0].all()) else Masked(real)
 
 
 def _real(mask: Tensor, batch: int, size: int, device: torch.device) -> Tensor:
