@@ -41,7 +41,7 @@ from .parts.heads import (
     WordPredictor,
     WordsAndRelation,
 )
-from .parts.keys import KeyMap, Same, Stacked
+from .parts.keys import KeyMap, Same, encoder_rules
 from .parts.layers import ACTIVATIONS, FeedForward, PostNorm, initialise
 from .parts.layouts import Whole
 from .parts.model import Family
@@ -174,22 +174,10 @@ HEADS = {
     "BertForQuestionAnswering": lambda c: QuestionAnswering(nn.Linear(c.hidden_size, 2)),
 }
 
-_LAYER = "bert.encoder.layer.{}"
 KEYS = KeyMap(
     prefix="bert",
     rules={
-        "body.embeddings.words": Same("bert.embeddings.word_embeddings"),
-        "body.embeddings.positions": Same("bert.embeddings.position_embeddings"),
-        "body.embeddings.types": Same("bert.embeddings.token_type_embeddings"),
-        "body.embeddings.norm": Same("bert.embeddings.LayerNorm"),
-        "body.layers.{}.attention.inner.qkv": Stacked(
-            tuple(f"{_LAYER}.attention.self.{name}" for name in ("query", "key", "value"))
-        ),
-        "body.layers.{}.attention.inner.out": Same(f"{_LAYER}.attention.output.dense"),
-        "body.layers.{}.attention.norm": Same(f"{_LAYER}.attention.output.LayerNorm"),
-        "body.layers.{}.feed_forward.inner.up": Same(f"{_LAYER}.intermediate.dense"),
-        "body.layers.{}.feed_forward.inner.down": Same(f"{_LAYER}.output.dense"),
-        "body.layers.{}.feed_forward.norm": Same(f"{_LAYER}.output.LayerNorm"),
+        **encoder_rules("bert"),
         "head.pooler": Same("bert.pooler"),
         "head.words.dense": Same("cls.predictions.transform.dense"),
         "head.words.norm": Same("cls.predictions.transform.LayerNorm"),

@@ -53,7 +53,7 @@ from .parts.heads import (
     WordsAndRelation,
     flat_choices,
 )
-from .parts.keys import KeyMap, Same, Stacked
+from .parts.keys import KeyMap, Same, encoder_rules
 from .parts.layers import ACTIVATIONS, FeedForward, PostNorm, initialise
 from .parts.layouts import Whole
 from .parts.model import Family
@@ -221,11 +221,11 @@ class Body(nn.Module):
         finds those of an earlier call, or of this method."""
         if length <= self.config.dense_up_to:
             return [None] * len(self.layers)
-        key = (-(-length // self.config.block_size), self.training)
+        key = (-(-length // self.config.block_size) * self.config.block_size, self.training)
         if key not in self.layouts:
             if torch.compiler.is_compiling():
                 raise RuntimeError(f"input_ids: before tracing, call model.body.blocks({length}), which draws blocks")
-            self.layouts[key] = self.config.layouts(length, self.training)
+            self.layouts[key] = self.config.layouts(*key)
         return self.layouts[key]
 
 
@@ -297,9 +297,12 @@ def _apart_from_question(c: Config, given: dict[str, Any]) -> dict[str, Any]:
         if c.sep_token_id is None:
             raise ValueError("question_lengths: needed, as the config has no sep_token_id")
         lengths = (x == c.sep_token_id).int().argmax(1) + 1
+    if not isinstance(lengths, Tensor) or lengths.is_floating_point() or lengths.numel() != x.shape[0]:
+        found = f"{lengths.dtype} of shape {tuple(lengths.shape)}" if isinstance(lengths, Tensor) else repr(lengths)
+        raise ValueError(f"question_lengths: integers of shape ({x.shape[0]},) are allowed, got {found}")
     inside = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device).reshape(-1, 1)
     types = (~inside).long() if types is None else types
-    inside = inside.index_fill(1, inside.new_zeros(1, dtype=torch.long), False)
+    inside[:, 0] = False
     return {**given, "token_type_ids": types, "questions": inside}
 
 
@@ -308,22 +311,10 @@ ARGUMENTS = {
     "BigBirdForMultipleChoice": lambda c, given: flat_choices(given),
 }
 
-_LAYER = "bert.encoder.layer.{}"
 KEYS = KeyMap(
     prefix="bert",
     rules={
-        "body.embeddings.words": Same("bert.embeddings.word_embeddings"),
-        "body.embeddings.positions": Same("bert.embeddings.position_embeddings"),
-        "body.embeddings.types": Same("bert.embeddings.token_type_embeddings"),
-        "body.embeddings.norm": Same("bert.embeddings.LayerNorm"),
-        "body.layers.{}.attention.inner.qkv": Stacked(
-            tuple(f"{_LAYER}.attention.self.{name}" for name in ("query", "key", "value"))
-        ),
-        "body.layers.{}.attention.inner.out": Same(f"{_LAYER}.attention.output.dense"),
-        "body.layers.{}.attention.norm": Same(f"{_LAYER}.attention.output.LayerNorm"),
-        "body.layers.{}.feed_forward.inner.up": Same(f"{_LAYER}.intermediate.dense"),
-        "body.layers.{}.feed_forward.inner.down": Same(f"{_LAYER}.output.dense"),
-        "body.layers.{}.feed_forward.norm": Same(f"{_LAYER}.output.LayerNorm"),
+        **encoder_rules("bert"),
         "head.pooler.dense": Same("bert.pooler"),
         "head.unused": Same("bert.pooler"),
         "head.words.dense": Same("cls.predictions.transform.dense"),

@@ -62,7 +62,7 @@ from .parts.heads import (
     WordPredictor,
     flat_choices,
 )
-from .parts.keys import KeyMap, Same, Stacked
+from .parts.keys import KeyMap, Same, Stacked, encoder_rules
 from .parts.layers import ACTIVATIONS, FeedForward, PostNorm, initialise
 from .parts.layouts import Whole
 from .parts.model import Family
@@ -275,23 +275,13 @@ ARGUMENTS = {
     },
 }  # fmt: skip
 
-_LAYER = "longformer.encoder.layer.{}"
-_SELF = f"{_LAYER}.attention.self"
+_SELF = "longformer.encoder.layer.{}.attention.self"
 KEYS = KeyMap(
     prefix="longformer",
     rules={
-        "body.embeddings.words": Same("longformer.embeddings.word_embeddings"),
-        "body.embeddings.positions": Same("longformer.embeddings.position_embeddings"),
-        "body.embeddings.types": Same("longformer.embeddings.token_type_embeddings"),
-        "body.embeddings.norm": Same("longformer.embeddings.LayerNorm"),
-        "body.layers.{}.attention.inner.qkv": Stacked(tuple(f"{_SELF}.{name}" for name in ("query", "key", "value"))),
+        **encoder_rules("longformer"),
         "body.layers.{}.attention.inner.global_q": Same(f"{_SELF}.query_global"),
         "body.layers.{}.attention.inner.global_kv": Stacked((f"{_SELF}.key_global", f"{_SELF}.value_global")),
-        "body.layers.{}.attention.inner.out": Same(f"{_LAYER}.attention.output.dense"),
-        "body.layers.{}.attention.norm": Same(f"{_LAYER}.attention.output.LayerNorm"),
-        "body.layers.{}.feed_forward.inner.up": Same(f"{_LAYER}.intermediate.dense"),
-        "body.layers.{}.feed_forward.inner.down": Same(f"{_LAYER}.output.dense"),
-        "body.layers.{}.feed_forward.norm": Same(f"{_LAYER}.output.LayerNorm"),
         "head.pooler": Same("longformer.pooler"),
         "head.words.dense": Same("lm_head.dense"),
         "head.words.norm": Same("lm_head.layer_norm"),

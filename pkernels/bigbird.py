@@ -178,13 +178,11 @@ def _allowed(i: int, j: int, end: int) -> bool:
     return abs(i - j) > 1 and 0 < j < end - 1 and (i, j) not in ((1, end - 2), (end - 2, 1))
 
 
-def _draw_focused(
-    draw: np.random.RandomState, blocks: int, heads: int, size: int, random: int, longest: int
-) -> Drawn:
+def _draw_focused(draw: np.random.RandomState, blocks: int, heads: int, size: int, random: int, longest: int) -> Drawn:
     """Head by head, and for each head row by row; the rows before the last two of ``longest`` may
     draw from their window."""
     most = max(longest // size, blocks)
-    last = min(_FOCUS // size - 1 if _FOCUS > 2 * size else most - 1, most - 2)
+    last = min(_FOCUS // size - 1 if 2 * size < _FOCUS else most - 1, most - 2)
     drawn: Drawn = []
     for _ in range(heads):
         rows = []

@@ -126,3 +126,27 @@ class KeyMap:
     def without_prefix(self, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Under the names that files without a head use."""
         return {name.removeprefix(f"{self.prefix}."): tensor for name, tensor in theirs.items()}
+
+
+def encoder_rules(prefix: str) -> dict[str, Same | Stacked]:
+    """BERT's names for embeddings and layers, which most encoders after it have kept.
+
+    Example:
+        >>> KeyMap("bert", encoder_rules("bert")).theirs("body.layers.3.attention.inner.out.bias")[1]
+        ['bert.encoder.layer.3.attention.output.dense.bias']
+    """
+    layer, embeddings = f"{prefix}.encoder.layer.{{}}", f"{prefix}.embeddings"
+    return {
+        "body.embeddings.words": Same(f"{embeddings}.word_embeddings"),
+        "body.embeddings.positions": Same(f"{embeddings}.position_embeddings"),
+        "body.embeddings.types": Same(f"{embeddings}.token_type_embeddings"),
+        "body.embeddings.norm": Same(f"{embeddings}.LayerNorm"),
+        "body.layers.{}.attention.inner.qkv": Stacked(
+            tuple(f"{layer}.attention.self.{name}" for name in ("query", "key", "value"))
+        ),
+        "body.layers.{}.attention.inner.out": Same(f"{layer}.attention.output.dense"),
+        "body.layers.{}.attention.norm": Same(f"{layer}.attention.output.LayerNorm"),
+        "body.layers.{}.feed_forward.inner.up": Same(f"{layer}.intermediate.dense"),
+        "body.layers.{}.feed_forward.inner.down": Same(f"{layer}.output.dense"),
+        "body.layers.{}.feed_forward.norm": Same(f"{layer}.output.LayerNorm"),
+    }
