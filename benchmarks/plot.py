@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .cases import FAMILIES
+from .curves import curves
 from .rows import Row, measured
 from .table import CEILINGS
 
 COLOURS = {"pkernels": "#0b5fa5", "sdpa": "#d1495b", "flex": "#2a9d5c", "masked": "#8d8d8d",
-           "HF longformer": "#e08e0b", "sdpa each": "#8e5ea2"}  # fmt: skip
+           "HF longformer": "#e08e0b", "sdpa each": "#8e5ea2", "transformers": "#d1495b"}  # fmt: skip
 STYLES = {"float32": "-", "bfloat16": "--", "float16": ":"}
 MARKERS = {"float32": "o", "bfloat16": "s", "float16": "^"}
 DIRECTIONS = {"forward": "forward", "backward": "backward", "both": "forward + backward"}
@@ -27,7 +28,10 @@ def plot(rows: list[Row], folder: Path) -> list[Path]:
         chosen = [row for row in measured(rows) if row["family"] == family and row["contender"] not in CEILINGS]
         if not chosen:
             continue
-        figure = _bars(chosen) if all(row["x"] is None for row in chosen) else _lines(chosen, family)
+        if family == "training":
+            figure = curves(chosen)
+        else:
+            figure = _bars(chosen) if all(row["x"] is None for row in chosen) else _lines(chosen, family)
         title = FAMILIES[family].title if family in FAMILIES else family
         figure.suptitle(f"{title}\n{_where(chosen[0])}", fontsize=11)
         files.append(folder / f"{family.replace(' ', '-')}.png")
@@ -59,7 +63,7 @@ def _lines(rows: list[Row], family: str):
         _ticks(bottom, sorted({row["x"] for row in rows if row["x"] is not None}))
         for ax in (top, bottom):
             ax.grid(True, which="major", color="#dddddd", linewidth=0.6)
-    axes[0][0].set_ylabel("milliseconds per head")
+    axes[0][0].set_ylabel("milliseconds per head" if "shape" in rows[0] else "milliseconds")
     axes[1][0].set_ylabel("time over pkernels'")
     handles, labels = {}, None
     for ax in axes[0]:
@@ -70,10 +74,11 @@ def _lines(rows: list[Row], family: str):
 
 
 def _series(rows: list[Row]) -> Iterable[tuple[tuple[str, str, str], list[Row]]]:
-    """Points of one contender and dtype; cases that share an x (padded, packed) stay apart."""
+    """Points of one contender and dtype; cases that share an x (padded, packed, models) stay apart."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        kind = "packed" if "packed" in row["case"] else "padded" if "padded" in row["case"] else ""
+        ragged = next((kind for kind in ("packed", "padded") if kind in row["case"]), "")
+        kind = row.get("model", ragged)
         groups.setdefault((row["contender"], row.get("dtype", ""), kind), []).append(row)
     return [(name, _one_each(points)) for name, points in groups.items()]
 
