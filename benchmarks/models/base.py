@@ -75,14 +75,21 @@ class Learner:
     tolerance: float = 1e-4
 
 
-def twins(architecture: str, config: BaseConfig, device: str) -> tuple[Model, nn.Module]:
-    """A new model of ours, and transformers' with the same weights, which went through files."""
+def twins(architecture: str, config: BaseConfig, device: str, noise: float = 0.0) -> tuple[Model, nn.Module]:
+    """A new model of ours, and transformers' with the same weights, which went through files.
+
+    Args:
+        noise: Standard deviation of what is added to every parameter. Without it attention is
+            nearly uniform, biases are 0 and projections copies of others, which hides errors.
+    """
     import transformers
 
     transformers.logging.disable_progress_bar()
     with torch.random.fork_rng(devices=()), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         ours = build(architecture, config)
+        for parameter in ours.parameters():
+            parameter.data += noise * torch.randn_like(parameter)
         ours.save_pretrained(folder)
         theirs = getattr(transformers, architecture).from_pretrained(folder, dtype=torch.float32)
     for parameter in theirs.parameters():  # out of the file, whose pages would count as memory of the first call
