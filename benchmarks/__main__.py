@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks run | plot | compare``."""
+"""The command line: ``python -m benchmarks run | train | plot | compare``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import fnmatch
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import cases, compare, machine, plot, rows, table, text
+from . import cases, compare, long, machine, plot, rows, table, text, training
 from .case import Case
+from .models import LEARNERS
 from .runner import Runner
+from .sides import Long
 
 QUICK_SECONDS = 150.0
 """A slow or busy machine leaves out what it does not reach in this time, and says so."""
@@ -34,14 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="run | plot | compare")
+    verbs = parser.add_subparsers(required=True, metavar="run | train | plot | compare")
     run = verbs.add_parser("run", help="check, measure, write JSON lines and print tables")
     run.add_argument("--full", action="store_true", help="all sizes, S from 128 to 65,536 (an hour or more)")
     run.add_argument("--only", default="*", metavar="PATTERN", help='cases such as "window*" or "*bfloat16*S=2048"')
-    run.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    run.add_argument("--out", type=Path, metavar="FILE", help="rows are appended here")
-    run.add_argument("--threads", type=int, metavar="N", help="torch's threads (default: as torch has it)")
     run.set_defaults(run=_run)
+    train = verbs.add_parser("train", help="train a small model on real text, beside transformers' own")
+    train.add_argument("model", nargs="?", choices=LEARNERS, default=next(iter(LEARNERS)), help="default: %(default)s")
+    train.add_argument("--steps", type=int, default=500, metavar="N", help="default: %(default)s, about two minutes")
+    train.set_defaults(run=_train)
+    for verb in (run, train):
+        verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        verb.add_argument("--out", type=Path, metavar="FILE", help="rows are appended here")
+        verb.add_argument("--threads", type=int, metavar="N", help="torch's threads (default: as torch has it)")
     draw = verbs.add_parser("plot", help="draw one figure per family")
     draw.add_argument("results", type=Path, nargs="*", help="result files (default: the newest)")
     draw.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the figures (default: beside the results)")
@@ -54,32 +63,53 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: cuda is allowed where torch.cuda.is_available(), here it is False")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    console, facts = _begin(options)
     chosen = [case for case in cases.cases(options.full) if _wanted(case.title, options.only)]
+    lengthy = [case for case in long.cases(options.full) if _wanted(case.title, options.only)]
     with_text = _wanted("text: all-MiniLM-L6-v2", options.only)
-    if not chosen and not with_text:
+    if not chosen and not lengthy and not with_text:
         raise ValueError(f"only: a pattern of case titles is allowed, {options.only!r} matches none")
-    clock, date = time.perf_counter(), f"{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    out = options.out or rows.RESULTS / f"run-{date}.jsonl"
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    facts = machine.facts(options.device)
-    console.print(machine.line(facts))
+    clock, out = time.perf_counter(), _out(options, "run")
     found = text_rows(options, facts, out, console) if with_text else []
+    found += measure(lengthy, long.Runner(options.device, facts), options.full, out, console, clock)
     found += measure(chosen, Runner(options.device, facts), options.full, out, console, clock)
     table.show_skipped(console, found)
     console.print(f"{len(rows.measured(found))} measurements in {out}")
     return _verdict(found, console)
 
 
+def _begin(options: argparse.Namespace) -> tuple[Console, dict]:
+    """Threads, the terminal, and what is said about the machine."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda is allowed where torch.cuda.is_available(), here it is False")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    facts = machine.facts(options.device)
+    console.print(machine.line(facts))
+    return console, facts
+
+
+def _out(options: argparse.Namespace, verb: str) -> Path:
+    return options.out or rows.RESULTS / f"{verb}-{datetime.datetime.now():%Y%m%d-%H%M%S}.jsonl"
+
+
 def _wanted(title: str, pattern: str) -> bool:
     return fnmatch.fnmatch(title, pattern) or fnmatch.fnmatch(title, f"*{pattern}*")
 
 
+class Measurer(Protocol):
+    """Makes rows of cases."""
+
+    def run(self, case: Any, seconds: float) -> list[rows.Row]:
+        """Of one, spending about ``seconds``."""
+
+    def late(self, case: Any) -> list[rows.Row]:
+        """Of one for which no time was left."""
+
+
 def measure(
-    chosen: list[Case], runner: Runner, full: bool, out: Path, console: Console, started: float
+    chosen: Sequence[Case | Long], runner: Measurer, full: bool, out: Path, console: Console, started: float
 ) -> list[rows.Row]:
     """Run cases one after another, with progress; a table after each family. A quick run
     starts no case later than ``QUICK_SECONDS`` after ``started``."""
@@ -110,6 +140,28 @@ def text_rows(options: argparse.Namespace, facts: dict, out: Path, console: Cons
     rows.append(out, new)
     table.show(console, new)
     return new
+
+
+def _train(options: argparse.Namespace) -> int:
+    if options.steps < 2:
+        raise ValueError(f"steps: at least 2 is allowed, got {options.steps}")
+    reason = training.missing()
+    if reason is not None:
+        raise ValueError(reason)
+    console, facts = _begin(options)
+    learner, out = LEARNERS[options.model], _out(options, f"train-{options.model}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(learner.architecture, total=options.steps)
+        found = training.train(
+            learner, options.steps, options.device, facts,
+            lambda losses: progress.update(task, advance=1, description=f"{learner.architecture}: {losses}"),
+        )  # fmt: skip
+    rows.append(out, found)
+    table.show(console, found)
+    for line in (*training.summary(found), *map(str, [out, *plot.plot(found, out.with_suffix(""))])):
+        console.print(line, markup=False)
+    return _verdict(found, console)
 
 
 def _verdict(found: list[rows.Row], console: Console) -> int:

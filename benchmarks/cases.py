@@ -49,6 +49,9 @@ FAMILIES = {
         Family("costs", "What a feature costs, per useful pair", None),
         Family("threads", "Two threads over one", None),
         Family("text", "Sentence embedding of real text with real weights", None),
+        Family("long text", "Models over a long real text, base width, one row of bytes"),
+        Family("long attention", "Their attention alone, projections included"),
+        Family("training", "Steps of training a small model on real text", None),
     )
 }
 

@@ -8,7 +8,7 @@ of that dtype. The others are then held against pkernels at full size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -24,6 +24,11 @@ from .workload import Inputs, Workload
 
 AGREE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest relative difference, in the Euclidean norm, of a baseline from pkernels."""
+
+GRADIENTS, FLOOR = 1e-3, 1e-4
+"""Largest relative difference of a parameter's gradient, in the Euclidean norm, where two float32
+models should be the same; and the part of the largest gradient below which one is rounding (that
+of a key's bias is 0). Equal models differ by 1e-4 at most, a window wider by one key by 3e-2."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,11 @@ def check(workload: Workload, contender: Contender, device: str, gradients: bool
         budget = factor * max(_error(one, right), _error(other, right)) + _floor(right, mine.dtype)
         error = _error(mine, right)
         verdicts.append(Verdict(error <= budget, error / budget if budget else error, name))
+    return worst(verdicts)
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """The one to report."""
     return max(verdicts, key=lambda verdict: (not verdict.passed, verdict.worst))
 
 
@@ -69,6 +79,20 @@ def agree(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> str | None:
         if not difference <= limit:
             return f"result {index} differs from pkernels by {difference:.1e} in norm, {limit:.0e} is allowed"
     return None
+
+
+def same_gradients(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Verdict:
+    """Whether two models have the same parameters' gradients but for rounding."""
+    lonely = got.keys() ^ wanted.keys()
+    if lonely:
+        return Verdict(False, torch.inf, f"gradient of {min(lonely)}, which one side lacks,")
+    floor = FLOOR * max(float(y.norm()) for y in wanted.values())
+    verdicts = []
+    for name, want in wanted.items():
+        error = float((got[name] - want).norm() / want.norm().clamp(min=floor) / GRADIENTS)
+        error = error if error == error else torch.inf
+        verdicts.append(Verdict(error <= 1, error, f"gradient of {name}"))
+    return worst(verdicts)
 
 
 def _results(forward: Callable[[], Tensor], x: Inputs, gradients: bool) -> list[Tensor]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 
 from .cases import FAMILIES
+from .curves import curves
 from .rows import Row, measured
 from .table import CEILINGS
 
 COLOURS = {"pkernels": "#0b5fa5", "sdpa": "#d1495b", "flex": "#2a9d5c", "masked": "#8d8d8d",
-           "HF longformer": "#e08e0b", "sdpa each": "#8e5ea2"}  # fmt: skip
+           "HF longformer": "#e08e0b", "sdpa each": "#8e5ea2", "transformers": "#d1495b"}  # fmt: skip
 STYLES = {"float32": "-", "bfloat16": "--", "float16": ":"}
 MARKERS = {"float32": "o", "bfloat16": "s", "float16": "^"}
+OF_MODELS = "osD^vPX"
 DIRECTIONS = {"forward": "forward", "backward": "backward", "both": "forward + backward"}
 
 
@@ -27,7 +30,10 @@ def plot(rows: list[Row], folder: Path) -> list[Path]:
         chosen = [row for row in measured(rows) if row["family"] == family and row["contender"] not in CEILINGS]
         if not chosen:
             continue
-        figure = _bars(chosen) if all(row["x"] is None for row in chosen) else _lines(chosen, family)
+        if family == "training":
+            figure = curves(chosen)
+        else:
+            figure = _bars(chosen) if all(row["x"] is None for row in chosen) else _lines(chosen, family)
         title = FAMILIES[family].title if family in FAMILIES else family
         figure.suptitle(f"{title}\n{_where(chosen[0])}", fontsize=11)
         files.append(folder / f"{family.replace(' ', '-')}.png")
@@ -47,19 +53,20 @@ def _lines(rows: list[Row], family: str):
     from matplotlib.figure import Figure
 
     directions = [d for d in DIRECTIONS if any(row["direction"] == d for row in rows)]
+    models = dict(zip(dict.fromkeys(row["model"] for row in rows if "model" in row), cycle(OF_MODELS), strict=False))
     figure = Figure(figsize=(1.2 + 3.9 * len(directions), 6.6), dpi=140, layout="constrained")
     axes = figure.subplots(2, len(directions), sharex="col", sharey="row", squeeze=False)
     for column, direction in enumerate(directions):
         top, bottom = axes[0][column], axes[1][column]
         for name, points in _series([row for row in rows if row["direction"] == direction]):
-            _draw(top, bottom, name, points)
+            _draw(top, bottom, name, points, models)
         top.set(xscale="log", yscale="log", title=DIRECTIONS[direction])
         bottom.set(xscale="log", yscale="log", xlabel=FAMILIES[family].axis if family in FAMILIES else "size")
         bottom.axhline(1, color=COLOURS["pkernels"], linewidth=1)
         _ticks(bottom, sorted({row["x"] for row in rows if row["x"] is not None}))
         for ax in (top, bottom):
             ax.grid(True, which="major", color="#dddddd", linewidth=0.6)
-    axes[0][0].set_ylabel("milliseconds per head")
+    axes[0][0].set_ylabel("milliseconds per head" if "shape" in rows[0] else "milliseconds")
     axes[1][0].set_ylabel("time over pkernels'")
     handles, labels = {}, None
     for ax in axes[0]:
@@ -70,10 +77,11 @@ def _lines(rows: list[Row], family: str):
 
 
 def _series(rows: list[Row]) -> Iterable[tuple[tuple[str, str, str], list[Row]]]:
-    """Points of one contender and dtype; cases that share an x (padded, packed) stay apart."""
+    """Points of one contender and dtype; cases that share an x (padded, packed, models) stay apart."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        kind = "packed" if "packed" in row["case"] else "padded" if "padded" in row["case"] else ""
+        ragged = next((kind for kind in ("packed", "padded") if kind in row["case"]), "")
+        kind = row.get("model", ragged)
         groups.setdefault((row["contender"], row.get("dtype", ""), kind), []).append(row)
     return [(name, _one_each(points)) for name, points in groups.items()]
 
@@ -90,12 +98,12 @@ def _heads(row: Row) -> int:
     return row["shape"]["B"] * row["shape"]["H"] if "shape" in row else 1
 
 
-def _draw(top, bottom, name: tuple[str, str, str], points: list[Row]) -> None:
+def _draw(top, bottom, name: tuple[str, str, str], points: list[Row], models: dict[str, str]) -> None:
     contender, dtype, kind = name
     colour, style = COLOURS.get(contender, "#444444"), STYLES.get(dtype, "-")
     x = [row["x"] for row in points]
     label = " ".join(filter(None, (contender, kind, {"float32": "fp32", "bfloat16": "bf16"}.get(dtype, dtype))))
-    marker = "D" if kind == "packed" else MARKERS.get(dtype, "o")
+    marker = "D" if kind == "packed" else models.get(kind) or MARKERS.get(dtype, "o")
     look = {"color": colour, "linestyle": style, "marker": marker, "markersize": 4, "linewidth": 1.5}
 
     def scaled(quantile: str) -> list[float]:

@@ -16,6 +16,8 @@ from .timing import Times, interleave
 from .turn import Ready, is_ours, ready
 from .workload import Inputs, Workload
 
+LATE = "no time was left in the quick run; --only picks cases, --full runs all"
+
 
 class Runner:
     """Measures cases on one device.
@@ -47,8 +49,7 @@ class Runner:
 
     def late(self, case: Case) -> list[Row]:
         """Rows of a case for which no time was left."""
-        reason = "no time was left in the quick run; --only picks cases, --full runs all"
-        return [self._row(case, entry, d, skip=reason) for entry in case.entries for d in case.directions]
+        return [self._row(case, entry, d, skip=LATE) for entry in case.entries for d in case.directions]
 
     def _verdict(self, entry: Entry, case: Case) -> Verdict:
         gradients = len(case.directions) > 1

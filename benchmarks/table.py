@@ -64,8 +64,15 @@ def _cells(row: Row, repeat: bool) -> Iterable[Text | str]:
         f"{row['ratio']:.2f}" if row.get("ratio") else "",
         f"{row['rate']:.{0 if row['rate'] >= 10 else 1}f} {row['unit']}" if row.get("rate") is not None else "",
         f"{100 * row['share']:.0f} %" if row.get("share") else "",
-        f"{row['memory'] / 2**20:.1f} MiB" if row.get("memory") is not None else "",
+        _memory(row),
     )
+
+
+def _memory(row: Row) -> str:
+    if row.get("memory") is None:
+        return ""
+    ratio = f" ({row['memory_ratio']:.1f}x)" if row.get("memory_ratio") not in (None, 1) else ""
+    return f"{row['memory'] / 2**20:.1f} MiB{ratio}"
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,97 @@
+"""A model as pkernels builds it and as transformers has it: what an entry of this folder says."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pkernels.models import Model, build
+from pkernels.models.parts.config import BaseConfig
+
+Attend = Callable[[Tensor], Tensor]
+"""From hidden states ``(1, S, width)`` to the states that an attention module makes of them."""
+
+
+def nothing(length: int, device: str) -> dict[str, Tensor]:
+    """Arguments of a model that is called with token ids alone."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model over one long text. Its memory must grow in proportion to the length, or faster.
+
+    Attributes:
+        name: As tables show it.
+        architecture: The class in transformers, and what ``pkernels.models.build`` calls it.
+        config: From length and layers to our config, with the vocabulary of ``corpus`` and
+            without dropout, whose bits would differ.
+        sizes: (length, layers) of ``--full``.
+        quick: The same of a quick run.
+        arguments: From length and device to what both are called with beside ``input_ids``.
+        attention: From both models, a length and a device to the first layer's attention of
+            each, projections included: what the family "long attention" measures.
+        lengths: Of the attention alone, in ``--full``.
+        tolerance: Largest absolute difference of the states, which are of size 1.
+    """
+
+    name: str
+    architecture: str
+    config: Callable[[int, int], BaseConfig]
+    sizes: tuple[tuple[int, int], ...]
+    quick: tuple[tuple[int, int], ...] = ()
+    arguments: Callable[[int, str], Mapping[str, Tensor]] = nothing
+    attention: Callable[[Any, Any, int, str], tuple[Attend, Attend]] | None = None
+    lengths: tuple[int, ...] = ()
+    tolerance: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A small model that is trained for a few hundred steps.
+
+    Attributes:
+        name: As the command line has it.
+        architecture: With a head whose output has a ``loss``; otherwise as an encoder's.
+        config: From the length to our config, without dropout.
+        objective: From token ids ``(B, S)`` and a generator to the arguments of the model,
+            ``labels`` among them.
+        length, batch, rate: Tokens of a row, rows of a batch, and AdamW's learning rate.
+        tolerance: Largest difference of the losses of the first steps.
+    """
+
+    name: str
+    architecture: str
+    config: Callable[[int], BaseConfig]
+    objective: Callable[[Tensor, torch.Generator], dict[str, Tensor]]
+    length: int = 1024
+    batch: int = 4
+    rate: float = 1e-3
+    tolerance: float = 1e-4
+
+
+def twins(architecture: str, config: BaseConfig, device: str, noise: float = 0.0) -> tuple[Model, nn.Module]:
+    """A new model of ours, and transformers' with the same weights, which went through files.
+
+    Args:
+        noise: Standard deviation of what is added to every parameter. Without it attention is
+            nearly uniform, biases are 0 and projections copies of others, which hides errors.
+    """
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    with torch.random.fork_rng(devices=()), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        ours = build(architecture, config)
+        for parameter in ours.parameters():
+            parameter.data += noise * torch.randn_like(parameter)
+        ours.save_pretrained(folder)
+        theirs = getattr(transformers, architecture).from_pretrained(folder, dtype=torch.float32)
+    for parameter in theirs.parameters():  # out of the file, whose pages would count as memory of the first call
+        parameter.data = parameter.data.clone()
+    return ours.to(device), theirs.to(device)
