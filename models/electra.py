@@ -47,6 +47,7 @@ from .parts.heads import (
     TokenClassification,
     WordPredictor,
     flat_choices,
+    labels_of,
 )
 from .parts.keys import KeyMap, Same, encoder_rules
 from .parts.layers import ACTIVATIONS, initialise
@@ -136,9 +137,7 @@ class Discriminator(nn.Module):
         scores = self.score(self.act(self.dense(states.last))).squeeze(-1)
         loss = None
         if labels is not None:
-            if tuple(labels.shape) != tuple(layout.shape):
-                raise ValueError(f"labels: shape {tuple(layout.shape)} is allowed, got {tuple(labels.shape)}")
-            replaced = layout.labels(labels)
+            replaced = labels_of(layout, labels, classes=2)
             counted = replaced != IGNORED
             losses = F.binary_cross_entropy_with_logits(scores, replaced.to(scores.dtype), reduction="none")
             loss = losses.where(counted, 0).sum() / counted.sum()

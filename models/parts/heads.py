@@ -260,9 +260,14 @@ def token_loss(layout: Whole, logits: Tensor, labels: Tensor | None) -> Tensor |
     """Mean cross-entropy over labelled tokens; ``logits`` of the layout's tokens."""
     if labels is None:
         return None
+    return F.cross_entropy(logits.flatten(0, 1), labels_of(layout, labels, logits.shape[-1]).flatten())
+
+
+def labels_of(layout: Whole, labels: Tensor, classes: int) -> Tensor:
+    """``labels (B, S)`` of the layout's tokens, -100 or below ``classes``."""
     if tuple(labels.shape) != tuple(layout.shape):
         raise ValueError(f"labels: shape {tuple(layout.shape)} is allowed, got {tuple(labels.shape)}")
-    return F.cross_entropy(logits.flatten(0, 1), _classes("labels", layout.labels(labels).flatten(), logits))
+    return _checked("labels", layout.labels(labels), classes)
 
 
 def class_loss(name: str, logits: Tensor, labels: Tensor | None) -> Tensor | None:
@@ -271,14 +276,14 @@ def class_loss(name: str, logits: Tensor, labels: Tensor | None) -> Tensor | Non
         return None
     if labels.numel() != logits.shape[0]:
         raise ValueError(f"{name}: shape ({logits.shape[0]},) is allowed, got {tuple(labels.shape)}")
-    return F.cross_entropy(logits, _classes(name, labels.reshape(-1), logits))
+    return F.cross_entropy(logits, _checked(name, labels.reshape(-1), logits.shape[-1]))
 
 
-def _classes(name: str, labels: Tensor, logits: Tensor) -> Tensor:
+def _checked(name: str, labels: Tensor, classes: int) -> Tensor:
     look = labels.device.type == "cpu" and labels.numel() > 0 and not torch.compiler.is_compiling()
-    if look and bool((((labels < 0) & (labels != IGNORED)) | (labels >= logits.shape[-1])).any()):
+    if look and bool((((labels < 0) & (labels != IGNORED)) | (labels >= classes)).any()):
         raise ValueError(
-            f"{name}: {IGNORED} and 0 to {logits.shape[-1] - 1} are allowed, "
+            f"{name}: {IGNORED} and 0 to {classes - 1} are allowed, "
             f"got {int(labels.min())} to {int(labels.max())}"
         )
     return labels.long()
