@@ -106,9 +106,7 @@ class Body(Encoder):
     """Section 3.1: ``layers[group][i]`` are the distinct ones."""
 
     def __init__(self, c: Config) -> None:
-        groups = [
-            nn.ModuleList(layer_of(c) for _ in range(c.inner_group_num)) for _ in range(c.num_hidden_groups)
-        ]
+        groups = [nn.ModuleList(layer_of(c) for _ in range(c.inner_group_num)) for _ in range(c.num_hidden_groups)]
         super().__init__(embeddings_of(c, c.embedding_size), groups, nn.Linear(c.embedding_size, c.hidden_size))
         # In floating point, as published: it decides between groups of unequal size.
         self.groups = [int(step / (c.num_hidden_layers / c.num_hidden_groups)) for step in range(c.num_hidden_layers)]

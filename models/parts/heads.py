@@ -283,8 +283,7 @@ def _checked(name: str, labels: Tensor, classes: int) -> Tensor:
     look = labels.device.type == "cpu" and labels.numel() > 0 and not torch.compiler.is_compiling()
     if look and bool((((labels < 0) & (labels != IGNORED)) | (labels >= classes)).any()):
         raise ValueError(
-            f"{name}: {IGNORED} and 0 to {classes - 1} are allowed, "
-            f"got {int(labels.min())} to {int(labels.max())}"
+            f"{name}: {IGNORED} and 0 to {classes - 1} are allowed, got {int(labels.min())} to {int(labels.max())}"
         )
     return labels.long()
 
