@@ -53,7 +53,7 @@ class Config(ClassifierConfig):
     model_type: ClassVar[str] = "roberta"
 
     vocab_size: int = 50265
-    pad_token_id: int = 1  # type: ignore[assignment]
+    pad_token_id: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +71,7 @@ class Config(ClassifierConfig):
 
 def body(c: Config) -> Encoder:
     """Embeddings, whose positions know the padding, and layers."""
-    embeddings = embeddings_of(c, c.hidden_size, AfterPadding(c.pad_token_id))
+    embeddings = embeddings_of(c, c.hidden_size, numbering=AfterPadding(c.pad_token_id))
     return Encoder(embeddings, [layer_of(c) for _ in range(c.num_hidden_layers)])
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .attention import SelfAttention
 from .config import BaseConfig
-from .embeddings import AfterPadding, Embeddings, InOrder, inputs_layout
+from .embeddings import Embeddings, inputs_layout
 from .heads import PROBLEMS, States
 from .layers import ACTIVATIONS, FeedForward, PostNorm
 from .layouts import Whole
@@ -95,11 +95,11 @@ def layer_of(c: EncoderConfig) -> Layer:
     )  # fmt: skip
 
 
-def embeddings_of(c: EncoderConfig, width: int, numbering: InOrder | AfterPadding = InOrder()) -> Embeddings:
-    """Embeddings of ``width`` as the config says."""
+def embeddings_of(c: EncoderConfig, width: int, **more: Any) -> Embeddings:
+    """Embeddings of ``width`` as the config says; ``more`` arguments as :class:`Embeddings` takes them."""
     return Embeddings(
         c.vocab_size, c.max_position_embeddings, c.type_vocab_size, width,
-        eps=c.layer_norm_eps, dropout=c.hidden_dropout_prob, padding=c.pad_token_id, numbering=numbering,
+        eps=c.layer_norm_eps, dropout=c.hidden_dropout_prob, padding=c.pad_token_id, **more,
     )  # fmt: skip
 
 

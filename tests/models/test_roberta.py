@@ -97,9 +97,7 @@ def test_old_files_with_copies_buffers_and_a_pooler_load(tmp_path: Path) -> None
     tensors["roberta.embeddings.position_ids"] = torch.arange(40)[None]
     tensors |= {"roberta.pooler.dense.weight": torch.ones(52, 52), "roberta.pooler.dense.bias": torch.ones(52)}
     torch.save(tensors, tmp_path / "pytorch_model.bin")
-    with pytest.warns(
-        UserWarning, match=r"no use for roberta\.pooler\.dense\.bias, roberta\.pooler\.dense\.weight: left"
-    ):
+    with pytest.warns(UserWarning, match=r"no use for roberta\.pooler\.dense\.bias, [a-z.]*\.weight: left"):
         ours = from_pretrained(tmp_path, architecture="RobertaForMaskedLM")
     ids = torch.tensor([[0, 7, 8, 2]])
     assert_close(ours(ids).logits, oracle(ids).logits, "logits")
