@@ -73,6 +73,11 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(dropout)
 
+    @property
+    def longest(self) -> int:
+        """Tokens in the longest sequence for which there are positions."""
+        return self.positions.num_embeddings - self.numbering.first
+
     def forward(
         self,
         layout: Whole,
@@ -112,10 +117,9 @@ class Embeddings(nn.Module):
     def _positions(self, position_ids: Tensor | None, layout: Whole, ids: Tensor | None) -> Tensor:
         if position_ids is not None:
             return _ids("position_ids", position_ids, layout, self.positions)
-        limit = self.positions.num_embeddings - self.numbering.first
-        if layout.longest > limit:
+        if layout.longest > self.longest:
             raise ValueError(
-                f"input_ids: at most {limit} tokens (max_position_embeddings) in a sequence are allowed, "
+                f"input_ids: at most {self.longest} tokens (max_position_embeddings) in a sequence are allowed, "
                 f"got {layout.longest}"
             )
         return self.numbering(layout, ids)

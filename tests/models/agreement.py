@@ -171,3 +171,14 @@ def assert_dropout_is_in_attention(model: nn.Module, **kind: Any) -> None:
     assert not torch.equal(run(1), run(2))
     model.eval()
     assert torch.equal(run(1), run(2))
+
+
+def assert_traces(model: Model, **kind: Any) -> None:
+    """One graph, for a mask and for lengths, that agrees with eager calls."""
+    mask = MASKS["right"]
+    given = inputs(mask, **kind)
+    tokens = {name: x for name, x in given.items() if name != "attention_mask"}
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    want = model(**given).last_hidden_state
+    assert_close(compiled(**given).last_hidden_state, want, "with a mask")
+    assert_close(compiled(**tokens, lengths=mask.sum(1)).last_hidden_state, want, "with lengths")

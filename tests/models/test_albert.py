@@ -118,6 +118,11 @@ def test_a_pretraining_file_loads_as_masked_lm_and_the_rest_is_left_out(tmp_path
     assert_close(ours(ids).logits, oracle(ids).prediction_logits, "logits")
 
 
+@pytest.mark.compiles
+def test_traces_in_one_graph() -> None:
+    agreement.assert_traces(build("AlbertModel", albert.Config(**TINY)).eval())
+
+
 def test_parameter_counts_of_the_published_sizes() -> None:
     assert count("AlbertForPreTraining", albert.Config.base()) == 11_813_810
     assert count("AlbertModel", albert.Config.base()) == 11_683_584

@@ -96,6 +96,11 @@ def test_old_files_with_a_copy_of_the_words_load(tmp_path: Path) -> None:
     assert_close(bare(ids).last_hidden_state, oracle.distilbert(ids).last_hidden_state, "last_hidden_state")
 
 
+@pytest.mark.compiles
+def test_traces_in_one_graph() -> None:
+    agreement.assert_traces(build("DistilBertModel", distilbert.Config(**TINY)).eval(), **KIND)
+
+
 def test_parameter_counts_of_the_published_sizes() -> None:
     assert count("DistilBertForMaskedLM", distilbert.Config.base()) == 66_985_530
     assert count("DistilBertModel", distilbert.Config.base()) == 66_362_880

@@ -135,6 +135,11 @@ def test_generators_share_the_discriminators_embeddings() -> None:
         electra.Config.small().generator(0)
 
 
+@pytest.mark.compiles
+def test_traces_in_one_graph() -> None:
+    agreement.assert_traces(build("ElectraModel", electra.Config(**TINY)).eval())
+
+
 def test_parameter_counts_of_the_published_sizes() -> None:
     assert count("ElectraForPreTraining", electra.Config.small()) == 13_549_057
     assert count("ElectraForPreTraining", electra.Config.base()) == 109_483_009

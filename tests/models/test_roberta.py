@@ -109,6 +109,11 @@ def test_a_head_that_the_file_lacks_is_named(tmp_path: Path) -> None:
         from_pretrained(tmp_path, architecture="RobertaModel")
 
 
+@pytest.mark.compiles
+def test_traces_in_one_graph() -> None:
+    agreement.assert_traces(build("RobertaModel", roberta.Config(**TINY)).eval(), **KIND)
+
+
 def test_parameter_counts_of_the_published_sizes() -> None:
     assert count("RobertaForMaskedLM", roberta.Config.base()) == 124_697_433
     assert count("RobertaForMaskedLM", roberta.Config.large()) == 355_412_057
