@@ -4,6 +4,7 @@ transformers', and either loads what the other saves."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,17 @@ def assert_dropout_is_in_attention(model: nn.Module, **kind: Any) -> None:
     assert not torch.equal(run(1), run(2))
     model.eval()
     assert torch.equal(run(1), run(2))
+
+
+def assert_head_drops(architecture: str, config: Callable[[float], BaseConfig]) -> None:
+    """Its one dropout, by probability, is at work while it trains."""
+    ids = torch.tensor([[5, 6, 7]])
+    ids = ids[None] if architecture.endswith("ForMultipleChoice") else ids
+    for probability, differs in ((0.0, False), (0.5, True)):
+        model = build(architecture, config(probability)).train()
+        torch.manual_seed(0)
+        first, second = (next(x for x in vars(model(ids)).values() if x is not None) for _ in range(2))
+        assert torch.equal(first, second) != differs
 
 
 def assert_traces(model: Model, **kind: Any) -> None:

@@ -71,15 +71,16 @@ def test_attention_dropout_follows_the_seed_and_training_mode() -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "dropout"),
-    [("DistilBertForQuestionAnswering", "qa_dropout"), ("DistilBertForSequenceClassification", "seq_classif_dropout")],
+    [
+        ("DistilBertForQuestionAnswering", "qa_dropout"),
+        ("DistilBertForSequenceClassification", "seq_classif_dropout"),
+        ("DistilBertForMultipleChoice", "seq_classif_dropout"),
+        ("DistilBertForTokenClassification", "dropout"),
+    ],
 )
 def test_heads_have_dropouts_of_their_own(architecture: str, dropout: str) -> None:
     without = {"dropout": 0.0, "attention_dropout": 0.0, "qa_dropout": 0.0, "seq_classif_dropout": 0.0}
-    ids = torch.tensor([[5, 6, 7]])
-    for value, differs in ((0.0, False), (0.5, True)):
-        model = build(architecture, distilbert.Config(**TINY, **without | {dropout: value})).train()
-        first, second = (next(x for x in vars(model(ids)).values() if x is not None) for _ in range(2))
-        assert torch.equal(first, second) != differs
+    agreement.assert_head_drops(architecture, lambda p: distilbert.Config(**TINY | without | {dropout: p}))
 
 
 def test_old_files_with_a_copy_of_the_words_load(tmp_path: Path) -> None:

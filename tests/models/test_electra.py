@@ -104,6 +104,19 @@ def test_attention_dropout_follows_the_seed_and_training_mode() -> None:
     agreement.assert_dropout_is_in_attention(build("ElectraModel", config))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "dropout"),
+    [
+        ("ElectraForMultipleChoice", "summary_last_dropout"),
+        ("ElectraForSequenceClassification", "classifier_dropout"),
+        ("ElectraForTokenClassification", "classifier_dropout"),
+    ],
+)
+def test_heads_have_dropouts_of_their_own(architecture: str, dropout: str) -> None:
+    without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "summary_last_dropout": 0.0}
+    agreement.assert_head_drops(architecture, lambda p: electra.Config(**TINY | without | {dropout: p}))
+
+
 @pytest.mark.parametrize("trained", ["ElectraForPreTraining", "ElectraForMaskedLM"])
 def test_either_model_loads_as_a_bare_one(tmp_path: Path, trained: str) -> None:
     oracle = getattr(transformers, trained)(tiny()).eval()
@@ -131,6 +144,7 @@ def test_generators_share_the_discriminators_embeddings() -> None:
         assert generator.num_attention_heads == heads
         assert generator.hidden_size == config.hidden_size * fraction
         assert generator.intermediate_size == config.intermediate_size * fraction
+    assert electra.Config.small().generator(1 / 16).num_attention_heads == 1
     with pytest.raises(ValueError, match=r"fraction: in \(0, 1\]"):
         electra.Config.small().generator(0)
 

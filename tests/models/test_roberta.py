@@ -36,7 +36,7 @@ def tiny(**changes) -> transformers.RobertaConfig:
 @pytest.mark.parametrize("architecture", roberta.HEADS)
 @pytest.mark.parametrize("padding", MASKS)
 def test_heads_agree_with_transformers(tmp_path: Path, architecture: str, padding: str, dtype: torch.dtype) -> None:
-    config = tiny(num_labels=labels_number(architecture))
+    config = tiny(num_labels=labels_number(architecture), hidden_act="relu" if padding == "left" else "gelu")
     mask = MASKS[padding]
     agreement.assert_head_agrees(tmp_path, architecture, config, mask, labels_for(architecture, mask), dtype, **KIND)
 
@@ -107,6 +107,12 @@ def test_a_head_that_the_file_lacks_is_named(tmp_path: Path) -> None:
     transformers.RobertaForMaskedLM(tiny()).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"missing: roberta\.pooler\.dense\.bias, roberta\.pooler\.dense\.weight"):
         from_pretrained(tmp_path, architecture="RobertaModel")
+
+
+@pytest.mark.parametrize("architecture", ["RobertaForSequenceClassification", "RobertaForTokenClassification"])
+def test_classifiers_have_a_dropout_of_their_own(architecture: str) -> None:
+    without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    agreement.assert_head_drops(architecture, lambda p: roberta.Config(**TINY | without, classifier_dropout=p))
 
 
 @pytest.mark.compiles
