@@ -18,70 +18,35 @@ weights (google-research/bert, and transformers for the names).
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from .parts.attention import SelfAttention
-from .parts.config import BaseConfig
-from .parts.embeddings import Embeddings, inputs_layout
+from .parts.encoder import ClassifierConfig, Encoder, embeddings_of, layer_of
 from .parts.heads import (
-    PROBLEMS,
     Bare,
     MaskedLM,
+    MultipleChoice,
     PairRelation,
     Pooler,
     QuestionAnswering,
     SequenceClassification,
-    States,
     TokenClassification,
     WordPredictor,
     WordsAndRelation,
+    flat_choices,
 )
-from .parts.keys import KeyMap, Same, encoder_rules
-from .parts.layers import ACTIVATIONS, FeedForward, PostNorm, initialise
-from .parts.layouts import Whole
+from .parts.keys import BERT_HEADS, KeyMap, Same, encoder_rules, tied_words
+from .parts.layers import initialise
 from .parts.model import Family
 
 
 @dataclass(frozen=True)
-class Config(BaseConfig):
+class Config(ClassifierConfig):
     """Section 3: L layers, hidden size H, A heads; the defaults are BERT-base (uncased)."""
 
     model_type: ClassVar[str] = "bert"
-    only: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "position_embedding_type": ("absolute",),
-        "is_decoder": (False,),
-        "add_cross_attention": (False,),
-        "tie_word_embeddings": (True,),
-    }
-
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-    pad_token_id: int | None = 0
-    classifier_dropout: float | None = None
-    problem_type: str | None = None
-
-    def __post_init__(self) -> None:
-        self.check_positive("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-        self.check_positive("intermediate_size", "max_position_embeddings", "type_vocab_size")
-        self.check_probability("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
-        self.check_heads("hidden_size", "num_attention_heads")
-        self.check_choice("hidden_act", ACTIVATIONS)
-        self.check_choice("problem_type", (None, *PROBLEMS))
 
     @classmethod
     def base(cls) -> Config:
@@ -96,71 +61,42 @@ class Config(BaseConfig):
         """MiniLM-L6-H384 (Wang et al. 2020, arXiv:2002.10957)."""
         return cls(hidden_size=384, num_hidden_layers=6, intermediate_size=1536)
 
+    @classmethod
+    def macbert(cls) -> Config:
+        """MacBERT-base (Cui et al. 2020, arXiv:2004.13922): BERT's architecture, Chinese words."""
+        return cls(vocab_size=21128)
 
-class Layer(nn.Module):
-    """Section 3: self-attention, then a feed-forward network, each normed after its residual."""
+    @classmethod
+    def tinybert4(cls) -> Config:
+        """TinyBERT4 (Jiao et al. 2020, arXiv:1909.10351), the student of 4 layers."""
+        return cls(hidden_size=312, num_hidden_layers=4, intermediate_size=1200)
 
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        attention = SelfAttention(c.hidden_size, c.num_attention_heads, dropout=c.attention_probs_dropout_prob)
-        feed_forward = FeedForward(c.hidden_size, c.intermediate_size, c.hidden_act)
-        norm = {"eps": c.layer_norm_eps, "dropout": c.hidden_dropout_prob}
-        self.attention = PostNorm(attention, c.hidden_size, **norm)
-        self.feed_forward = PostNorm(feed_forward, c.hidden_size, **norm)
-
-    def forward(self, x: Tensor, layout: Whole) -> Tensor:
-        return self.feed_forward(self.attention(x, layout))
+    @classmethod
+    def tinybert6(cls) -> Config:
+        """TinyBERT6 (there), the student of 6 layers."""
+        return cls(num_hidden_layers=6)
 
 
-class Body(nn.Module):
+def body(c: Config) -> Encoder:
     """Figure 2 and section 3: embeddings and L layers."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.embeddings = Embeddings(
-            c.vocab_size, c.max_position_embeddings, c.type_vocab_size, c.hidden_size,
-            eps=c.layer_norm_eps, dropout=c.hidden_dropout_prob, padding=c.pad_token_id,
-        )  # fmt: skip
-        self.layers = nn.ModuleList(Layer(c) for _ in range(c.num_hidden_layers))
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        *,
-        lengths: Tensor | None = None,
-        offsets: Tensor | None = None,
-        output_hidden_states: bool = False,
-    ) -> States:
-        layout = inputs_layout(input_ids, inputs_embeds, attention_mask, lengths, offsets)
-        x = self.embeddings(layout, input_ids, token_type_ids, position_ids, inputs_embeds)
-        trace = deque([x], maxlen=None if output_hidden_states else 1)
-        for layer in self.layers:
-            trace.append(layer(trace[-1], layout))
-        states = tuple(layout.unpack(x) for x in trace) if output_hidden_states else None
-        return States(trace[-1], layout, self.embeddings.words.weight, states)
+    return Encoder(embeddings_of(c, c.hidden_size), [layer_of(c) for _ in range(c.num_hidden_layers)])
 
 
 def _words(c: Config) -> WordPredictor:
     return WordPredictor(c.hidden_size, c.hidden_size, c.vocab_size, act=c.hidden_act, eps=c.layer_norm_eps)
 
 
-def _classifier(c: Config) -> tuple[nn.Linear, float]:
-    dropout = c.hidden_dropout_prob if c.classifier_dropout is None else c.classifier_dropout
-    return nn.Linear(c.hidden_size, c.num_labels), dropout
-
-
 def _of_sequences(c: Config) -> SequenceClassification:
-    classifier, dropout = _classifier(c)
-    return SequenceClassification(Pooler(c.hidden_size), classifier, dropout=dropout, problem=c.problem_type)
+    classifier = nn.Linear(c.hidden_size, c.num_labels)
+    return SequenceClassification(Pooler(c.hidden_size), classifier, dropout=c.head_dropout, problem=c.problem_type)
 
 
 def _of_tokens(c: Config) -> TokenClassification:
-    classifier, dropout = _classifier(c)
-    return TokenClassification(classifier, dropout=dropout)
+    return TokenClassification(nn.Linear(c.hidden_size, c.num_labels), dropout=c.head_dropout)
+
+
+def _of_choices(c: Config) -> MultipleChoice:
+    return MultipleChoice(Pooler(c.hidden_size), nn.Linear(c.hidden_size, 1), dropout=c.head_dropout)
 
 
 # Sections 3.1 (pre-training) and 3.2, 4 (fine-tuning).
@@ -172,25 +108,16 @@ HEADS = {
     "BertForSequenceClassification": _of_sequences,
     "BertForTokenClassification": _of_tokens,
     "BertForQuestionAnswering": lambda c: QuestionAnswering(nn.Linear(c.hidden_size, 2)),
+    "BertForMultipleChoice": _of_choices,
 }
+
+ARGUMENTS = {"BertForMultipleChoice": lambda c, given: flat_choices(given)}
 
 KEYS = KeyMap(
     prefix="bert",
-    rules={
-        **encoder_rules("bert"),
-        "head.pooler": Same("bert.pooler"),
-        "head.words.dense": Same("cls.predictions.transform.dense"),
-        "head.words.norm": Same("cls.predictions.transform.LayerNorm"),
-        "head.words.bias": Same("cls.predictions.bias"),
-        "head.relation": Same("cls.seq_relationship"),
-        "head.classifier": Same("classifier"),
-        "head.spans": Same("qa_outputs"),
-    },
-    tied={
-        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    },
+    rules={**encoder_rules("bert"), **BERT_HEADS, "head.pooler": Same("bert.pooler")},
+    tied=tied_words("bert", "cls.predictions"),
     ignored=(r"embeddings\.position_ids$", r"embeddings\.token_type_ids$"),
 )
 
-FAMILY = Family(Config, Body, HEADS, KEYS, lambda model, c: initialise(model, c.initializer_range))
+FAMILY = Family(Config, body, HEADS, KEYS, lambda model, c: initialise(model, c.initializer_range), ARGUMENTS)

@@ -53,7 +53,7 @@ from .parts.heads import (
     WordsAndRelation,
     flat_choices,
 )
-from .parts.keys import KeyMap, Same, encoder_rules
+from .parts.keys import BERT_HEADS, KeyMap, Same, encoder_rules, tied_words
 from .parts.layers import ACTIVATIONS, FeedForward, PostNorm, initialise
 from .parts.layouts import Whole
 from .parts.model import Family
@@ -315,22 +315,15 @@ KEYS = KeyMap(
     prefix="bert",
     rules={
         **encoder_rules("bert"),
+        **BERT_HEADS,
         "head.pooler.dense": Same("bert.pooler"),
         "head.unused": Same("bert.pooler"),
-        "head.words.dense": Same("cls.predictions.transform.dense"),
-        "head.words.norm": Same("cls.predictions.transform.LayerNorm"),
-        "head.words.bias": Same("cls.predictions.bias"),
-        "head.relation": Same("cls.seq_relationship"),
-        "head.classifier": Same("classifier"),
         "head.spans.feed_forward.up": Same("qa_classifier.intermediate.dense"),
         "head.spans.feed_forward.down": Same("qa_classifier.output.dense"),
         "head.spans.norm": Same("qa_classifier.output.LayerNorm"),
         "head.spans.ends": Same("qa_classifier.qa_outputs"),
     },
-    tied={
-        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    },
+    tied=tied_words("bert", "cls.predictions"),
     ignored=(r"embeddings\.position_ids$", r"embeddings\.token_type_ids$"),
 )
 

@@ -62,7 +62,7 @@ from .parts.heads import (
     WordPredictor,
     flat_choices,
 )
-from .parts.keys import KeyMap, Same, Stacked, encoder_rules
+from .parts.keys import ROBERTA_HEADS, KeyMap, Same, Stacked, encoder_rules, tied_words
 from .parts.layers import ACTIVATIONS, FeedForward, PostNorm, initialise
 from .parts.layouts import Whole
 from .parts.model import Family
@@ -280,19 +280,12 @@ KEYS = KeyMap(
     prefix="longformer",
     rules={
         **encoder_rules("longformer"),
+        **ROBERTA_HEADS,
         "body.layers.{}.attention.inner.global_q": Same(f"{_SELF}.query_global"),
         "body.layers.{}.attention.inner.global_kv": Stacked((f"{_SELF}.key_global", f"{_SELF}.value_global")),
         "head.pooler": Same("longformer.pooler"),
-        "head.words.dense": Same("lm_head.dense"),
-        "head.words.norm": Same("lm_head.layer_norm"),
-        "head.words.bias": Same("lm_head.bias"),
-        "head.classifier": Same("classifier"),
-        "head.spans": Same("qa_outputs"),
     },
-    tied={
-        "lm_head.decoder.weight": "longformer.embeddings.word_embeddings.weight",
-        "lm_head.decoder.bias": "lm_head.bias",
-    },
+    tied=tied_words("longformer", "lm_head"),
     ignored=(r"embeddings\.position_ids$",),
 )
 

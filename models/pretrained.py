@@ -16,9 +16,13 @@ from .parts.model import Family, Model
 
 # model_type in config.json -> module of the family.
 FAMILIES = {
+    "albert": "albert",
     "bert": "bert",
     "big_bird": "bigbird",
+    "distilbert": "distilbert",
+    "electra": "electra",
     "longformer": "longformer",
+    "roberta": "roberta",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -79,7 +80,8 @@ class Encoder:
         """
         folder = Path(local_dir)
         model = from_pretrained(folder, dtype=dtype).to(device)
-        limit = getattr(model.config, "max_position_embeddings", 512)
+        embeddings: Any = model.body.embeddings
+        limit = embeddings.longest
         settings = folder / "sentence_bert_config.json"
         if settings.is_file():
             limit = min(limit, files.read_json(settings).get("max_seq_length") or limit)

@@ -5,5 +5,5 @@ Each file imports only from files before it::
     layouts  layers  config  files  keys  outputs
     attention  embeddings  objectives  chosen
     heads
-    model
+    encoder  model
 """

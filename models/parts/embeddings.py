@@ -44,7 +44,7 @@ class Embeddings(nn.Module):
     """``dropout(norm(word + type + position))`` (Devlin et al. 2019, arXiv:1810.04805, figure 2).
 
     Args:
-        words, positions, types: Sizes of the three tables.
+        words, positions, types: Sizes of the three tables; without types there is no such table.
         padding: Id of the padding token; its row starts at 0 and gets no gradient here.
         numbering: Where a token stands, if the caller does not say it.
         scale: Factor of the words.
@@ -69,9 +69,14 @@ class Embeddings(nn.Module):
         self.numbering, self.scale, self.norm_last = numbering, scale, norm_last
         self.words = nn.Embedding(words, width, padding_idx=padding)
         self.positions = nn.Embedding(positions, width, padding_idx=numbering.padding)
-        self.types = nn.Embedding(types, width)
+        self.types = nn.Embedding(types, width) if types else None
         self.norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(dropout)
+
+    @property
+    def longest(self) -> int:
+        """Tokens in the longest sequence for which there are positions."""
+        return self.positions.num_embeddings - self.numbering.first
 
     def forward(
         self,
@@ -96,20 +101,25 @@ class Embeddings(nn.Module):
                 wanted = (*layout.shape, self.words.embedding_dim)
                 raise ValueError(f"inputs_embeds: shape {wanted} is allowed, got {tuple(inputs_embeds.shape)}")
             words = layout.pack(inputs_embeds)
-        types = self.types.weight[0]
-        if token_type_ids is not None:
-            types = self.types(_ids("token_type_ids", token_type_ids, layout, self.types))
         words = words if self.scale == 1 else words * self.scale
-        x = words + types + self.positions(self._positions(position_ids, layout, ids))
+        x = self._typed(words, token_type_ids, layout) + self.positions(self._positions(position_ids, layout, ids))
         return self.norm(self.dropout(x)) if self.norm_last else self.dropout(self.norm(x))
+
+    def _typed(self, words: Tensor, token_type_ids: Tensor | None, layout: Whole) -> Tensor:
+        if self.types is None:
+            if token_type_ids is not None:
+                raise ValueError("token_type_ids: None is allowed: the model knows no segments")
+            return words
+        if token_type_ids is None:
+            return words + self.types.weight[0]
+        return words + self.types(_ids("token_type_ids", token_type_ids, layout, self.types))
 
     def _positions(self, position_ids: Tensor | None, layout: Whole, ids: Tensor | None) -> Tensor:
         if position_ids is not None:
             return _ids("position_ids", position_ids, layout, self.positions)
-        limit = self.positions.num_embeddings - self.numbering.first
-        if layout.longest > limit:
+        if layout.longest > self.longest:
             raise ValueError(
-                f"input_ids: at most {limit} tokens (max_position_embeddings) in a sequence are allowed, "
+                f"input_ids: at most {self.longest} tokens (max_position_embeddings) in a sequence are allowed, "
                 f"got {layout.longest}"
             )
         return self.numbering(layout, ids)

@@ -35,14 +35,15 @@ class States:
 
 
 class Pooler(nn.Module):
-    """``tanh(dense(first token))``, one vector per sequence."""
+    """``act(dense(first token))``, one vector per sequence."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, act: str = "tanh") -> None:
         super().__init__()
         self.dense = nn.Linear(width, width)
+        self.act = ACTIVATIONS[act]
 
     def forward(self, states: States) -> Tensor:
-        return torch.tanh(self.dense(states.layout.first(states.last)))
+        return self.act(self.dense(states.layout.first(states.last)))
 
 
 class First(nn.Module):
@@ -87,16 +88,17 @@ class WordPredictor(nn.Module):
 
 
 class Bare(nn.Module):
-    """No task: hidden states and the pooled first token."""
+    """No task: hidden states and, of families that have a pooler, the pooled first token."""
 
     targets = ()
 
-    def __init__(self, pooler: nn.Module) -> None:
+    def __init__(self, pooler: nn.Module | None = None) -> None:
         super().__init__()
         self.pooler = pooler
 
     def forward(self, states: States) -> Encoding:
-        return Encoding(states.layout.unpack(states.last), self.pooler(states), states.hidden_states)
+        pooled = None if self.pooler is None else self.pooler(states)
+        return Encoding(states.layout.unpack(states.last), pooled, states.hidden_states)
 
 
 class MaskedLM(nn.Module):
@@ -133,18 +135,19 @@ class WordsAndRelation(nn.Module):
 
     targets = ("labels", "next_sentence_label")
 
-    def __init__(self, words: nn.Module, pooler: nn.Module, relation: nn.Linear) -> None:
+    def __init__(self, words: nn.Module, pooler: nn.Module, relation: nn.Linear, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.words, self.pooler, self.relation = words, pooler, relation
+        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self, states: States, labels: Tensor | None = None, next_sentence_label: Tensor | None = None
     ) -> PreTraining:
         logits = self.words(states)
-        relation = self.relation(self.pooler(states))
+        relation = self.relation(self.dropout(self.pooler(states)))
         losses = (
             token_loss(states.layout, logits, labels),
-            class_loss("next_sentence_label", relation, next_sentence_label),
+            class_loss(self.targets[1], relation, next_sentence_label),
         )
         both = None if losses[0] is None or losses[1] is None else losses[0] + losses[1]
         return PreTraining(both, states.layout.unpack(logits), relation, states.hidden_states)
@@ -233,9 +236,10 @@ class QuestionAnswering(nn.Module):
 
     targets = ("start_positions", "end_positions", "questions")
 
-    def __init__(self, spans: nn.Module) -> None:
+    def __init__(self, spans: nn.Module, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.spans = spans
+        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self,
@@ -244,7 +248,7 @@ class QuestionAnswering(nn.Module):
         end_positions: Tensor | None = None,
         questions: Tensor | None = None,
     ) -> Span:
-        scores = states.layout.unpack(self.spans(states.last), fill=float("-inf"))
+        scores = states.layout.unpack(self.spans(self.dropout(states.last)), fill=float("-inf"))
         start, end = (scores if questions is None else scores - 1e6 * questions[..., None]).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
@@ -256,9 +260,14 @@ def token_loss(layout: Whole, logits: Tensor, labels: Tensor | None) -> Tensor |
     """Mean cross-entropy over labelled tokens; ``logits`` of the layout's tokens."""
     if labels is None:
         return None
+    return F.cross_entropy(logits.flatten(0, 1), labels_of(layout, labels, logits.shape[-1]).flatten())
+
+
+def labels_of(layout: Whole, labels: Tensor, classes: int) -> Tensor:
+    """``labels (B, S)`` of the layout's tokens, -100 or below ``classes``."""
     if tuple(labels.shape) != tuple(layout.shape):
         raise ValueError(f"labels: shape {tuple(layout.shape)} is allowed, got {tuple(labels.shape)}")
-    return F.cross_entropy(logits.flatten(0, 1), _classes("labels", layout.labels(labels).flatten(), logits))
+    return _checked("labels", layout.labels(labels), classes)
 
 
 def class_loss(name: str, logits: Tensor, labels: Tensor | None) -> Tensor | None:
@@ -267,15 +276,14 @@ def class_loss(name: str, logits: Tensor, labels: Tensor | None) -> Tensor | Non
         return None
     if labels.numel() != logits.shape[0]:
         raise ValueError(f"{name}: shape ({logits.shape[0]},) is allowed, got {tuple(labels.shape)}")
-    return F.cross_entropy(logits, _classes(name, labels.reshape(-1), logits))
+    return F.cross_entropy(logits, _checked(name, labels.reshape(-1), logits.shape[-1]))
 
 
-def _classes(name: str, labels: Tensor, logits: Tensor) -> Tensor:
+def _checked(name: str, labels: Tensor, classes: int) -> Tensor:
     look = labels.device.type == "cpu" and labels.numel() > 0 and not torch.compiler.is_compiling()
-    if look and bool((((labels < 0) & (labels != IGNORED)) | (labels >= logits.shape[-1])).any()):
+    if look and bool((((labels < 0) & (labels != IGNORED)) | (labels >= classes)).any()):
         raise ValueError(
-            f"{name}: {IGNORED} and 0 to {logits.shape[-1] - 1} are allowed, "
-            f"got {int(labels.min())} to {int(labels.max())}"
+            f"{name}: {IGNORED} and 0 to {classes - 1} are allowed, got {int(labels.min())} to {int(labels.max())}"
         )
     return labels.long()
 

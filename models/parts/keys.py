@@ -135,12 +135,9 @@ def encoder_rules(prefix: str) -> dict[str, Same | Stacked]:
         >>> KeyMap("bert", encoder_rules("bert")).theirs("body.layers.3.attention.inner.out.bias")[1]
         ['bert.encoder.layer.3.attention.output.dense.bias']
     """
-    layer, embeddings = f"{prefix}.encoder.layer.{{}}", f"{prefix}.embeddings"
+    layer = f"{prefix}.encoder.layer.{{}}"
     return {
-        "body.embeddings.words": Same(f"{embeddings}.word_embeddings"),
-        "body.embeddings.positions": Same(f"{embeddings}.position_embeddings"),
-        "body.embeddings.types": Same(f"{embeddings}.token_type_embeddings"),
-        "body.embeddings.norm": Same(f"{embeddings}.LayerNorm"),
+        **embeddings_rules(prefix),
         "body.layers.{}.attention.inner.qkv": Stacked(
             tuple(f"{layer}.attention.self.{name}" for name in ("query", "key", "value"))
         ),
@@ -150,3 +147,45 @@ def encoder_rules(prefix: str) -> dict[str, Same | Stacked]:
         "body.layers.{}.feed_forward.inner.down": Same(f"{layer}.output.dense"),
         "body.layers.{}.feed_forward.norm": Same(f"{layer}.output.LayerNorm"),
     }
+
+
+def embeddings_rules(prefix: str) -> dict[str, Same | Stacked]:
+    """BERT's names for embeddings alone."""
+    embeddings = f"{prefix}.embeddings"
+    return {
+        "body.embeddings.words": Same(f"{embeddings}.word_embeddings"),
+        "body.embeddings.positions": Same(f"{embeddings}.position_embeddings"),
+        "body.embeddings.types": Same(f"{embeddings}.token_type_embeddings"),
+        "body.embeddings.norm": Same(f"{embeddings}.LayerNorm"),
+    }
+
+
+# Names of heads in BERT's files.
+BERT_HEADS = {
+    "head.words.dense": Same("cls.predictions.transform.dense"),
+    "head.words.norm": Same("cls.predictions.transform.LayerNorm"),
+    "head.words.bias": Same("cls.predictions.bias"),
+    "head.relation": Same("cls.seq_relationship"),
+    "head.classifier": Same("classifier"),
+    "head.spans": Same("qa_outputs"),
+}
+
+# And in RoBERTa's.
+ROBERTA_HEADS = {
+    "head.words.dense": Same("lm_head.dense"),
+    "head.words.norm": Same("lm_head.layer_norm"),
+    "head.words.bias": Same("lm_head.bias"),
+    "head.classifier": Same("classifier"),
+    "head.spans": Same("qa_outputs"),
+}
+
+
+def tied_words(prefix: str, head: str) -> dict[str, str]:
+    """What the ``decoder`` of a word predictor ``head`` repeats.
+
+    Example:
+        >>> tied_words("bert", "cls.predictions")["cls.predictions.decoder.bias"]
+        'cls.predictions.bias'
+    """
+    words = f"{prefix}.embeddings.word_embeddings.weight"
+    return {f"{head}.decoder.weight": words, f"{head}.decoder.bias": f"{head}.bias"}

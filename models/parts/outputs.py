@@ -33,6 +33,16 @@ class PreTraining:
 
 
 @dataclass
+class OrderPreTraining:
+    """The same with ``sop_logits (B, 2)``, of sentence order prediction."""
+
+    loss: Tensor | None
+    prediction_logits: Tensor
+    sop_logits: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
 class Prediction:
     """``logits``: ``(B, S, V)`` of words, ``(B, S, labels)`` of tokens or ``(B, labels)`` of sequences."""
 
@@ -51,5 +61,5 @@ class Span:
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-for _output in (Encoding, PreTraining, Prediction, Span):
+for _output in (Encoding, PreTraining, OrderPreTraining, Prediction, Span):
     torch.export.register_dataclass(_output)

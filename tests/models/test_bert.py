@@ -14,6 +14,7 @@ from torch import Tensor
 from pkernels.models import bert, build, from_pretrained
 from pkernels.models.parts.objectives import mask_tokens
 
+from . import agreement
 from .pairs import assert_close, assert_same_gradients, minilm, pair, paragraphs
 
 # Two heads of 26: no multiple of anything.
@@ -113,6 +114,13 @@ def test_heads_agree_with_transformers(tmp_path: Path, architecture: str) -> Non
     assert_same_gradients(oracle, ours)
 
 
+@pytest.mark.parametrize("padding", MASKS)
+def test_multiple_choice_agrees_with_transformers(tmp_path: Path, padding: str) -> None:
+    config, mask = tiny(), torch.tensor(MASKS[padding])
+    labels = agreement.labels_for("BertForMultipleChoice", mask)
+    agreement.assert_head_agrees(tmp_path, "BertForMultipleChoice", config, mask, labels, torch.float32)
+
+
 @pytest.mark.parametrize(
     ("problem", "labels"),
     [("regression", torch.rand(3, 5)), ("multi_label_classification", torch.randint(2, (3, 5)).float())],
@@ -207,6 +215,9 @@ def test_parameter_counts_of_the_published_sizes() -> None:
         assert build("BertModel", bert.Config.base()).num_parameters() == 109_482_240
         assert build("BertModel", bert.Config.large()).num_parameters() == 335_141_888
         assert build("BertModel", bert.Config.minilm()).num_parameters() == 22_713_216
+        assert build("BertForPreTraining", bert.Config.macbert()).num_parameters() == 102_882_442
+        assert build("BertModel", bert.Config.tinybert4()).num_parameters() == 14_350_248
+        assert build("BertModel", bert.Config.tinybert6()).num_parameters() == 66_955_008
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import tokenizers
 import torch
 import transformers
 
-from pkernels.models import Encoder
+from pkernels.models import Encoder, build, roberta
 
 from .pairs import assert_close, minilm, paragraphs
 
@@ -49,6 +49,22 @@ def test_long_texts_are_cut_and_none_are_allowed(encoder: Encoder) -> None:
     assert len(encoder.tokenize([long])[0]) == 256
     assert encoder.encode([long]).shape == (1, 384)
     assert encoder.encode([]).shape == (0, 384)
+
+
+def test_texts_are_cut_where_positions_end(tmp_path: Path) -> None:
+    config = roberta.Config(
+        vocab_size=8, hidden_size=12, num_hidden_layers=1, num_attention_heads=3, intermediate_size=8,
+        max_position_embeddings=20,
+    )  # fmt: skip
+    build("RobertaModel", config).save_pretrained(tmp_path)
+    words = tokenizers.models.WordLevel({"[UNK]": 3, "word": 4}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    encoder = Encoder.from_pretrained(tmp_path)
+    long = " ".join(["word"] * 30)
+    assert len(encoder.tokenize([long])[0]) == 18  # positions start at 2
+    assert encoder.encode([long, "word"]).shape == (2, 12)
 
 
 @pytest.mark.parametrize("texts", ["one string", [1, 2]])
