@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -154,11 +156,11 @@ def test_rows_hold_as_many_whole_sentences_as_fit() -> None:
     ends = {sentence[-1]: number for document in documents for number, sentence in enumerate(document)}
     starts = {sentence[0]: len(sentence) for document in documents for sentence in document}
     across = 0
-    for row, following in zip(rows, rows[1:], strict=False):
+    for row, following in pairwise(rows):
         assert row[-2] in ends  # no sentence is cut
         begins = following[1] % 10_000 == 0  # a document: it would need a separator too
         assert len(row) + starts[following[1]] + begins > 40
-        for left, right in zip(row[1:-1], row[2:-1], strict=False):
+        for left, right in pairwise(row[1:-1]):
             assert (right == BETWEEN) == (left >= 0 and right < 0)
             if left == BETWEEN:
                 across += 1
