@@ -7,7 +7,7 @@ Data first, then losses; each file imports only from files before it::
     similar
     real
     replaced  distillation  scores
-    layerwise
+    layerwise  modes
 """
 
 from .distillation import (
@@ -20,8 +20,9 @@ from .distillation import (
 )
 from .layerwise import LayerwiseLoss
 from .masking import BERT, ELECTRA, choose_tokens, corrupt, mask_tokens, static_generator
+from .modes import MODES, ModeBatch, draw_modes, unilm_batch
 from .packing import cut, full_sentences, padded
-from .pairs import Pair, next_sentence_pairs, sentence_order_pairs
+from .pairs import Pair, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
 from .replaced import ReplacedTokens, replaced_loss, sample, share_embeddings
 from .scores import score_loss
 from .similar import corrupt_similar, similar_by_vectors, similar_in_table
@@ -32,18 +33,22 @@ __all__ = [
     "DISTILBERT",
     "ELECTRA",
     "MACBERT",
+    "MODES",
     "UNILM",
     "WHOLE_WORDS",
     "LayerwiseLoss",
+    "ModeBatch",
     "Pair",
     "ReplacedTokens",
     "TripleLoss",
     "choose_ngrams",
     "choose_tokens",
+    "consecutive_pairs",
     "corrupt",
     "corrupt_similar",
     "cosine_loss",
     "cut",
+    "draw_modes",
     "full_sentences",
     "initialise_student",
     "inverse_lengths",
@@ -61,4 +66,5 @@ __all__ = [
     "soft_cross_entropy",
     "soft_loss",
     "static_generator",
+    "unilm_batch",
 ]

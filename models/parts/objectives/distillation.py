@@ -74,6 +74,12 @@ class Taught(nn.Module):
         return self
 
 
+def depth(model: nn.Module) -> int:
+    """How many layers its body has."""
+    body: Any = model.body
+    return len(body.layers)
+
+
 @dataclass
 class Triple:
     """``loss`` is the weighted sum of the other three."""
@@ -126,7 +132,7 @@ class TripleLoss(Taught):
         soft = soft_loss(student.logits[real], teacher.logits[real], self.temperature)
         cosine = cosine_loss(student.hidden_states[-1][real], teacher.hidden_states[-1][real])
         losses = (soft, student.loss, cosine)
-        return Triple(sum(w * x for w, x in zip(self.weights, losses, strict=True)), *losses)  # type: ignore[arg-type]
+        return Triple(sum(w * x for w, x in zip(self.weights, losses, strict=True)), *losses)
 
 
 def initialise_student(student: nn.Module, teacher: nn.Module, layers: Sequence[int] = DISTILBERT) -> None:
@@ -137,11 +143,10 @@ def initialise_student(student: nn.Module, teacher: nn.Module, layers: Sequence[
         ValueError: If the student has another number of layers, or the teacher lacks a layer or a
             tensor, or has it in another shape (all are listed).
     """
-    depth = len(teacher.body.layers)
-    if len(layers) != len(student.body.layers):
-        raise ValueError(f"layers: {len(student.body.layers)} (the student's) are allowed, got {len(layers)}")
-    if not all(0 <= layer < depth for layer in layers):
-        raise ValueError(f"layers: 0 to {depth - 1} (the teacher's) are allowed, got {tuple(layers)}")
+    if len(layers) != depth(student):
+        raise ValueError(f"layers: {depth(student)} (the student's) are allowed, got {len(layers)}")
+    if not all(0 <= layer < depth(teacher) for layer in layers):
+        raise ValueError(f"layers: 0 to {depth(teacher) - 1} (the teacher's) are allowed, got {tuple(layers)}")
 
     def source(name: str) -> str:
         return re.sub(r"^body\.layers\.(\d+)\.", lambda found: f"body.layers.{layers[int(found[1])]}.", name)

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..attention import SelfAttention, split_heads
 from ..layouts import Packed, Unpadded, Whole
-from .distillation import Taught
+from .distillation import Taught, depth
 from .real import real_tokens
 from .scores import score_loss
 
@@ -59,7 +59,7 @@ class LayerwiseLoss(Taught):
     ) -> None:
         super().__init__(student, teacher)
         self.project = project
-        self.layers = _mapping(len(student.body.layers), len(teacher.body.layers), layers)
+        self.layers = _mapping(depth(student), depth(teacher), layers)
 
     def forward(self, input_ids: Tensor, **arguments: Any) -> Layerwise:
         """The losses of a batch; ``arguments`` are for both models."""

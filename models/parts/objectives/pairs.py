@@ -86,14 +86,28 @@ def sentence_order_pairs(
         True
     """
     draw = _Draws(generator)
+    for pair in consecutive_pairs(documents, length, short=short, generator=generator):
+        yield Pair(pair.second, pair.first, 1) if draw.coin(0.5) else pair
+
+
+def consecutive_pairs(
+    documents: Sequence[Document], length: int, *, short: float = 0.1, generator: torch.Generator | None = None
+) -> Iterator[Pair]:
+    """Pairs of segments that follow one another, all with label 0: source and target of UniLM's
+    sequence-to-sequence mode. Arguments as for :func:`sentence_order_pairs`.
+
+    Example:
+        >>> list(consecutive_pairs([[[1, 2], [3, 4]]], 9, short=0.0))
+        [Pair(first=[1, 2], second=[3, 4], label=0)]
+    """
+    draw = _Draws(generator)
     for document in _without_empty(documents):
         start = 0
         while len(document) - start >= 2:
             chunk = _fill(document, start, _target(length, short, draw), least=2)
             start += len(chunk)
             split = draw.integer(1, len(chunk) - 1)
-            first, second = _trimmed(_joined(chunk[:split]), _joined(chunk[split:]), length - 3, draw)
-            yield Pair(second, first, 1) if draw.coin(0.5) else Pair(first, second, 0)
+            yield Pair(*_trimmed(_joined(chunk[:split]), _joined(chunk[split:]), length - 3, draw), 0)
 
 
 class _Draws:

@@ -44,8 +44,8 @@ class ReplacedTokens(nn.Module):
     Example:
         >>> from pkernels.models import bert, build
         >>> tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-        >>> generator = build("BertForMaskedLM", bert.Config(vocab_size=50, **tiny))
-        >>> discriminator = build("BertForTokenClassification", bert.Config(vocab_size=50, labels=("replaced",), **tiny))
+        >>> generator = build("BertForMaskedLM", bert.Config(**tiny))
+        >>> discriminator = build("BertForTokenClassification", bert.Config(labels=("replaced",), **tiny))
         >>> share_embeddings(generator, discriminator)
         >>> electra = ReplacedTokens(generator, discriminator)
         >>> out = electra(torch.tensor([[5, 3, 7]]), torch.tensor([[-100, 6, -100]]))
@@ -104,7 +104,8 @@ def share_embeddings(generator: nn.Module, discriminator: nn.Module) -> None:
     Raises:
         ValueError: If a table of the generator has another shape.
     """
-    mine, theirs = generator.body.embeddings, discriminator.body.embeddings
+    bodies: Any = generator.body, discriminator.body
+    mine, theirs = (body.embeddings for body in bodies)
     for name in ("words", "positions", "types"):
         table, shared = getattr(mine, name).weight, getattr(theirs, name).weight
         if table.shape != shared.shape:
