@@ -20,7 +20,7 @@ from .distillation import (
 )
 from .layerwise import LayerwiseLoss
 from .masking import BERT, ELECTRA, choose_tokens, corrupt, mask_tokens, static_generator
-from .modes import MODES, ModeBatch, draw_modes, unilm_batch
+from .modes import MODES, ModeBatch, draw_modes, unilm_batches
 from .packing import cut, full_sentences, padded
 from .pairs import Pair, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
 from .replaced import ReplacedTokens, replaced_loss, sample, share_embeddings
@@ -66,5 +66,5 @@ __all__ = [
     "soft_cross_entropy",
     "soft_loss",
     "static_generator",
-    "unilm_batch",
+    "unilm_batches",
 ]

@@ -3,8 +3,9 @@ arXiv:1905.03197, sections 2.2 and 2.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -80,10 +81,10 @@ class ModeBatch:
     next_sentence_label: Tensor | None
 
 
-def unilm_batch(
+def unilm_batches(
     rows: int,
-    related: Iterator[Pair],
-    consecutive: Iterator[Pair],
+    related: Iterable[Pair],
+    consecutive: Iterable[Pair],
     *,
     first: int,
     last: int,
@@ -92,8 +93,9 @@ def unilm_batch(
     words: int,
     rate: float = 0.15,
     generator: torch.Generator | None = None,
-) -> list[ModeBatch]:
-    """A batch of ``rows`` texts, parted by mode (at most four parts; a mode without rows has none).
+) -> Iterator[list[ModeBatch]]:
+    """Batches of ``rows`` texts, each parted by mode (a mode without rows has no part), until the
+    pairs run out.
 
     Cloze as in section 2.3: 15 % of the tokens, in either segment, one at a time in 80 % of the
     cases and as a bigram or trigram in the others; of the chosen 80 % become [MASK], 10 % a random
@@ -106,32 +108,33 @@ def unilm_batch(
         first, last: Ids of [SOS] and [EOS].
         words: Size of the vocabulary.
 
-    Raises:
-        StopIteration: If the pairs run out.
-
     Example:
-        >>> from itertools import repeat
-        >>> pairs = repeat(Pair([5, 6], [7], 0))
+        >>> pairs = [Pair([5, 6], [7], 0)] * 12
         >>> ids = {"first": 1, "last": 2, "padding": 0, "mask_id": 3, "words": 9}
-        >>> for part in unilm_batch(12, pairs, pairs, rate=0.0, **ids):
+        >>> [batch] = unilm_batches(12, pairs, pairs, rate=0.0, **ids)
+        >>> for part in batch:
         ...     print(part.mode, part.input_ids.shape, part.input_ids[0].tolist(), part.token_type_ids[0].tolist())
         bidirectional torch.Size([4, 6]) [1, 5, 6, 2, 7, 2] [0, 0, 0, 0, 1, 1]
         seq2seq torch.Size([4, 6]) [1, 5, 6, 2, 7, 2] [4, 4, 4, 4, 5, 5]
         left_to_right torch.Size([2, 5]) [1, 5, 6, 7, 2] [2, 2, 2, 2, 2]
         right_to_left torch.Size([2, 5]) [1, 5, 6, 7, 2] [3, 3, 3, 3, 3]
     """
-    drawn = draw_modes(rows, generator)
-    parts = []
-    for name in MODES:
-        count = drawn.count(name)
-        if count:
-            source = related if name == "bidirectional" else consecutive
-            pairs = [next(source) for _ in range(count)]
-            ids, types, lengths, prefix = _rows(pairs, MODES[name].types, first, last, padding)
-            masked, labels = _cloze(ids, lengths, first, last, mask_id, words, rate, generator)
-            related_labels = torch.tensor([pair.label for pair in pairs]) if name == "bidirectional" else None
-            parts.append(ModeBatch(name, masked, types, labels, lengths, MODES[name].pattern(prefix), related_labels))
-    return parts
+    if rows < 1:
+        raise ValueError(f"rows: at least 1 is allowed, got {rows}")
+    sources = {**dict.fromkeys(MODES, iter(consecutive)), "bidirectional": iter(related)}
+    while True:
+        drawn = draw_modes(rows, generator)
+        taken = {name: list(islice(sources[name], drawn.count(name))) for name in MODES}
+        if sum(map(len, taken.values())) < rows:
+            return
+        batch = []
+        for name, pairs in taken.items():
+            if pairs:
+                ids, types, lengths, prefix = _rows(pairs, MODES[name].types, first, last, padding)
+                masked, labels = _cloze(ids, lengths, first, last, mask_id, words, rate, generator)
+                relation = torch.tensor([pair.label for pair in pairs]) if name == "bidirectional" else None
+                batch.append(ModeBatch(name, masked, types, labels, lengths, MODES[name].pattern(prefix), relation))
+        yield batch
 
 
 def _rows(
