@@ -180,7 +180,7 @@ def test_a_student_starts_as_every_other_layer_of_the_teacher() -> None:
         ({"layers": 2}, (0, 1, 2), r"layers: 2 \(the student's\) are allowed, got 3"),
         ({"layers": 2}, (0, 3), r"layers: 0 to 2 \(the teacher's\) are allowed, got \(0, 3\)"),
         ({"layers": 1, "hidden_size": 8}, (0,), r"words.weight \(\(31, 8\), the teacher: \(31, 12\)\)"),
-        ({"layers": 1, "architecture": "BertForPreTraining"}, (0,), r"head.relation.weight \(\(2, 12\), the teacher: none"),
+        ({"layers": 1, "architecture": "BertForPreTraining"}, (0,), r"head.relation.weight .*the teacher: none"),
     ],
 )  # fmt: skip
 def test_students_that_do_not_fit_are_refused(student: dict, layers: tuple, message: str) -> None:

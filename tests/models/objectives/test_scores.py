@@ -141,7 +141,7 @@ def test_it_is_differentiable_once() -> None:
         ({"q": torch.zeros(2, 3, 4)}, r"q: floats of shape \(B, H, S, D\)"),
         ({"q": torch.zeros(2, 3, 9, 5, dtype=torch.int64)}, "q: floats"),
         ({"k": torch.zeros(2, 3, 8, 5)}, r"k: shape \(2, 3, 9, 5\) is allowed, got \(2, 3, 8, 5\)"),
-        ({"teacher_q": torch.zeros(2, 12, 9, 7)}, r"teacher_q: shape \(2, 3, 9, .D'.\) is allowed, got \(2, 12, 9, 7\)"),
+        ({"teacher_q": torch.zeros(2, 12, 9, 7)}, r"teacher_q: shape \(2, 3, 9, .D'.\) is allowed, got"),
         ({"teacher_k": torch.zeros(2, 3, 9, 5)}, r"teacher_k: shape \(2, 3, 9, 7\)"),
         ({"real": torch.ones(2, 8, dtype=torch.bool)}, r"real: booleans of shape \(2, 9\)"),
         ({"real": torch.ones(2, 9)}, "real: booleans"),
