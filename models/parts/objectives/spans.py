@@ -109,9 +109,9 @@ def _stretches(word_ids: Tensor) -> Iterable[tuple[int, int, int]]:
 
 
 def word_starts(word_ids: Tensor) -> Tensor:
-    """``(B, S)`` booleans: the first token of each word, and each special token."""
+    """``(B, S)`` booleans: the first token of each word, or of each stretch of special ones."""
     starts = torch.ones_like(word_ids, dtype=torch.bool)
-    starts[:, 1:] = (word_ids[:, 1:] != word_ids[:, :-1]) | (word_ids[:, 1:] < 0)
+    starts[:, 1:] = word_ids[:, 1:] != word_ids[:, :-1]
     return starts
 
 

@@ -76,6 +76,11 @@ def test_electras_generator_hides_85_percent_and_swaps_none() -> None:
     assert torch.equal(masked[masked != MASK], ids[masked != MASK])
 
 
+def test_fifteen_percent_is_the_rate_if_not_given() -> None:
+    special = torch.zeros(1000, 100, dtype=torch.bool)
+    assert near(choose_tokens(special, generator=seeded()).float().mean(), 0.15, 100_000)
+
+
 def test_masking_is_dynamic_and_follows_the_generator() -> None:
     ids, special = text(20, 100)
 
@@ -122,10 +127,19 @@ def runs(chosen: Tensor) -> Counter[int]:
     return found
 
 
-@pytest.mark.parametrize(
-    "lengths", [MACBERT, inverse_lengths(3), UNILM, WHOLE_WORDS], ids=["macbert", "albert", "unilm", "words"]
-)
-def test_ngrams_have_the_published_lengths_and_rate(lengths: tuple[float, ...]) -> None:
+# Each scheme beside the published shares of 1-grams, 2-grams, ...
+SCHEMES = {
+    "macbert": (MACBERT, (0.4, 0.3, 0.2, 0.1)),
+    "albert": (inverse_lengths(3), (6 / 11, 3 / 11, 2 / 11)),
+    "unilm": (UNILM, (0.8, 0.1, 0.1)),
+    "words": (WHOLE_WORDS, (1.0,)),
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_ngrams_have_the_published_lengths_and_rate(scheme: str) -> None:
+    lengths, published = SCHEMES[scheme]
+    assert lengths == pytest.approx(published)
     # So few that n-grams which touch one another are rare, and are corrected for below.
     words, rate = words_of(1500, 402), 0.005
     chosen = choose_ngrams(words, lengths=lengths, rate=rate, generator=seeded())
@@ -192,7 +206,7 @@ def test_choices_follow_the_generator() -> None:
 
 
 def test_alberts_lengths_are_in_proportion_to_1_over_n() -> None:
-    assert inverse_lengths(3) == pytest.approx((6 / 11, 3 / 11, 2 / 11))
+    assert inverse_lengths(4) == pytest.approx((12 / 25, 6 / 25, 4 / 25, 3 / 25))
     assert inverse_lengths(1) == (1.0,)
 
 

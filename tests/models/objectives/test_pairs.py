@@ -175,6 +175,11 @@ def test_a_sentence_longer_than_a_row_is_cut() -> None:
     assert rows == [[-1, 0, 1, 2, 3, -2], [-1, 4, 5, 6, 7, -2], [-1, 8, 9, 10, -2]]
 
 
+def test_the_separator_needs_a_place_too() -> None:
+    rows = list(full_sentences([[[5, 6]], [[7, 8]], [[9]]], 6, first=FIRST, last=LAST, separator=BETWEEN))
+    assert rows == [[-1, 5, 6, -2], [-1, 7, 8, -3, 9, -2]]
+
+
 def test_the_separator_is_the_last_token_if_not_given() -> None:
     assert list(full_sentences([[[5]], [], [[6]]], 9, first=0, last=2)) == [[0, 5, 2, 6, 2]]
 
