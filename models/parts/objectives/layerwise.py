@@ -33,8 +33,9 @@ class LayerwiseLoss(Taught):
     weight 1): the general stage, and the first half of the task stage, whose other half is
     :func:`soft_cross_entropy` of the logits.
 
-    All are mean squared errors over real tokens. Scores are compared before the softmax, tile by
-    tile (:func:`score_loss`), so student and teacher need as many heads.
+    All are mean squared errors over real tokens (the authors' programs count padding too). Scores
+    are compared before the softmax, tile by tile (:func:`score_loss`), so student and teacher need
+    as many heads.
 
     Args:
         student, teacher: Models whose bodies attend by ``SelfAttention``.

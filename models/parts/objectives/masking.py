@@ -17,7 +17,8 @@ BERT = (0.8, 0.1)
 """Shares of the chosen that become [MASK] and a random word; the others stay (Devlin et al. 2019,
 arXiv:1810.04805, section 3.1, task 1)."""
 ELECTRA = (0.85, 0.0)
-"""The same of ELECTRA's generator (Clark et al. 2020, arXiv:2003.10555; the authors' code, ``mask``)."""
+"""The same of ELECTRA's generator (Clark et al. 2020, arXiv:2003.10555; the authors' code, ``mask``,
+which draws 15 % of a row's places with replacement, so some twice)."""
 
 
 def choose_tokens(special: Tensor, *, rate: float = 0.15, generator: torch.Generator | None = None) -> Tensor:

@@ -44,7 +44,8 @@ def next_sentence_pairs(
         documents: At least two, of sentences of token ids.
         length: The most tokens of a row, its three special ones included; the longer segment
             loses tokens at random ends until they fit.
-        short: Share of the pairs that aim at a random shorter length.
+        short: Share of the pairs that aim at a random shorter length (the authors' program
+            decides once for a document).
 
     Example:
         >>> pairs = next_sentence_pairs([[[1], [2], [3]], [[8], [9]]], 5, short=0.0)

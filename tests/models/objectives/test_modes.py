@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pkernels.models import Model, bert, build
 from pkernels.models.parts.attention import SelfAttention
 from pkernels.models.parts.layouts import layout
 from pkernels.models.parts.objectives import (
@@ -108,6 +109,42 @@ def test_attention_sees_what_the_mode_allows() -> None:
                 seen = gradient.abs().sum(-1) > 0
                 assert torch.equal(seen[row, :length], rule(part.mode, first, length)[i]), (part.mode, row, i)
                 assert int(seen.sum()) == int(seen[row, :length].sum())
+
+
+def run(model: Model, part: ModeBatch):
+    """The part's mode in every layer of the model."""
+    for module in model.modules():
+        if isinstance(module, SelfAttention):
+            module.pattern = part.pattern
+    given = {"labels": part.labels}
+    if part.next_sentence_label is not None:
+        given["next_sentence_label"] = part.next_sentence_label
+    return model(part.input_ids, lengths=part.lengths, token_type_ids=part.token_type_ids, **given)
+
+
+def test_one_model_learns_all_modes() -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = bert.Config(**sizes, intermediate_size=64, type_vocab_size=6, hidden_dropout_prob=0.0)
+    model = build("BertForPreTraining", config).train()
+    [batch] = batches(24)[:1]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(60):
+        found = {}
+        for part in batch:
+            out = run(model, part)
+            cloze = torch.nn.functional.cross_entropy(out.prediction_logits.flatten(0, 1), part.labels.flatten())
+            assert (out.loss is not None) == (part.mode == "bidirectional")
+            found[part.mode] = cloze if out.loss is None else out.loss
+        optimizer.zero_grad()
+        torch.stack(list(found.values())).sum().backward()
+        optimizer.step()
+        losses.append({mode: loss.item() for mode, loss in found.items()})
+    assert set(losses[0]) == set(SHARES)
+    for mode in SHARES:
+        assert abs(losses[0][mode] - 6.9 - 0.7 * (mode == "bidirectional")) < 0.4  # log(1000), log(2)
+        assert losses[-1][mode] < 0.3 * losses[0][mode], (mode, losses[::10])
 
 
 def test_patterns_are_those_of_the_paper() -> None:
