@@ -10,7 +10,7 @@ What differs from the Transformer's encoder (Vaswani et al. 2017, arXiv:1706.037
 - Section 3.1, "Task #1: Masked LM": 15 % of the words are predicted, through a transform
   layer and the word embeddings themselves (``objectives.mask_tokens`` chooses them).
 - Section 3.1, "Task #2: Next Sentence Prediction": from [CLS] through a tanh pooler; class 0
-  is "the second segment follows the first".
+  is "the second segment follows the first" (``objectives.next_sentence_pairs``).
 
 The exact (erf) GELU, the LayerNorm epsilon and the output biases are those of the published
 weights (google-research/bert, and transformers for the names).

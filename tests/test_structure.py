@@ -80,6 +80,28 @@ def test_backends_do_not_know_one_another() -> None:
             assert not (imports(path) & set(BACKENDS)) - {room(path)}
 
 
+@pytest.mark.parametrize("folder", ["models/parts", "models/parts/objectives"])
+def test_parts_import_what_their_docstring_says(folder: str) -> None:
+    """Each file of the folder only from those in the lines before its own."""
+    plan = (ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text())) or "").split("::", 1)[1]
+    level = {name: number for number, line in enumerate(plan.splitlines()) for name in line.split()}
+    files = {path.stem: [path] for path in (ROOT / folder).glob("*.py") if path.stem != "__init__"}
+    files |= {path.parent.name: list(path.parent.glob("*.py")) for path in (ROOT / folder).glob("*/__init__.py")}
+    assert set(files) == set(level)
+    for name, paths in files.items():
+        for path in paths:
+            up = len(path.relative_to(ROOT / folder).parts)
+            nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+            named = {
+                part
+                for node in nodes
+                if node.level == up
+                for part in ([node.module.split(".")[0]] if node.module else [alias.name for alias in node.names])
+            }
+            wrong = {other for other in named if level[other] >= level[name]}
+            assert not wrong, f"{folder}: {name} must not import {sorted(wrong)}"
+
+
 @pytest.mark.parametrize("folder", ["pkernels", "models", "benchmarks"])
 def test_nothing_below_imports_what_stands_on_it(folder: str) -> None:
     above = {"pkernels": {"benchmarks", "models", "tests"}, "models": {"benchmarks", "tests"}, "benchmarks": {"tests"}}

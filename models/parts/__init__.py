@@ -3,7 +3,8 @@
 Each file imports only from files before it::
 
     layouts  layers  config  files  keys  outputs
-    attention  embeddings  objectives  chosen
+    attention  embeddings  chosen
+    objectives
     heads
     encoder  model
 """
