@@ -23,7 +23,7 @@ from torch import Tensor
 from ..buckets import Buckets
 from ..problem import Problem, rows_like
 from . import tune
-from .arguments import Launch, dense_rows, view
+from .arguments import Launch, View, dense_rows, view
 from .gather import gather_numbers, gather_tile, listed_rows, scatter_numbers, scatter_tile
 from .philox import survivors
 from .step import clean, online_softmax, power, product, rows_of, unclean_rows, unit
@@ -252,10 +252,9 @@ def backward(
     delta = (dout.float() * out.float()).sum(-1)
     delta = (delta if dlse is None else delta - dlse).masked_fill(dead, 0)
     total, own = _separate(lse.masked_fill(dead, 0), problem.pattern.own)  # type: ignore[union-attr]
-    wide = {"dtype": torch.float32, "device": q.device}
-    sum_q, sum_k = torch.zeros(q.shape, **wide), torch.zeros(q.shape, **wide)
-    sum_v = torch.zeros(*q.shape[:3], v.shape[3], **wide)
-    numbers = [view(x.contiguous()[..., None]) for x in (total, delta)]
+    widths = (q.shape[3], q.shape[3], v.shape[3])
+    sum_q, sum_k, sum_v = (torch.zeros(*q.shape[:3], d, dtype=torch.float32, device=q.device) for d in widths)
+    numbers: list[View | None] = [view(x.contiguous()[..., None]) for x in (total, delta)]
     numbers.append(None if own is None else view(own[..., None]))
     launch = _Launch(q, k, v, problem)
     tensors = [view(x) for x in (q, k, v, dout)]
