@@ -1,6 +1,7 @@
 """Every shipped configuration of the Triton kernels, compiled for the GPUs it is shipped for.
 
-The launches are those that the library makes of a causal forward and backward; nothing runs.
+The launches are those that the library makes of a forward and backward, causal ones of a Band
+and of Buckets; nothing runs.
 Asserted of each binary: shared memory within the chip's limit, tensor-core instructions, no
 spill in the main loop, and wgmma and tcgen05 wherever the tile is tall enough for them.
 """
@@ -15,14 +16,25 @@ import torch
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
-from pkernels import Band
+from pkernels import Band, Blocks, Buckets
 from pkernels.problem import Problem
-from pkernels.triton import band, tune
+from pkernels.triton import band, blocks, buckets, order, tune
 from tests.gpu.compile import TARGETS, Launch, compiled, flaws, launches
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
-CONFIGS = [(family, *key) for family in tune.FAMILIES for key in tune._TABLE | tune._OVERRIDES[family]]
-ROWS, FAR = 512, 2**30
+PASSES = ("forward", "dq", "dkv")
+KERNELS = (*PASSES, "distance", "dense", *(f"{shape}_{name}" for shape in ("blocks", "buckets") for name in PASSES))
+ROWS, FAR, CHUNK = 512, 2**30, 64
+
+
+def rows_of_table(family: str) -> list[tuple[str, int, int]]:
+    """(kernel, itemsize, width) of every kernel at every width of the table that it may be given."""
+    table = tune._TABLE | tune._OVERRIDES[family]
+    keys = {(kernel, key) for kernel in KERNELS for key in table if key[0] in (kernel, kernel.rpartition("_")[2])}
+    return sorted({(kernel, itemsize, width) for kernel, (_, itemsize, width) in keys})
+
+
+CONFIGS = [(family, *row) for family in tune.FAMILIES for row in rows_of_table(family)]
 
 
 @functools.cache
@@ -32,10 +44,17 @@ def launched(family: str, kernel: str, itemsize: int, width: int) -> list[Launch
     lse = torch.zeros(2, 4, ROWS)
     values = {"distance": torch.zeros(4, 2 * ROWS - 1), "dense": torch.zeros(1, 4, ROWS, ROWS)}
     bias: dict[str, Any] = {kernel: values[kernel], f"{kernel}_grad": True} if kernel in values else {}
-    problem = Problem(Band(FAR, 0), width**-0.5, zero=ROWS - 1, **bias)
+    if kernel.startswith("blocks"):
+        module, pattern = blocks, Blocks.from_mask(torch.eye(ROWS // CHUNK).bool(), CHUNK)
+    elif kernel.startswith("buckets"):
+        entries = torch.arange(ROWS, dtype=torch.int32).expand(2, 4, 2, ROWS)
+        module, pattern = buckets, Buckets(entries, CHUNK, before=1, causal=True, own=-1e5)
+    else:
+        module, pattern = band, Band(FAR, 0)
+    problem = Problem(pattern, width**-0.5, zero=ROWS - 1, **bias)
     with tune.using(family=family), launches() as made:
-        band.forward(q, k, v, problem)
-        band.backward(dout, None, q, k, v, q, lse, problem)
+        module.forward(q, k, v, problem)
+        module.backward(dout, None, q, k, v, q, lse, problem)
     return [launch for launch in made if launch.name == f"{kernel}_kernel"]
 
 
@@ -58,3 +77,15 @@ def test_kernel_for_infinities(family: str, kernel: str, itemsize: int, width: i
     """It runs only on what the main kernel left in doubt, so it may be slow, but it must fit."""
     for launch in launched(family, kernel, itemsize, width)[1:]:
         assert compiled(launch, family).shared <= TARGETS[family].shared
+
+
+@pytest.mark.parametrize("family", tune.FAMILIES)
+@pytest.mark.parametrize("width", [64, 128])
+def test_hashing(family: str, width: int) -> None:
+    x, rotations = torch.zeros(2, 4, ROWS, width), torch.zeros(4, width, 2, 32)
+    with launches() as made:
+        order.order(x, rotations, None, [64], ROWS)
+    binary = compiled(made[0], family)
+    # Its products are of fp32 as it is, on the tensor cores of AMD's chips alone.
+    assert flaws(binary, tensor=family == "gfx942") == [], binary.reading
+    assert not binary.reading.spills

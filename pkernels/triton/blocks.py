@@ -283,7 +283,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
     if out.numel():
         q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
         _Launch(q, k, v, problem).own_queries(
-            blocks_forward_kernel, tune.choose("forward", q, v), *map(view, (q, k, v, out)), view(lse[..., None])
+            blocks_forward_kernel, tune.choose("blocks_forward", q, v), *map(view, (q, k, v, out)), view(lse[..., None])
         )
     return out, lse
 
@@ -305,11 +305,11 @@ def backward(
     dlse_view = None if dlse is None else view(dlse.contiguous()[..., None])
     launch = _Launch(q, k, v, problem)
     launch.own_queries(
-        blocks_dq_kernel, tune.choose("dq", q, v), *map(view, (q, k, v, out, dout)), numbers[0], dlse_view,
+        blocks_dq_kernel, tune.choose("blocks_dq", q, v), *map(view, (q, k, v, out, dout)), numbers[0], dlse_view,
         numbers[1], view(dq),
     )  # fmt: skip
     launch.own_keys(
-        blocks_dkv_kernel, tune.choose("dkv", q, v), *map(view, (q, k, v, dout)), *numbers, view(dk), view(dv)
+        blocks_dkv_kernel, tune.choose("blocks_dkv", q, v), *map(view, (q, k, v, dout)), *numbers, view(dk), view(dv)
     )
     ddistance = ddense = None
     if problem.distance is not None and problem.distance_grad:

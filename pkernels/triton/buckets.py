@@ -231,7 +231,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
     top = torch.full(q.shape[:3], -torch.inf, dtype=torch.float32, device=q.device)
     total = torch.zeros_like(top)
     launch = _Launch(q, k, v, problem)
-    config = tune.choose("buckets", q, v)
+    config = tune.choose("buckets_forward", q, v)
     launch.rounds(
         buckets_forward_kernel, config, *map(view, (q, k, v, acc)), view(top[..., None]), view(total[..., None])
     )
@@ -258,8 +258,8 @@ def backward(
     numbers.append(None if own is None else view(own[..., None]))
     launch = _Launch(q, k, v, problem)
     tensors = [view(x) for x in (q, k, v, dout)]
-    launch.rounds(buckets_dq_kernel, tune.choose("dq", q, v), *tensors, *numbers, view(sum_q))
-    launch.rounds(buckets_dkv_kernel, tune.choose("dkv", q, v), *tensors, *numbers, view(sum_k), view(sum_v))
+    launch.rounds(buckets_dq_kernel, tune.choose("buckets_dq", q, v), *tensors, *numbers, view(sum_q))
+    launch.rounds(buckets_dkv_kernel, tune.choose("buckets_dkv", q, v), *tensors, *numbers, view(sum_k), view(sum_v))
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
     dq.copy_(sum_q)
     for grad, of in ((dk, sum_k), (dv, sum_v)):

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-KERNELS = ("forward", "buckets", "dq", "dkv", "distance", "dense")
 FAMILIES = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
@@ -28,7 +27,8 @@ class Config:
     exact: str = "bf16x6"
 
 
-# (kernel, bytes of an element, largest head dimension): shape
+# (kernel, bytes of an element, largest head dimension): shape. A kernel of Blocks or Buckets
+# without a row of its own takes that of the same pass over a Band.
 _TABLE = {
     ("forward", 2, 64): Config(128, 64, 4, 3),
     ("forward", 2, 128): Config(128, 64, 8, 3),
@@ -36,12 +36,12 @@ _TABLE = {
     ("forward", 4, 64): Config(64, 32, 4, 2),
     ("forward", 4, 128): Config(64, 16, 4, 1),
     ("forward", 4, 256): Config(32, 32, 8, 1, "ieee"),
-    ("buckets", 2, 64): Config(64, 64, 4, 2),
-    ("buckets", 2, 128): Config(64, 64, 8, 2),
-    ("buckets", 2, 256): Config(32, 32, 4, 1),
-    ("buckets", 4, 64): Config(32, 32, 4, 2),
-    ("buckets", 4, 128): Config(32, 16, 4, 1),
-    ("buckets", 4, 256): Config(32, 16, 8, 1, "ieee"),
+    ("buckets_forward", 2, 64): Config(64, 64, 4, 2),
+    ("buckets_forward", 2, 128): Config(64, 64, 8, 2),
+    ("buckets_forward", 2, 256): Config(32, 32, 4, 1),
+    ("buckets_forward", 4, 64): Config(32, 32, 4, 2),
+    ("buckets_forward", 4, 128): Config(32, 16, 4, 1),
+    ("buckets_forward", 4, 256): Config(32, 16, 8, 1, "ieee"),
     ("dq", 2, 64): Config(64, 64, 4, 2),
     ("dq", 2, 128): Config(64, 64, 8, 2),
     ("dq", 2, 256): Config(32, 32, 4, 1),
@@ -65,7 +65,11 @@ _TABLE = {
 # Where another shape suits a family better: bigger tiles for wgmma and tcgen05, four warps of 64
 # lanes on gfx942, and whatever keeps registers from spilling.
 _OVERRIDES = {
-    "sm_80": {},
+    "sm_80": {
+        ("blocks_forward", 4, 64): Config(32, 32, 4, 2),
+        ("blocks_forward", 4, 128): Config(32, 32, 4, 2),
+        ("blocks_dkv", 4, 64): Config(32, 32, 4, 2),
+    },
     "sm_90": {
         ("forward", 2, 256): Config(64, 64, 8, 2),
         ("dq", 2, 128): Config(128, 64, 8, 2),
@@ -73,6 +77,14 @@ _OVERRIDES = {
         ("dq", 4, 128): Config(64, 16, 4, 1),
         ("dkv", 2, 64): Config(128, 64, 8, 2),
         ("dkv", 2, 256): Config(64, 32, 8, 1),
+        ("blocks_dq", 2, 256): Config(32, 32, 8, 1),
+        ("blocks_dkv", 2, 256): Config(32, 32, 8, 1),
+        ("buckets_forward", 4, 128): Config(32, 32, 4, 2),
+        ("buckets_dq", 2, 128): Config(64, 64, 8, 2),
+        ("buckets_dq", 2, 256): Config(32, 32, 8, 1),
+        ("buckets_dkv", 2, 64): Config(64, 64, 8, 2),
+        ("buckets_dkv", 2, 128): Config(64, 32, 8, 2),
+        ("buckets_dkv", 2, 256): Config(32, 32, 8, 1),
     },
     "sm_100": {
         ("forward", 4, 128): Config(32, 16, 8, 2),
@@ -81,6 +93,10 @@ _OVERRIDES = {
         ("dq", 4, 64): Config(32, 16, 4, 1),
         ("dkv", 2, 64): Config(128, 64, 8, 2),
         ("distance", 4, 64): Config(32, 32, 4, 1, "ieee"),
+        ("blocks_dq", 4, 128): Config(16, 16, 8, 1),
+        ("blocks_dkv", 4, 128): Config(32, 32, 8, 1, "ieee"),
+        ("buckets_forward", 4, 128): Config(32, 32, 4, 2),
+        ("buckets_dkv", 4, 128): Config(16, 16, 8, 1),
     },
     "gfx942": {
         ("forward", 2, 128): Config(128, 64, 8, 2),
@@ -90,6 +106,7 @@ _OVERRIDES = {
         ("dkv", 2, 128): Config(64, 64, 4, 1),
         ("dkv", 2, 256): Config(32, 32, 4, 1),
         ("dkv", 4, 256): Config(32, 16, 4, 1, "ieee"),
+        ("blocks_dkv", 4, 128): Config(32, 32, 4, 2),
     },
 }
 
@@ -113,8 +130,9 @@ def choose(kernel: str, q: Tensor, v: Tensor) -> Config:
         return _forced[1]
     width = max(q.shape[3], v.shape[3])
     table = _TABLE | _OVERRIDES[family(q)]
-    fits = [key for key in table if key[0] == kernel and key[1] == q.element_size() and key[2] >= width]
-    return table[min(fits)]
+    names = (kernel, kernel.rpartition("_")[2])
+    fits = [key for key in table if key[0] in names and key[1] == q.element_size() and key[2] >= width]
+    return table[min(fits, key=lambda key: (key[2], names.index(key[0])))]
 
 
 def family(x: Tensor) -> str:
