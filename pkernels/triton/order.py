@@ -20,7 +20,12 @@ from torch import Tensor
 from .arguments import dense_rows, view
 from .step import load_tile, padded, rows_of
 
-ROWS, COLUMNS = 64, 32
+COLUMNS = 32
+
+
+def tile_rows(d: int) -> int:
+    """Rows of a program; other heights spill on sm_100."""
+    return 32 if d <= 64 else 64
 
 
 @triton.jit
@@ -74,13 +79,14 @@ def order(x: Tensor, rotations: Tensor, mask: Tensor | None, buckets: list[int],
     rounds, columns = rotations.shape[2:]
     x, rotations = dense_rows(x), rotations.float().contiguous()
     hashes = torch.zeros(batch, heads, rounds, rows, dtype=torch.int32, device=x.device)
-    grid, first, unit = batch * heads * rounds * -(-rows // ROWS), 0, 1
+    height = tile_rows(d)
+    grid, first, unit = batch * heads * rounds * -(-rows // height), 0, 1
     for number in buckets:
         with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
             if grid:
                 hash_kernel[(grid,)](
                     view(x), rotations, hashes, rows, heads, rounds, columns, first, number // 2, unit,
-                    D=d, M=ROWS, N=COLUMNS, OFFSET=tl.int64, num_warps=4,
+                    D=d, M=height, N=COLUMNS, OFFSET=tl.int64, num_warps=4,
                 )  # fmt: skip
         first, unit = first + number // 2, unit * number
     if mask is not None:
