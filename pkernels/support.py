@@ -9,8 +9,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .bias import Dense, Distance
+from .blocks import Blocks
+from .buckets import Buckets
 from .ops import BACKENDS, why_not
-from .patterns import Band, causal, dense, prefix_lm, window
+from .patterns import causal, dense, prefix_lm, window
+from .problem import Pattern
 
 # Where each backend is at home; tensors are fake, so no GPU is needed to ask.
 _DEVICES = {"reference": "cpu", "cpu": "cpu", "triton": "cuda"}
@@ -21,12 +24,15 @@ class Row:
     """One line of the table: a call that either works or has a reason not to."""
 
     name: str
-    pattern: Band = dense
+    pattern: Pattern = dense
     dtype: torch.dtype = torch.float32
     head_dim: int = 64
     kv_heads: int = 4
     bias: str | None = None
 
+
+_BLOCKS = Blocks.from_mask(torch.eye(16).bool(), 64)
+_BUCKETS = Buckets(torch.arange(1024, dtype=torch.int32).expand(2, 4, 1, 1024), 64, before=1)
 
 _ROWS = (
     Row("dense"),
@@ -35,6 +41,9 @@ _ROWS = (
     Row("dilated window", window(256, dilation=4)),
     Row("leading globals (columns and rows)", window(256, globals=8)),
     Row("prefix-LM, one length or one per row", prefix_lm(64)),
+    Row("`Blocks`: block-sparse, BigBird", _BLOCKS),
+    Row("`Blocks` with a bias and its gradient", _BLOCKS, bias="dense"),
+    Row("`Buckets`: LSH, chunks", _BUCKETS),
     Row("`Distance` bias and its gradient", bias="distance"),
     Row("`Dense` bias and its gradient", bias="dense"),
     Row("grouped and single key heads", kv_heads=1),
