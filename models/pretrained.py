@@ -22,6 +22,7 @@ FAMILIES = {
     "distilbert": "distilbert",
     "electra": "electra",
     "longformer": "longformer",
+    "reformer": "reformer",
     "roberta": "roberta",
 }
 

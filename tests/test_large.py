@@ -81,7 +81,7 @@ def test_results_beyond_31_bits(far: str, monkeypatch: pytest.MonkeyPatch) -> No
             memory = open_memories.enter_context(sparse_memory(3 * FAR))
             return memory.as_strided((*x.shape[:3], width), STRIDES[far])
 
-        monkeypatch.setattr("pkernels.native.band.rows_like", rows_like)
+        monkeypatch.setattr("pkernels.native.call.rows_like", rows_like)
         for a, b in zip(outputs(*near), wanted, strict=True):
             assert torch.equal(a, b)
 

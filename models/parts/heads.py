@@ -54,14 +54,16 @@ class First(nn.Module):
 
 
 class Classifier(nn.Module):
-    """``out_proj(dropout(act(dense(x))))``: RoBERTa's classes (fairseq, ``RobertaClassificationHead``)."""
+    """``out_proj(dropout(act(dense(x))))``: RoBERTa's classes (fairseq, ``RobertaClassificationHead``);
+    ``inner``: the width in between, by default the same."""
 
-    def __init__(self, width: int, labels: int, *, dropout: float, act: str = "tanh") -> None:
+    def __init__(self, width: int, labels: int, *, dropout: float, act: str = "tanh", inner: int | None = None) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        inner = width if inner is None else inner
+        self.dense = nn.Linear(width, inner)
         self.act = ACTIVATIONS[act]
         self.dropout = nn.Dropout(dropout)
-        self.out_proj = nn.Linear(width, labels)
+        self.out_proj = nn.Linear(inner, labels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out_proj(self.dropout(self.act(self.dense(x))))
@@ -114,6 +116,25 @@ class MaskedLM(nn.Module):
         logits = self.words(states)
         loss = token_loss(states.layout, logits, labels)
         return Prediction(loss, states.layout.unpack(logits), states.hidden_states)
+
+
+class CausalLM(nn.Module):
+    """The next word: ``labels (B, S)`` are the words themselves, or -100 for those that are not to
+    be predicted; what a token predicts is the label of the one after it."""
+
+    targets = ("labels",)
+
+    def __init__(self, words: nn.Module) -> None:
+        super().__init__()
+        self.words = words
+
+    def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
+        layout, logits = states.layout, self.words(states)
+        loss = None
+        if labels is not None:
+            following = F.pad(labels_of(layout, labels, logits.shape[-1])[:, 1:], (0, 1), value=IGNORED)
+            loss = F.cross_entropy(logits.flatten(0, 1), following.flatten())
+        return Prediction(loss, layout.unpack(logits), states.hidden_states)
 
 
 class PairRelation(nn.Module):

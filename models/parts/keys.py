@@ -73,11 +73,12 @@ class KeyMap:
             ['bert.layer.3.LayerNorm.bias']
         """
         numbers = _NUMBER.findall(ours)
-        parts = _NUMBER.sub("{}", ours).split(".")
-        for end in range(len(parts), 0, -1):
-            rule = self.rules.get(".".join(parts[:end]))
-            if rule is not None:
-                return rule, [".".join([name.format(*numbers), *parts[end:]]) for name in rule.names]
+        # A layer's number stands for any; one behind it may be meant as it is, as in a pair.
+        for parts in (_NUMBER.sub("{}", ours).split("."), _NUMBER.sub("{}", ours, count=1).split(".")):
+            for end in range(len(parts), 0, -1):
+                rule = self.rules.get(".".join(parts[:end]))
+                if rule is not None:
+                    return rule, [".".join([name.format(*numbers), *parts[end:]]) for name in rule.names]
         raise KeyError(f"no rule names the parameter {ours}")
 
     def export(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
