@@ -29,11 +29,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ..attention import attention
-from ..buckets import Buckets
-from ..lsh import LAST_RESORT, local_order, lsh_order, unit_length
-from ..reversible import Reversible, kept
-from .parts.attention import join_heads, split_heads
+from ..reversible import Reversible
+from .parts.axial import Embeddings, Grid, Table
+from .parts.chunked import Chunks, LocalAttention, LSHAttention, Text
 from .parts.config import BaseConfig
 from .parts.embeddings import inputs_layout
 from .parts.heads import (
@@ -48,7 +46,7 @@ from .parts.heads import (
     States,
 )
 from .parts.keys import KeyMap, Same, Stacked
-from .parts.layers import ACTIVATIONS, initialise
+from .parts.layers import ACTIVATIONS, in_chunks, initialise
 from .parts.layouts import Whole
 from .parts.model import Family
 
@@ -101,7 +99,6 @@ class Config(BaseConfig):
     num_hashes: int = 1
     vocab_size: int = 320
     pad_token_id: int | None = 0
-    eos_token_id: int | None = 2
     classifier_dropout: float | None = None
     problem_type: str | None = None
 
@@ -168,123 +165,21 @@ class Config(BaseConfig):
         return 2 ** (power // 2), 2 ** (power - power // 2)
 
 
-class Grid(nn.Module):
-    """Position i stands in row ``i // columns`` and column ``i % columns`` of a grid, and has the
-    embeddings of both side by side. Dropout takes whole columns."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        (rows, columns), (of_rows, of_columns) = c.axial_pos_shape, c.axial_pos_embds_dim
-        self.columns, self.longest, self.dropout = columns, rows * columns, c.hidden_dropout_prob
-        self.of_rows = nn.Parameter(c.axial_norm_std * torch.randn(rows, 1, of_rows))
-        self.of_columns = nn.Parameter(c.axial_norm_std * torch.randn(1, columns, of_columns))
-
-    def forward(self, batch: int, size: int, places: Tensor | None) -> Tensor:
-        """``(B or 1, S, width)``; ``places`` are ``(B, S)``, or None for 0 to S - 1."""
-        rows = -(-size // self.columns) if places is None else self.longest // self.columns
-        of_rows, of_columns = self.of_rows[:rows], self.of_columns
-        grid = torch.cat([of_rows.expand(-1, self.columns, -1), of_columns.expand(rows, -1, -1)], -1)[None]
-        if self.training and self.dropout > 0:
-            grid = grid * F.dropout(grid.new_ones(batch, 1, self.columns, 1), self.dropout)
-        grid = grid.flatten(1, 2)
-        if places is None:
-            return grid[:, :size]
-        return grid.expand(batch, -1, -1).gather(1, places[..., None].expand(-1, -1, grid.shape[2]))
+def _positions(c: Config) -> Grid | Table:
+    if not c.axial_pos_embds:
+        return Table(c.max_position_embeddings, c.hidden_size, dropout=c.hidden_dropout_prob)
+    return Grid(c.axial_pos_shape, c.axial_pos_embds_dim, std=c.axial_norm_std, dropout=c.hidden_dropout_prob)
 
 
-class Table(nn.Module):
-    """An embedding for each position."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.longest = c.max_position_embeddings
-        self.embedding = nn.Embedding(self.longest, c.hidden_size)
-        self.dropout = nn.Dropout(c.hidden_dropout_prob)
-
-    def forward(self, batch: int, size: int, places: Tensor | None) -> Tensor:
-        if places is None:
-            places = torch.arange(size, device=self.embedding.weight.device).expand(batch, size)
-        return self.dropout(self.embedding(places))
-
-
-class Embeddings(nn.Module):
-    """``dropout(word) + position``."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.words = nn.Embedding(c.vocab_size, c.hidden_size)
-        self.positions = Grid(c) if c.axial_pos_embds else Table(c)
-        self.dropout = nn.Dropout(c.hidden_dropout_prob)
-
-    def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, places: Tensor | None) -> Tensor:
-        if input_ids is not None:
-            inputs_embeds = self.words(input_ids)
-        assert inputs_embeds is not None
-        batch, size, _ = inputs_embeds.shape
-        if size > self.positions.longest:
-            raise ValueError(f"input_ids: at most {self.positions.longest} tokens are allowed, got {size}")
-        if places is not None:
-            places = places.expand(batch, size)
-        return self.dropout(inputs_embeds) + self.positions(batch, size, places)
-
-
-@dataclass(frozen=True)
-class Text:
-    """What layers must know of a batch: ``real (B, S)``, None if all tokens are, and the rounds."""
-
-    real: Tensor | None
-    rounds: int
-
-
-class LSHAttention(nn.Module):
-    """Section 2: among tokens of near hashes, itself as a last resort."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.config, inner = c, c.num_attention_heads * c.attention_head_size
-        self.query_key = nn.Linear(c.hidden_size, inner, bias=False)
-        self.value = nn.Linear(c.hidden_size, inner, bias=False)
-        self.out = nn.Linear(inner, c.hidden_size, bias=False)
-
-    def forward(self, x: Tensor, text: Text) -> Tensor:
-        c, size = self.config, x.shape[1]
-        (qk,), (v,) = (split_heads(f(x), 1, c.num_attention_heads) for f in (self.query_key, self.value))
-        chunk = c.lsh_attn_chunk_length
-        if size <= chunk:
-            order = local_order(size, size, text.real, x.device)
-            pattern = Buckets(order, size, c.is_decoder, 0, 0, LAST_RESORT)
-        else:
-            order = kept(lambda: self._order(qk, text))
-            around = (c.lsh_num_chunks_before, c.lsh_num_chunks_after)
-            pattern = Buckets(order, chunk, c.is_decoder, *around, LAST_RESORT)
-        dropout = c.lsh_attention_probs_dropout_prob if self.training else 0.0
-        mixed = attention(qk, unit_length(qk), v, pattern, scale=1.0, dropout=dropout)
-        return self.out(join_heads(mixed))  # type: ignore[arg-type]
-
-    def _order(self, qk: Tensor, text: Text) -> Tensor:
-        c = self.config
-        sizes = {"buckets": c.buckets(qk.shape[2]), "chunk": c.lsh_attn_chunk_length}
-        return lsh_order(qk, rounds=text.rounds, seed=c.hash_seed, mask=text.real, **sizes)  # type: ignore[arg-type]
-
-
-class LocalAttention(nn.Module):
-    """Within a token's chunk of the text and the chunks beside it."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.config, inner = c, c.num_attention_heads * c.attention_head_size
-        self.qkv = nn.Linear(c.hidden_size, 3 * inner, bias=False)
-        self.out = nn.Linear(inner, c.hidden_size, bias=False)
-
-    def forward(self, x: Tensor, text: Text) -> Tensor:
-        c, size = self.config, x.shape[1]
-        q, k, v = split_heads(self.qkv(x), 3, c.num_attention_heads)
-        chunk, around = c.local_attn_chunk_length, (c.local_num_chunks_before, c.local_num_chunks_after)
-        if size <= chunk:
-            chunk, around = size, (0, 0)
-        pattern = Buckets(local_order(size, chunk, text.real, x.device), chunk, c.is_decoder, *around)
-        dropout = c.local_attention_probs_dropout_prob if self.training else 0.0
-        return self.out(join_heads(attention(q, k, v, pattern, dropout=dropout)))  # type: ignore[arg-type]
+def _attention(c: Config, kind: str) -> LSHAttention | LocalAttention:
+    sizes = (c.hidden_size, c.num_attention_heads, c.attention_head_size)
+    if kind == "local":
+        around = (c.local_num_chunks_before, c.local_num_chunks_after)
+        chunks = Chunks(c.local_attn_chunk_length, *around, c.is_decoder)
+        return LocalAttention(*sizes, chunks, dropout=c.local_attention_probs_dropout_prob)
+    chunks = Chunks(c.lsh_attn_chunk_length, c.lsh_num_chunks_before, c.lsh_num_chunks_after, c.is_decoder)
+    hashing = {"buckets": c.buckets, "rounds": c.num_hashes, "seed": c.hash_seed}
+    return LSHAttention(*sizes, chunks, dropout=c.lsh_attention_probs_dropout_prob, **hashing)  # type: ignore[arg-type]
 
 
 class Attention(nn.Module):
@@ -293,7 +188,7 @@ class Attention(nn.Module):
     def __init__(self, c: Config, kind: str) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
-        self.inner = LSHAttention(c) if kind == "lsh" else LocalAttention(c)
+        self.inner = _attention(c, kind)
         self.dropout = nn.Dropout(c.hidden_dropout_prob)
 
     def forward(self, x: Tensor, text: Text) -> Tensor:
@@ -318,18 +213,13 @@ class FeedForward(nn.Module):
         return self.dropout(self.down(self.act(self.dropout(self.up(self.norm(x))))))
 
 
-def in_chunks(f: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
-    """``f(x)``, of ``size`` tokens at a time if that is not 0 (section 3.1)."""
-    return torch.cat([f(some) for some in x.split(size, 1)], 1) if size else f(x)
-
-
 class Body(nn.Module):
     """Embeddings and layers."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.config = c
-        self.embeddings = Embeddings(c)
+        self.embeddings = Embeddings(c.vocab_size, c.hidden_size, _positions(c), dropout=c.hidden_dropout_prob)
         self.stack = Reversible((Attention(c, kind), FeedForward(c)) for kind in c.attn_layers)
         self.norm = nn.LayerNorm(2 * c.hidden_size, eps=c.layer_norm_eps)
         self.dropout = nn.Dropout(c.hidden_dropout_prob)
@@ -349,7 +239,7 @@ class Body(nn.Module):
         x = self.embeddings(input_ids, inputs_embeds, position_ids)
         size = x.shape[1]
         more = self.config.padded(size) - size
-        text = Text(_real(layout, more), self.config.num_hashes if num_hashes is None else num_hashes)
+        text = Text(_real(layout, more), num_hashes)
         x = F.pad(x, (0, 0, 0, more))
         states = None
         if output_hidden_states:
@@ -364,8 +254,7 @@ class Body(nn.Module):
         """The stack's results and x2 before each layer and at the end: all are kept, so nothing is
         to be rebuilt."""
         x1, x2, trace = x, x, [x]
-        for pair in self.stack.layers:
-            f, g = cast(nn.ModuleList, pair)
+        for f, g in cast(Any, self.stack.layers):
             x1 = x1 + f(x2, text)
             x2 = x2 + g(x1, text)
             trace.append(x2)

@@ -2,8 +2,9 @@
 
 Each file imports only from files before it::
 
-    layouts  layers  config  files  keys  outputs
+    layouts  layers  axial  config  files  keys  outputs
     attention  embeddings  chosen
+    chunked
     objectives
     heads
     encoder  model

@@ -57,6 +57,12 @@ class PostNorm(nn.Module):
         return self.norm(x + self.dropout(self.inner(x, *context)))
 
 
+def in_chunks(f: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
+    """``f(x)``, of ``size`` tokens at a time if that is not 0 (Kitaev et al. 2020,
+    section 3.1)."""
+    return torch.cat([f(some) for some in x.split(size, 1)], 1) if size else f(x)
+
+
 def initialise(model: nn.Module, std: float) -> None:
     """Weights from a normal distribution cut at two standard deviations, biases and padding
     rows 0: how BERT and most after it start (google-research/bert, ``create_initializer``)."""

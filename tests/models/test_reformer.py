@@ -283,3 +283,11 @@ def test_bad_input() -> None:
         build("ReformerModelWithLMHead", config())(words(5))
     with pytest.raises(ValueError, match="is_decoder: False is allowed"):
         build("ReformerForMaskedLM", config(is_decoder=True))(words(5))
+
+
+def test_positions_of_ones_own(tmp_path: Path) -> None:
+    oracle, ours = (model.eval() for model in both(tmp_path, "ReformerModel"))
+    places = torch.stack([torch.arange(SIZE).flip(0), torch.arange(SIZE)])
+    with torch.no_grad():
+        want, got = (model(words(SIZE), position_ids=places).last_hidden_state for model in (oracle, ours))
+    assert_close(got, want, "last_hidden_state")
