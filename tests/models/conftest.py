@@ -5,3 +5,10 @@ import torch
 
 with torch.device("cpu"):
     torch.zeros(0)
+
+
+@pytest.fixture(autouse=True)
+def no_graphs_of_other_tests() -> None:
+    """Every model traces the same functions; after eight of them torch.compile gives up."""
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()
