@@ -1,6 +1,9 @@
 """A device context remembers torch's constructors when it is first entered; that must be
 before memory is poisoned, or models on the meta device would be made of real memory."""
 
+import sys
+
+import pytest
 import torch
 
 with torch.device("cpu"):
