@@ -45,6 +45,10 @@ class Whole:
         """``(B, ...)``: the first token of each sequence ([CLS]) among the layers' tokens."""
         return x[:, 0]
 
+    def last(self, x: Tensor) -> Tensor:
+        """``(B, ...)``: the last real token of each sequence among the layers' tokens."""
+        return x[:, -1]
+
     def positions(self) -> Tensor:
         """Place of each of the layers' tokens in its sequence, ``(1, n)``."""
         return torch.arange(self.shape[1], device=self.device)[None]
@@ -59,10 +63,17 @@ class Whole:
         return torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Band | Blocks,
+        bias: Distance | Dense | None,
+        dropout: float,
+        scale: float | None = None,
     ) -> Tensor:
         """:func:`pkernels.attention` within the sequences."""
-        return attention(q, k, v, pattern, bias, dropout=dropout)  # type: ignore[return-value]
+        return attention(q, k, v, pattern, bias, scale=scale, dropout=dropout)  # type: ignore[return-value]
 
     def globals(self, positions: Tensor) -> Globals:
         """The global ones among the layers' tokens; ``positions`` as :func:`pkernels.global_attention`
@@ -90,6 +101,10 @@ class _Covered(Whole):
     def labels(self, labels: Tensor) -> Tensor:
         return labels.masked_fill(~self.real, IGNORED)
 
+    def last(self, x: Tensor) -> Tensor:
+        places = torch.arange(1, self.shape[1] + 1, device=self.device) * self.real
+        return x[torch.arange(self.shape[0], device=self.device), places.argmax(1)]
+
 
 class Ragged(_Covered):
     """Row b's first ``lengths[b]`` tokens are real. Needs no look at values, so it traces."""
@@ -99,9 +114,18 @@ class Ragged(_Covered):
         self.lengths = lengths
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Band | Blocks,
+        bias: Distance | Dense | None,
+        dropout: float,
+        scale: float | None = None,
     ) -> Tensor:
-        return attention(q, k, v, pattern, bias, lengths=self.lengths, dropout=dropout)  # type: ignore[return-value]
+        return attention(  # type: ignore[return-value]
+            q, k, v, pattern, bias, lengths=self.lengths, scale=scale, dropout=dropout
+        )
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, self.shape, self.device, lengths=self.lengths)
@@ -116,14 +140,21 @@ class Masked(_Covered):
         self.bias = Dense(keys[:, None, None, :])
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Band | Blocks,
+        bias: Distance | Dense | None,
+        dropout: float,
+        scale: float | None = None,
     ) -> Tensor:
         if isinstance(bias, Distance):
             raise NotImplementedError(
                 "attention_mask: beside a position bias, padding on the right is supported (or lengths=)"
             )
         both = self.bias if bias is None else Dense(bias.values + self.bias.values)
-        return attention(q, k, v, pattern, both, dropout=dropout)  # type: ignore[return-value]
+        return attention(q, k, v, pattern, both, scale=scale, dropout=dropout)  # type: ignore[return-value]
 
     def attend_globally(
         self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, rows: Rows, dropout: float
@@ -143,6 +174,9 @@ class Packed(Whole):
     def first(self, x: Tensor) -> Tensor:
         return x[0, self.offsets[:-1]]
 
+    def last(self, x: Tensor) -> Tensor:
+        return x[0, self.offsets[1:] - 1]
+
     def positions(self) -> Tensor:
         return (torch.arange(self.total, device=self.device) - self.offsets[self._sequences()])[None]
 
@@ -158,9 +192,18 @@ class Packed(Whole):
         return torch.bucketize(torch.arange(self.total, device=self.device), self.offsets[1:], right=True)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Band | Blocks,
+        bias: Distance | Dense | None,
+        dropout: float,
+        scale: float | None = None,
     ) -> Tensor:
-        return attention(q, k, v, pattern, bias, offsets=self.offsets, dropout=dropout)  # type: ignore[return-value]
+        return attention(  # type: ignore[return-value]
+            q, k, v, pattern, bias, offsets=self.offsets, scale=scale, dropout=dropout
+        )
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, (1, self.total), self.device, offsets=self.offsets)
