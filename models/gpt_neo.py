@@ -40,7 +40,8 @@ class Config(BandedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         # What transformers reads must name the kinds: its own default is 24 layers'.
-        return {**super().to_dict(), "attention_types": [[list(self.kinds), 1]]}
+        types = [[list(self.kinds), 1]] if self.attention_types is None else self.attention_types
+        return {**super().to_dict(), "attention_types": types}
 
     @classmethod
     def of_125m(cls) -> Config:

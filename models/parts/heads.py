@@ -150,7 +150,7 @@ class CausalLM(nn.Module):
         layout, logits = states.layout, self.words(states)
         loss = None
         if labels is not None:
-            following = F.pad(labels_of(layout, labels, logits.shape[-1])[:, 1:], (0, 1), value=IGNORED)
+            following = layout.following(labels_of(layout, labels, logits.shape[-1]))
             loss = F.cross_entropy(logits.flatten(0, 1), following.flatten())
         return Prediction(loss, layout.unpack(logits), states.hidden_states)
 

@@ -41,6 +41,11 @@ class Whole:
         """``(B, S)`` labels -> one for each of the layers' tokens, padding ignored."""
         return labels
 
+    def following(self, labels: Tensor) -> Tensor:
+        """The layers' tokens' labels ``(1 or B, n)`` -> for each token that of the next one of its
+        sequence, ignored where there is none."""
+        return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+
     def first(self, x: Tensor) -> Tensor:
         """``(B, ...)``: the first token of each sequence ([CLS]) among the layers' tokens."""
         return x[:, 0]
@@ -100,6 +105,9 @@ class _Covered(Whole):
 
     def labels(self, labels: Tensor) -> Tensor:
         return labels.masked_fill(~self.real, IGNORED)
+
+    def following(self, labels: Tensor) -> Tensor:
+        return super().following(labels).masked_fill(~self.real, IGNORED)
 
     def last(self, x: Tensor) -> Tensor:
         places = torch.arange(1, self.shape[1] + 1, device=self.device) * self.real
@@ -170,6 +178,9 @@ class Packed(Whole):
         self.offsets, self.total = offsets, total
         if not torch.compiler.is_compiling():
             self.longest = int(offsets.diff().max()) if len(offsets) > 1 else 0
+
+    def following(self, labels: Tensor) -> Tensor:
+        return super().following(labels).index_fill(1, self.offsets[1:] - 1, IGNORED)
 
     def first(self, x: Tensor) -> Tensor:
         return x[0, self.offsets[:-1]]
