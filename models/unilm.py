@@ -73,7 +73,7 @@ class Config(ClassifierConfig):
     Args:
         source_type_id, target_type_id: Segments of sources and targets, in fine-tuning and generation.
         rel_pos_bins, max_rel_pos: Buckets and the distance where the last begins (UniLMv2); 0 for none.
-        mask_token_id, eos_token_id: What generation appends, and what ends a target.
+        mask_token_id, eos_token_id: What generation appends, and what ends a target (if anything).
     """
 
     model_type: ClassVar[str] = "unilm"
@@ -94,7 +94,7 @@ class Config(ClassifierConfig):
     rel_pos_bins: int = 0
     max_rel_pos: int = 0
     mask_token_id: int = 103
-    eos_token_id: int = 102
+    eos_token_id: int | None = 102
 
     def __post_init__(self) -> None:
         super().__post_init__()

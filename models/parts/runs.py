@@ -17,7 +17,8 @@ class Runs(Masked):
     bias, which is all that the kernel adds, needs no mask beside it.
 
     Distances are the same in the packed row; a pattern's ``columns`` count from the row's first
-    place, padding included, and are counted from the first real token here.
+    place, padding included, and are counted from the first real token here. That is also the one which
+    stands for its row ([CLS]).
 
     Example:
         >>> real = torch.tensor([[False, True, True]])
@@ -31,6 +32,9 @@ class Runs(Masked):
         self.rows = real.flatten().nonzero().squeeze(1)
         self.before = real.int().argmax(1)
         self.offsets = torch.nn.functional.pad(real.sum(1).cumsum(0), (1, 0))
+
+    def first(self, x: Tensor) -> Tensor:
+        return x[torch.arange(len(x), device=self.device), self.before]
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pkernels.models import Model, build, unilm
+from pkernels.models.parts.attention import SelfAttention
 from pkernels.models.parts.layouts import layout
 from pkernels.models.parts.objectives import (
     MODES,
