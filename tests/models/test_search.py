@@ -21,8 +21,8 @@ SPREAD = 2.0
 class Table:
     """Scores that depend on all that was written, in each row differently."""
 
-    def __init__(self, rows: int) -> None:
-        self.texts: list[tuple[int, ...]] = [(row,) for row in range(rows)]
+    def __init__(self, rows: int, first: int = 0) -> None:
+        self.texts: list[tuple[int, ...]] = [(first + row,) for row in range(rows)]
 
     def first(self) -> Tensor:
         return torch.stack([scores(text) for text in self.texts])
@@ -93,7 +93,10 @@ def test_wide_beams_find_the_best_of_all_texts(penalty: float) -> None:
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 4.0, -2.0])
 def test_beams_are_those_of_a_plain_search(width: int, penalty: float) -> None:
     how = Generation(max_new_tokens=9, num_beams=width, length_penalty=penalty, eos_token_id=EOS, pad_token_id=PADDING)
-    assert trimmed(search(Table(6), how)) == [plain_beams(row, width, 9, penalty) for row in range(6)]
+    want = [plain_beams(row, width, 9, penalty) for row in range(30)]
+    assert trimmed(search(Table(30), how)) == want
+    for row, text in enumerate(want):  # alone, each ends as early as it can
+        assert trimmed(search(Table(1, row), how)) == [text]
 
 
 def test_beams_end_early_where_nothing_could_win() -> None:
