@@ -32,6 +32,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -52,14 +53,15 @@ from .parts.heads import (
     WordPredictor,
     WordsAndRelation,
     class_loss,
+    labels_of,
     token_loss,
 )
 from .parts.keys import BERT_HEADS, KeyMap, Same, encoder_rules, tied_words
 from .parts.layers import initialise
-from .parts.layouts import Masked, Unpadded
+from .parts.layouts import IGNORED, Masked, Unpadded
 from .parts.model import Family, Model
 from .parts.objectives import MODES
-from .parts.outputs import PreTraining
+from .parts.outputs import Prediction, PreTraining
 from .parts.relative import RelativeBias
 from .parts.runs import runs
 from .parts.search import Generation, search
@@ -73,6 +75,7 @@ class Config(ClassifierConfig):
     Args:
         source_type_id, target_type_id: Segments of sources and targets, in fine-tuning and generation.
         rel_pos_bins, max_rel_pos: Buckets and the distance where the last begins (UniLMv2); 0 for none.
+        label_smoothing: Of the loss of fine-tuning for generation.
         mask_token_id, eos_token_id: What generation appends, and what ends a target (if anything).
     """
 
@@ -93,11 +96,13 @@ class Config(ClassifierConfig):
     target_type_id: int = 1
     rel_pos_bins: int = 0
     max_rel_pos: int = 0
+    label_smoothing: float = 0.0
     mask_token_id: int = 103
     eos_token_id: int | None = 102
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_probability("label_smoothing")
         self.check_choice("source_type_id", range(self.type_vocab_size))
         self.check_choice("target_type_id", range(self.type_vocab_size))
         if self.rel_pos_bins < 0 or self.rel_pos_bins % 4:
@@ -228,6 +233,33 @@ class ClozeAndRelation(WordsAndRelation):
         return PreTraining(loss, states.layout.unpack(logits), relation, states.hidden_states)
 
 
+class SmoothedLM(MaskedLM):
+    """Section 3.1: the cloze with some of a label's probability spread over all other words but the
+    padding. The loss is the divergence from that, so it can reach 0 (the authors'
+    ``LabelSmoothingLoss``)."""
+
+    def __init__(self, words: nn.Module, *, smoothing: float, padding: int) -> None:
+        super().__init__(words)
+        self.smoothing, self.padding = smoothing, padding
+
+    def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
+        logits = self.words(states)
+        if labels is None or not self.smoothing:
+            loss = token_loss(states.layout, logits, labels)
+        else:
+            loss = self._divergence(logits, labels_of(states.layout, labels, logits.shape[-1]))
+        return Prediction(loss, states.layout.unpack(logits), states.hidden_states)
+
+    def _divergence(self, logits: Tensor, labels: Tensor) -> Tensor:
+        chosen = labels != IGNORED
+        likely = logits[chosen].log_softmax(-1)
+        most, each = 1 - self.smoothing, self.smoothing / (likely.shape[-1] - 2)
+        found = likely.gather(1, labels[chosen][:, None])[:, 0]
+        others = likely.sum(-1) - found - likely[:, self.padding]
+        entropy = most * math.log(most) + self.smoothing * math.log(each)
+        return (entropy - most * found - each * others).mean()
+
+
 class Keys(KeyMap):
     """BERT's names; files with fused projections are read too."""
 
@@ -336,7 +368,7 @@ HEADS = {
     "UniLMModel": lambda c: Bare(Pooler(c.hidden_size)),
     "UniLMForPreTraining": lambda c: ClozeAndRelation(_words(c), Pooler(c.hidden_size), nn.Linear(c.hidden_size, 2)),
     "UniLMForMaskedLM": lambda c: MaskedLM(_words(c)),
-    "UniLMForSeq2SeqLM": lambda c: MaskedLM(_words(c)),
+    "UniLMForSeq2SeqLM": lambda c: SmoothedLM(_words(c), smoothing=c.label_smoothing, padding=c.pad_token_id or 0),
     "UniLMForSequenceClassification": _of_sequences,
 }
 

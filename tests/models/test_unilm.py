@@ -155,6 +155,22 @@ def test_far_distances_share_the_last_bucket() -> None:
     assert torch.equal(relative(40).values, relative.table.weight[:, buckets])
 
 
+@pytest.mark.parametrize("padding", ["whole", "right", "left"])
+def test_smoothed_labels_are_those_of_the_authors(padding: str) -> None:
+    model = build("UniLMForSeq2SeqLM", config(label_smoothing=0.1)).eval()
+    fill_with_noise(model)
+    mask = MASKS[padding]
+    given, _ = batch(mask, "seq2seq")
+    labels = token_labels(mask, WORDS)
+    out = model(given["input_ids"], mask, source_lengths=torch.tensor(firsts_of(mask)), labels=labels)
+    want = torch.full((int((labels >= 0).sum()), WORDS), 0.1 / (WORDS - 2))
+    want[:, 0] = 0
+    want[torch.arange(len(want)), labels[labels >= 0]] = 0.9
+    assert (labels != 0).all()
+    likely = out.logits[labels >= 0].log_softmax(-1)
+    assert_close(out.loss, F.kl_div(likely, want, reduction="sum") / len(want), "loss")
+
+
 # Files ----------------------------------------------------------------------------------
 
 
@@ -343,6 +359,7 @@ def test_parameter_counts_of_the_published_sizes(size: str) -> None:
             {"rel_pos_bins": 32, "max_rel_pos": 8},
             r"max_rel_pos: at least 9 \(rel_pos_bins / 4 \+ 1\) is allowed, got 8",
         ),
+        ({"label_smoothing": 1.0}, r"label_smoothing: in \[0, 1\)"),
         ({"num_qkv": 4}, "num_qkv: 0 or 1 is supported, got 4"),
         ({"ffn_type": 1}, "ffn_type: 0 is supported, got 1"),
     ],
