@@ -4,7 +4,7 @@ Each file imports only from files before it::
 
     layouts  layers  axial  config  files  keys  outputs
     attention  embeddings  chosen  relative  runs
-    chunked
+    chunked  global_rows
     objectives  search
     heads
     encoder  model

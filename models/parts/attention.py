@@ -47,7 +47,8 @@ class SelfAttention(nn.Module):
 
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """``(B, S, parts * W)`` -> ``parts`` views ``(B, heads, S, W / heads)``."""
-    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    # Apart before they are transposed: the gradient is then put together by one copy.
+    return tuple(y.transpose(1, 2) for y in x.unflatten(-1, (parts, heads, -1)).unbind(2))
 
 
 def join_heads(x: Tensor) -> Tensor:
