@@ -35,9 +35,13 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, layout: Whole, bias: Distance | Dense | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, layout: Whole, bias: Distance | Dense | None = None, pattern: Band | None = None
+    ) -> Tensor:
+        """``pattern`` stands for the module's own in this call."""
         q, k, v = split_heads(self.qkv(x), 3, self.heads)
-        mixed = layout.attend(q, k, v, self.pattern, bias, self.dropout if self.training else 0.0)
+        pattern = self.pattern if pattern is None else pattern
+        mixed = layout.attend(q, k, v, pattern, bias, self.dropout if self.training else 0.0)
         return self.out(join_heads(mixed))
 
 
