@@ -27,6 +27,7 @@ FAMILIES = {
     "longformer": "longformer",
     "reformer": "reformer",
     "roberta": "roberta",
+    "unilm": "unilm",
 }
 
 

@@ -12,30 +12,59 @@ Process = Callable[[Tensor, Tensor], Tensor]
 """From the words so far ``(B, n)`` and scores ``(B, V)`` of the next to other scores."""
 
 
-def highest(scores: Tensor, k: int) -> Tensor:
-    """The ``k`` best scores of each row, and what ties with the last of them; the others -inf.
+def highest(scores: Tensor, count: int) -> Tensor:
+    """``scores (R, V)``, -inf below the ``count`` highest; 0 keeps all.
 
     Example:
         >>> highest(torch.tensor([[1.0, 3.0, 2.0]]), 2)
         tensor([[-inf, 3., 2.]])
     """
-    least = scores.topk(min(k, scores.shape[-1])).values[..., -1:]
-    return scores.masked_fill(scores < least, float("-inf"))
+    if not 0 < count < scores.shape[1]:
+        return scores
+    return scores.masked_fill(scores < scores.topk(count).values[:, -1:], float("-inf"))
 
 
-def nucleus(scores: Tensor, p: float) -> Tensor:
-    """The fewest words whose probabilities come to ``p`` (Holtzman et al. 2020, arXiv:1904.09751,
-    section 3.1); the others -inf.
+def nucleus(scores: Tensor, share: float) -> Tensor:
+    """``scores (R, V)``, -inf but for the fewest words of probability ``share`` together, at least one
+    (Holtzman et al. 2019, arXiv:1904.09751, section 3.1).
 
     Example:
         >>> nucleus(torch.tensor([[0.5, 0.3, 0.2]]).log(), 0.7).isinf()
         tensor([[False, False,  True]])
     """
+    if share == 1:
+        return scores
     ordered, places = scores.sort(-1)
-    # From the rarest on: what comes to no more than 1 - p can go. The best word always stays.
-    rare = ordered.softmax(-1).cumsum(-1) <= 1 - p
-    rare[..., -1] = False
+    # From the rarest on: what comes to no more than the rest can go.
+    rare = ordered.softmax(-1).cumsum(-1) <= 1 - share
+    rare[:, -1] = False
     return scores.masked_fill(rare.scatter(-1, places, rare), float("-inf"))
+
+
+def forbid_ngrams(scores: Tensor, written: Tensor, size: int) -> Tensor:
+    """``scores (R, V)``, -inf for words that would end an n-gram that ``written (R, n)`` has.
+
+    Example:
+        >>> forbid_ngrams(torch.zeros(1, 4), torch.tensor([[1, 2, 1]]), 2)
+        tensor([[0., 0., -inf, 0.]])
+    """
+    if written.shape[1] < size:
+        return scores
+    grams = written.unfold(1, size, 1)
+    tail = written[:, written.shape[1] - size + 1 :]
+    again = (grams[..., :-1] == tail[:, None]).all(-1)
+    count = torch.zeros_like(scores, dtype=torch.int32).scatter_add_(1, grams[..., -1], again.int())
+    return scores.masked_fill(count > 0, float("-inf"))
+
+
+@dataclass(frozen=True)
+class NoRepeat:
+    """:func:`forbid_ngrams` of ``size``, those of the prompt among them."""
+
+    size: int
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        return forbid_ngrams(scores, ids, self.size)
 
 
 @dataclass(frozen=True)

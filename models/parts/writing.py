@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .cache import Caches
-from .scores import Process, Repetition
+from .scores import NoRepeat, Process, Repetition
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,12 @@ class Settings:
             their length so far, can win no more; "never": when they cannot at any length.
         num_return_sequences: Texts for each row.
         repetition_penalty: See :class:`Repetition`.
+        no_repeat_ngram_size: No n-gram of this size comes twice in a text (padding counted in, as in
+            transformers); 0 for no such rule.
         eos_token_id: Words that end a text, by default the config's; () for none.
         pad_token_id: What fills rows that have ended; by default the config's, or the (first) end.
         logits_processor: Called with the words so far and scores (of beams: log-probabilities),
-            after the penalty; return other scores.
+            after the rules above; return other scores.
         generator: Of sampling; by default torch's.
     """
 
@@ -111,6 +113,7 @@ class Settings:
     early_stopping: bool | str = False
     num_return_sequences: int = 1
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
     eos_token_id: int | Sequence[int] | None = None
     pad_token_id: int | None = None
     logits_processor: Sequence[Process] = ()
@@ -123,6 +126,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name}: an integer, at least 1, is allowed, got {value!r}")
+        if self.no_repeat_ngram_size < 0:
+            raise ValueError(f"no_repeat_ngram_size: at least 0 is allowed, got {self.no_repeat_ngram_size}")
         for name in ("temperature", "repetition_penalty"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: above 0 is allowed, got {getattr(self, name)}")
@@ -162,5 +167,6 @@ class Settings:
 
     def steps(self, real: Tensor | None) -> list[Process]:
         """What is done to scores before a word is chosen."""
-        penalties = [] if self.repetition_penalty == 1 else [Repetition(self.repetition_penalty, real)]
-        return [*penalties, *self.logits_processor]
+        penalties: list[Process] = [] if self.repetition_penalty == 1 else [Repetition(self.repetition_penalty, real)]
+        rules = [NoRepeat(self.no_repeat_ngram_size)] if self.no_repeat_ngram_size else []
+        return [*penalties, *rules, *self.logits_processor]

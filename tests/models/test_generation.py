@@ -144,6 +144,16 @@ def test_repetition_costs_as_in_transformers(models: dict, beams: int) -> None:
     assert not torch.equal(ours.generate(ids, **given | {"repetition_penalty": 1.0}), want)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_ngrams_come_once_as_in_transformers(models: dict, beams: int) -> None:
+    oracle, ours = models["gpt2"]
+    given = {"max_length": 24, "num_beams": beams, "no_repeat_ngram_size": 2}
+    ids = prompts(torch.ones_like(LEFT))
+    want = oracle.generate(ids, **given, do_sample=False, attention_mask=torch.ones_like(LEFT))
+    assert torch.equal(ours.generate(ids, **given), want)
+    assert not torch.equal(ours.generate(ids, **given | {"no_repeat_ngram_size": 0}), want)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gpt3"])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_padding_changes_no_word(name: str, beams: int) -> None:
