@@ -3,9 +3,9 @@
 Each file imports only from files before it::
 
     layouts  layers  axial  config  files  keys  outputs
-    attention  embeddings  chosen
+    attention  embeddings  chosen  relative_buckets
     chunked
     objectives
     heads
-    encoder  model
+    encoder  seq2seq  model
 """

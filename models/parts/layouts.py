@@ -8,6 +8,8 @@ offsets. A layout is the object that knows how; layers ask it and never see a ma
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -15,9 +17,10 @@ from ...attention import attention
 from ...bias import Dense, Distance
 from ...blocks import Blocks
 from ...globals import Globals, locate
-from ...patterns import Band
+from ...patterns import Band, dense
 
 Rows = tuple[Tensor, Tensor, Tensor]
+Bias = Distance | Dense | None
 IGNORED = -100  # the label that carries no loss, as in torch and transformers
 
 
@@ -59,10 +62,16 @@ class Whole:
         return torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
-    ) -> Tensor:
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
+        scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
         """:func:`pkernels.attention` within the sequences."""
-        return attention(q, k, v, pattern, bias, dropout=dropout)  # type: ignore[return-value]
+        return attention(q, k, v, pattern, bias, scale=scale, dropout=dropout)  # type: ignore[return-value]
+
+    def crossed(self, q: Tensor, k: Tensor, v: Tensor, queries: Whole, dropout: float, scale: float | None) -> Tensor:
+        """:func:`pkernels.attention` of another text's tokens, which ``queries`` lays out, to this one's;
+        both packed or none."""
+        return attention(q, k, v, scale=scale, dropout=dropout)  # type: ignore[return-value]
 
     def globals(self, positions: Tensor) -> Globals:
         """The global ones among the layers' tokens; ``positions`` as :func:`pkernels.global_attention`
@@ -99,9 +108,13 @@ class Ragged(_Covered):
         self.lengths = lengths
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
-    ) -> Tensor:
-        return attention(q, k, v, pattern, bias, lengths=self.lengths, dropout=dropout)  # type: ignore[return-value]
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
+        scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        return attention(q, k, v, pattern, bias, scale=scale, lengths=self.lengths, dropout=dropout)  # type: ignore[return-value]
+
+    def crossed(self, q: Tensor, k: Tensor, v: Tensor, queries: Whole, dropout: float, scale: float | None) -> Tensor:
+        return attention(q, k, v, scale=scale, lengths=(None, self.lengths), dropout=dropout)  # type: ignore[return-value]
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, self.shape, self.device, lengths=self.lengths)
@@ -116,14 +129,17 @@ class Masked(_Covered):
         self.bias = Dense(keys[:, None, None, :])
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
-    ) -> Tensor:
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
+        scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
         if isinstance(bias, Distance):
-            raise NotImplementedError(
-                "attention_mask: beside a position bias, padding on the right is supported (or lengths=)"
-            )
+            hidden = _with_hidden_keys(q, k, self.real, scale)
+            return attention(*hidden[:2], v, pattern, bias, scale=hidden[2], dropout=dropout)  # type: ignore[return-value]
         both = self.bias if bias is None else Dense(bias.values + self.bias.values)
-        return attention(q, k, v, pattern, both, dropout=dropout)  # type: ignore[return-value]
+        return attention(q, k, v, pattern, both, scale=scale, dropout=dropout)  # type: ignore[return-value]
+
+    def crossed(self, q: Tensor, k: Tensor, v: Tensor, queries: Whole, dropout: float, scale: float | None) -> Tensor:
+        return attention(q, k, v, dense, self.bias, scale=scale, dropout=dropout)  # type: ignore[return-value]
 
     def attend_globally(
         self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, rows: Rows, dropout: float
@@ -158,12 +174,35 @@ class Packed(Whole):
         return torch.bucketize(torch.arange(self.total, device=self.device), self.offsets[1:], right=True)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
-    ) -> Tensor:
-        return attention(q, k, v, pattern, bias, offsets=self.offsets, dropout=dropout)  # type: ignore[return-value]
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
+        scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        return attention(q, k, v, pattern, bias, scale=scale, offsets=self.offsets, dropout=dropout)  # type: ignore[return-value]
+
+    def crossed(self, q: Tensor, k: Tensor, v: Tensor, queries: Whole, dropout: float, scale: float | None) -> Tensor:
+        offsets = (cast(Packed, queries).offsets, self.offsets)
+        return attention(q, k, v, offsets=offsets, scale=scale, dropout=dropout)  # type: ignore[return-value]
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, (1, self.total), self.device, offsets=self.offsets)
+
+
+class Joined(Packed):
+    """Every token of the ``(B, S)`` batch is real, and its rows lie in one, beside another text that
+    is packed."""
+
+    def __init__(self, batch: int, size: int, device: torch.device) -> None:
+        super().__init__(torch.arange(batch + 1, device=device) * size, batch * size)
+        self.shape = (batch, size)
+
+    def pack(self, x: Tensor) -> Tensor:
+        return x.flatten(0, 1)[None]
+
+    def unpack(self, x: Tensor, fill: float = 0.0) -> Tensor:
+        return x[0].unflatten(0, self.shape)
+
+    def labels(self, labels: Tensor) -> Tensor:
+        return self.pack(labels)
 
 
 class Unpadded(Packed):
@@ -189,6 +228,16 @@ class Unpadded(Packed):
 
     def globals(self, positions: Tensor) -> Globals:
         return super().globals(self.pack(locate(positions, self.shape, self.device)[0]))
+
+
+def _with_hidden_keys(q: Tensor, k: Tensor, real: Tensor, scale: float | None) -> tuple[Tensor, Tensor, float]:
+    """``(q, k, scale)`` with a feature by which keys that are not ``real`` score lowest, for beside a
+    position bias the op takes no other: 1 in queries, so no matrix of pairs is needed."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    lowest = torch.finfo(k.dtype).min / (2 * max(scale, 1.0))
+    hidden = torch.zeros(real.shape, dtype=k.dtype, device=k.device).masked_fill(~real, lowest)
+    column = hidden[:, None, :, None].expand(-1, k.shape[1], -1, -1)
+    return torch.cat([q, torch.ones_like(q[..., :1])], -1), torch.cat([k, column], -1), scale
 
 
 def layout(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import files
 from .config import BaseConfig
@@ -29,6 +29,8 @@ class Family:
         initialise: Fills a new model's parameters.
         arguments: Architecture -> from config and arguments of a call, those that the body takes
             (what a task adds to them, or another shape of them); none is needed for most.
+        bodies: Architecture -> makes its body, where that is another (an encoder alone).
+        stored: From a file's config and tensors to those that they are to be read as.
     """
 
     config: type[BaseConfig]
@@ -37,6 +39,11 @@ class Family:
     keys: KeyMap
     initialise: Callable[[nn.Module, Any], None]
     arguments: Mapping[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
+    bodies: Mapping[str, Callable[[Any], nn.Module]] = field(default_factory=dict)
+    stored: Callable[[Any, dict[str, Tensor]], tuple[Any, dict[str, Tensor]]] = lambda config, tensors: (
+        config,
+        tensors,
+    )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By name, as functions are pickled: the family of a config is its module's FAMILY.
@@ -66,7 +73,7 @@ class Model(nn.Module):
     def __init__(self, family: Family, architecture: str, config: BaseConfig) -> None:
         super().__init__()
         self.family, self.architecture, self.config = family, architecture, config
-        self.body = family.body(config)
+        self.body = family.bodies.get(architecture, family.body)(config)
         self.head = family.heads[architecture](config)
         self._names = tuple(inspect.signature(self.body.forward).parameters)
         family.initialise(self, config)

@@ -1,0 +1,247 @@
+"""An encoder and a decoder that looks at what it encoded (Vaswani et al. 2017, arXiv:1706.03762,
+section 3): what T5 and BART share."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...bias import Distance
+from .attention import Memory
+from .embeddings import inputs_layout
+from .heads import States
+from .layouts import IGNORED, Joined, Masked, Packed, Ragged, Unpadded, Whole
+from .outputs import Encoding, Prediction, Seq2SeqEncoding, Seq2SeqPrediction, Seq2SeqSpan, Span
+
+
+class Layer(nn.Module):
+    """Self-attention, attention to a memory (a decoder's layer alone), then a feed-forward network,
+    each in its residual wrapper."""
+
+    def __init__(self, attention: nn.Module, feed_forward: nn.Module, cross: nn.Module | None = None) -> None:
+        super().__init__()
+        self.attention, self.cross, self.feed_forward = attention, cross, feed_forward
+
+    def forward(self, x: Tensor, layout: Whole, bias: Distance | None = None, memory: Memory | None = None) -> Tensor:
+        x = self.attention(x, layout, bias)
+        if self.cross is not None:
+            x = self.cross(x, layout, memory)
+        return self.feed_forward(x)
+
+
+class Stack(nn.Module):
+    """Embeddings and layers of one side.
+
+    Args:
+        embeddings: From a layout, ``input_ids`` and ``inputs_embeds`` to hidden states.
+        layers: Called as :class:`Layer` is.
+        bias: From the longest sequence's tokens to a position bias, which all layers share.
+        end: What the last layer's states go through.
+    """
+
+    def __init__(
+        self,
+        embeddings: nn.Module,
+        layers: Iterable[nn.Module],
+        *,
+        bias: nn.Module | None = None,
+        end: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.embeddings, self.layers = embeddings, nn.ModuleList(layers)
+        self.bias, self.end = bias, nn.Identity() if end is None else end
+
+    def forward(
+        self,
+        layout: Whole,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None = None,
+        memory: Memory | None = None,
+        *,
+        keep: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """The last states of the layout's tokens, and, to ``keep``, all of them, ``(B, S, width)`` each."""
+        x = self.embeddings(layout, input_ids=input_ids, inputs_embeds=inputs_embeds)
+        bias = None if self.bias is None else self.bias(layout.longest)
+        trace = deque([x], maxlen=None if keep else 1)
+        for layer in self.layers:
+            trace.append(layer(trace[-1], layout, bias, memory))
+        trace.append(self.end(trace.pop()))
+        return trace[-1], tuple(layout.unpack(x) for x in trace) if keep else None
+
+
+class EncoderAlone(nn.Module):
+    """A body that encodes and has no decoder."""
+
+    def __init__(self, encoder: Stack) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        offsets: Tensor | None = None,
+        output_hidden_states: bool = False,
+    ) -> States:
+        layout = inputs_layout(input_ids, inputs_embeds, attention_mask, lengths, offsets)
+        last, states = self.encoder(layout, input_ids, inputs_embeds, keep=output_hidden_states)
+        return States(last, layout, self.encoder.embeddings.words.weight, states)
+
+
+@dataclass
+class Decoded(States):
+    """States of a decoder.
+
+    Args:
+        source: ``input_ids`` of the encoder, if it was given such.
+        encoded: ``(B, S, width)``, its last states, and ``encoder_hidden_states`` all, if asked for.
+    """
+
+    source: Tensor | None = None
+    encoded: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+
+
+class EncoderDecoder(nn.Module):
+    """A body of both.
+
+    Args:
+        shift: From ``input_ids`` and offsets to the decoder's, where none are given; without it
+            they must be.
+    """
+
+    def __init__(
+        self, encoder: Stack, decoder: Stack, shift: Callable[[Tensor, Tensor | None], Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.shift = encoder, decoder, shift
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: Encoding | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        decoder_lengths: Tensor | None = None,
+        offsets: Tensor | None = None,
+        decoder_offsets: Tensor | None = None,
+        output_hidden_states: bool = False,
+    ) -> Decoded:
+        """States of the decoder's tokens.
+
+        Args:
+            input_ids: ``(B, S)``, or ``inputs_embeds (B, S, width)``.
+            decoder_input_ids: ``(B, T)``, or ``decoder_inputs_embeds (B, T, width)``: what is to be
+                predicted, a place to the right.
+            attention_mask, decoder_attention_mask: ``(B, S)`` and ``(B, T)``, 0 for padding,
+                anywhere; or ``lengths`` and ``decoder_lengths (B,)``, where it is on the right; or
+                ``offsets`` and ``decoder_offsets (n + 1,)`` of packed texts, as many of each.
+            encoder_outputs: What the encoder made of the source before, in its stead.
+        """
+        if decoder_input_ids is None and decoder_inputs_embeds is None and self.shift and input_ids is not None:
+            decoder_input_ids = self.shift(input_ids, offsets)
+            decoder_lengths, decoder_offsets = lengths, offsets
+        states = None if encoder_outputs is None else encoder_outputs.last_hidden_state
+        embeds = inputs_embeds if states is None else states
+        ids = input_ids if states is None else None
+        source, target = layouts_of(
+            (ids, embeds, attention_mask, lengths, offsets),
+            (decoder_input_ids, decoder_inputs_embeds, decoder_attention_mask, decoder_lengths, decoder_offsets),
+        )
+        if states is None:
+            last, trace = self.encoder(source, input_ids, inputs_embeds, keep=output_hidden_states)
+        else:
+            last, trace = source.pack(states), None if encoder_outputs is None else encoder_outputs.hidden_states
+        memory = Memory(last, source)
+        out, kept = self.decoder(target, decoder_input_ids, decoder_inputs_embeds, memory, keep=output_hidden_states)
+        words = self.decoder.embeddings.words.weight
+        return Decoded(out, target, words, kept, input_ids, source.unpack(last), trace)
+
+
+def layouts_of(source: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[Whole, Whole]:
+    """The layouts of an encoder's and a decoder's arguments of :func:`inputs_layout`.
+
+    Where padding is on the right of both, both are packed; elsewhere both lie as they came.
+    """
+    both = (inputs_layout(*source, packs_up_to=0), inputs_layout(*target, packs_up_to=0, of="decoder_"))
+    packed = [isinstance(layout, Packed) for layout in both]
+    sizes = [len(x.offsets) - 1 if isinstance(x, Packed) else x.shape[0] for x in both]
+    if any(packed) and not all(packed):
+        raise ValueError("offsets, decoder_offsets: both or none of them is allowed, got one")
+    if sizes[0] != sizes[1]:
+        what = "decoder_offsets: as many texts" if all(packed) else "decoder_input_ids: as many rows"
+        raise ValueError(f"{what} as the encoder's ({sizes[0]}) are allowed, got {sizes[1]}")
+    padded = any(isinstance(layout, Ragged) for layout in both)
+    if torch.compiler.is_compiling() or not padded or any(isinstance(layout, Masked) for layout in both):
+        return both
+    return _joined(both[0]), _joined(both[1])
+
+
+def _joined(layout: Whole) -> Packed:
+    if isinstance(layout, Ragged):
+        return Unpadded(layout.real)
+    return Joined(*layout.shape, layout.device)
+
+
+def shifted(ids: Tensor, start: int, padding: int, offsets: Tensor | None = None) -> Tensor:
+    """What a decoder reads to predict ``ids (B, T)``: ``start``, then all but the last; padding
+    stands for ids that carry no loss (-100).
+
+    Args:
+        offsets: First places of the texts in a packed row, and its end.
+
+    Example:
+        >>> shifted(torch.tensor([[5, 6, 1, -100]]), start=0, padding=0)
+        tensor([[0, 5, 6, 1]])
+    """
+    moved = ids.roll(1, -1)
+    moved[..., 0 if offsets is None else offsets[:-1].to(ids.device)] = start
+    return moved.masked_fill(moved == IGNORED, padding)
+
+
+def shifted_labels(arguments: dict[str, Any], start: int, padding: int) -> dict[str, Any]:
+    """Arguments of a call, with the decoder's out of ``labels (B, T)``, where they are not given."""
+    labels = arguments.get("labels")
+    given = [arguments.get(name) for name in ("decoder_input_ids", "decoder_inputs_embeds")]
+    if not isinstance(labels, Tensor) or any(x is not None for x in given):
+        return arguments
+    ids = shifted(labels, start, padding, arguments.get("decoder_offsets"))
+    return {**arguments, "decoder_input_ids": ids}
+
+
+_OUTPUTS = {Encoding: Seq2SeqEncoding, Prediction: Seq2SeqPrediction, Span: Seq2SeqSpan}
+
+
+class OfDecoder(nn.Module):
+    """A head on a decoder's states, whose output tells of the encoder too."""
+
+    def __init__(self, task: nn.Module) -> None:
+        super().__init__()
+        self.task = task
+        self.targets = task.targets
+
+    def forward(self, states: Decoded, **labels: Any) -> Seq2SeqEncoding | Seq2SeqPrediction | Seq2SeqSpan:
+        out = self.task(states, **labels)
+        kind = _OUTPUTS[type(out)]
+        of_task = {field.name for field in fields(kind)}
+        values = {name: value for name, value in vars(out).items() if name in of_task}
+        return kind(
+            **values,
+            decoder_hidden_states=out.hidden_states,
+            encoder_last_hidden_state=states.encoded,
+            encoder_hidden_states=states.encoder_hidden_states,
+        )
