@@ -17,6 +17,7 @@ from .parts.model import Family, Model
 # model_type in config.json -> module of the family.
 FAMILIES = {
     "albert": "albert",
+    "bart": "bart",
     "bert": "bert",
     "big_bird": "bigbird",
     "distilbert": "distilbert",
@@ -116,7 +117,8 @@ def _fill(model: Model, theirs: dict[str, Tensor], path: Path, dtype: torch.dtyp
 
 def _other_heads(model: Model) -> set[str]:
     """Names in files of all the family's architectures."""
-    family, names = model.family, set()
+    family = model.family
+    names: set[str] = set()
     parts = [("head", make) for make in family.heads.values()]
     if family.bodies:
         parts += [("body", make) for make in (family.body, *family.bodies.values())]

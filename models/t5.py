@@ -180,7 +180,7 @@ def _layer(c: Config, decodes: bool) -> Layer:
     def wrapped(inner: nn.Module) -> PreNorm:
         return PreNorm(inner, nn.RMSNorm(c.d_model, eps=c.layer_norm_epsilon), dropout=c.dropout_rate)
 
-    sizes = {"head": c.d_kv, "scale": 1.0, "bias": False, "dropout": c.dropout_rate}
+    sizes: dict[str, Any] = {"head": c.d_kv, "scale": 1.0, "bias": False, "dropout": c.dropout_rate}
     attention = SelfAttention(c.d_model, c.num_heads, pattern=causal if decodes else dense, **sizes)
     cross = wrapped(CrossAttention(c.d_model, c.num_heads, **sizes)) if decodes else None
     return Layer(wrapped(attention), wrapped(_feed_forward(c)), cross)

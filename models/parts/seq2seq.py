@@ -56,6 +56,11 @@ class Stack(nn.Module):
         self.embeddings, self.layers = embeddings, nn.ModuleList(layers)
         self.bias, self.end = bias, nn.Identity() if end is None else end
 
+    @property
+    def words(self) -> Tensor:
+        """``(V, width)``, the table of word embeddings."""
+        return self.embeddings.words.weight  # type: ignore[union-attr, return-value]
+
     def forward(
         self,
         layout: Whole,
@@ -94,7 +99,7 @@ class EncoderAlone(nn.Module):
     ) -> States:
         layout = inputs_layout(input_ids, inputs_embeds, attention_mask, lengths, offsets)
         last, states = self.encoder(layout, input_ids, inputs_embeds, keep=output_hidden_states)
-        return States(last, layout, self.encoder.embeddings.words.weight, states)
+        return States(last, layout, self.encoder.words, states)
 
 
 @dataclass
@@ -168,8 +173,7 @@ class EncoderDecoder(nn.Module):
             last, trace = source.pack(states), None if encoder_outputs is None else encoder_outputs.hidden_states
         memory = Memory(last, source)
         out, kept = self.decoder(target, decoder_input_ids, decoder_inputs_embeds, memory, keep=output_hidden_states)
-        words = self.decoder.embeddings.words.weight
-        return Decoded(out, target, words, kept, input_ids, source.unpack(last), trace)
+        return Decoded(out, target, self.decoder.words, kept, input_ids, source.unpack(last), trace)
 
 
 def layouts_of(source: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[Whole, Whole]:
