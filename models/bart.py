@@ -235,6 +235,13 @@ def initialise(model: nn.Module, c: Config) -> None:
                 module.weight[module.padding_idx].zero_()
 
 
+def stored(architecture: str, c: Config, tensors: dict[str, Tensor]) -> tuple[Config, dict[str, Tensor]]:
+    """Files without a word prediction have no bias of it, which is 0 then."""
+    if architecture == "BartForConditionalGeneration" and "final_logits_bias" not in tensors:
+        tensors = {**tensors, "final_logits_bias": torch.zeros(1, c.vocab_size)}
+    return c, tensors
+
+
 def _rules(side: str) -> dict[str, Same | Stacked]:
     ours, theirs = f"body.{side}.layers.{{}}", f"model.{side}.layers.{{}}"
     own, cross = f"{theirs}.self_attn", f"{theirs}.encoder_attn"
@@ -274,4 +281,4 @@ KEYS = KeyMap(
     ignored=(r"(encoder|decoder)\.version$", r"embed_positions\._float_tensor$"),
 )
 
-FAMILY = Family(Config, body, HEADS, KEYS, initialise, ARGUMENTS)
+FAMILY = Family(Config, body, HEADS, KEYS, initialise, ARGUMENTS, stored=stored)

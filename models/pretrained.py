@@ -82,7 +82,7 @@ def from_pretrained(
     architecture = _architecture(architecture, values, one, path)
     config = one.config.from_dict(values, str(path))
     weights, theirs = files.read_tensors(local_dir)
-    config, theirs = one.stored(config, theirs)
+    config, theirs = one.stored(architecture, config, theirs)
     with torch.device("meta"):
         model = Model(one, architecture, config)
     _fill(model, theirs, weights, dtype)

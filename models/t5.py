@@ -249,7 +249,7 @@ def initialise(model: nn.Module, c: Config) -> None:
             nn.init.constant_(module.weight, c.initializer_factor)
 
 
-def stored(c: Config, tensors: dict[str, Tensor]) -> tuple[Config, dict[str, Tensor]]:
+def stored(architecture: str, c: Config, tensors: dict[str, Tensor]) -> tuple[Config, dict[str, Tensor]]:
     """Files say by their tensors whether the output is tied: transformers 5 writes that it is in any
     case, and old files have it twice."""
     own, shared = tensors.get("lm_head.weight"), tensors.get("shared.weight")

@@ -30,7 +30,7 @@ class Family:
         arguments: Architecture -> from config and arguments of a call, those that the body takes
             (what a task adds to them, or another shape of them); none is needed for most.
         bodies: Architecture -> makes its body, where that is another (an encoder alone).
-        stored: From a file's config and tensors to those that they are to be read as.
+        stored: From architecture and a file's config and tensors to those that they are to be read as.
     """
 
     config: type[BaseConfig]
