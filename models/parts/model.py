@@ -40,10 +40,7 @@ class Family:
     initialise: Callable[[nn.Module, Any], None]
     arguments: Mapping[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
     bodies: Mapping[str, Callable[[Any], nn.Module]] = field(default_factory=dict)
-    stored: Callable[[Any, dict[str, Tensor]], tuple[Any, dict[str, Tensor]]] = lambda config, tensors: (
-        config,
-        tensors,
-    )
+    stored: Callable[[str, Any, dict[str, Tensor]], tuple[Any, dict[str, Tensor]]] = lambda _, c, tensors: (c, tensors)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By name, as functions are pickled: the family of a config is its module's FAMILY.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -227,7 +227,12 @@ def shifted_labels(arguments: dict[str, Any], start: int, padding: int) -> dict[
     return {**arguments, "decoder_input_ids": ids}
 
 
-_OUTPUTS = {Encoding: Seq2SeqEncoding, Prediction: Seq2SeqPrediction, Span: Seq2SeqSpan}
+# Output of a head -> the same of a decoder, and what it tells of the task.
+_OUTPUTS: dict[type, tuple[type, tuple[str, ...]]] = {
+    Encoding: (Seq2SeqEncoding, ("last_hidden_state",)),
+    Prediction: (Seq2SeqPrediction, ("loss", "logits")),
+    Span: (Seq2SeqSpan, ("loss", "start_logits", "end_logits")),
+}
 
 
 class OfDecoder(nn.Module):
@@ -240,11 +245,9 @@ class OfDecoder(nn.Module):
 
     def forward(self, states: Decoded, **labels: Any) -> Seq2SeqEncoding | Seq2SeqPrediction | Seq2SeqSpan:
         out = self.task(states, **labels)
-        kind = _OUTPUTS[type(out)]
-        of_task = {field.name for field in fields(kind)}
-        values = {name: value for name, value in vars(out).items() if name in of_task}
+        kind, names = _OUTPUTS[type(out)]
         return kind(
-            **values,
+            **{name: getattr(out, name) for name in names},
             decoder_hidden_states=out.hidden_states,
             encoder_last_hidden_state=states.encoded,
             encoder_hidden_states=states.encoder_hidden_states,

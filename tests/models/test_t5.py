@@ -17,8 +17,8 @@ from pkernels.models.parts.relative_buckets import BucketBias, buckets
 
 from . import seq2seq
 from .agreement import count
-from .pairs import assert_close, fill_with_noise, pair
-from .seq2seq import MASKS, WORDS, given, labels_of
+from .pairs import assert_close
+from .seq2seq import MASKS, WORDS, given, labels_of, noisy, pair
 
 # Heads of 13, together no wider than the model; buckets whose far end is within the texts.
 TINY = {
@@ -70,7 +70,7 @@ def own_output(tmp_path: Path) -> tuple[Path, torch.nn.Module]:
     """What transformers 5 writes of version 1.1: that the output is tied, and its weights all the same."""
     first, second = tmp_path / "first", tmp_path / "second"
     ours = build(GENERATION, t5.Config(**TINY, feed_forward_proj="gated-gelu", tie_word_embeddings=False))
-    fill_with_noise(ours)
+    noisy(ours)
     ours.save_pretrained(first)
     oracle = transformers.T5ForConditionalGeneration.from_pretrained(first).eval()
     oracle.save_pretrained(second)
@@ -98,7 +98,7 @@ def test_a_tied_output_is_scaled_as_the_file_says(tmp_path: Path, scaled: bool) 
 
 def test_old_files_with_copies_load(tmp_path: Path) -> None:
     oracle = transformers.T5ForConditionalGeneration(tiny()).eval()
-    fill_with_noise(oracle)
+    noisy(oracle)
     oracle.config.save_pretrained(tmp_path)
     tensors = dict(oracle.state_dict())
     assert "lm_head.weight" in tensors and "encoder.embed_tokens.weight" in tensors
