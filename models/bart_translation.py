@@ -1,5 +1,5 @@
 """BART's way to translate into the language that it was trained on (Lewis et al. 2019,
-arXiv:1910.13461, sections 3.4 and 4.3).
+arXiv:1910.13461, sections 3.4 and 5.4).
 
 A new encoder, with words of its own, takes the place of the encoder's word embeddings: it learns to
 map the foreign words into something that BART can denoise. Training has two steps:
