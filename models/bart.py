@@ -36,8 +36,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ..patterns import causal, dense
-from .parts.attention import CrossAttention, SelfAttention
+from .parts.attention import SelfAttention
 from .parts.config import BaseConfig
+from .parts.crossing import CrossAttention
 from .parts.embeddings import Embeddings, From
 from .parts.heads import (
     PROBLEMS,
@@ -164,7 +165,8 @@ def body(c: Config) -> EncoderDecoder:
     def shift(ids: Tensor, offsets: Tensor | None) -> Tensor:
         return shifted(ids, c.decoder_start_token_id, c.pad_token_id, offsets)
 
-    return EncoderDecoder(stack_of(c, words, "encoder"), stack_of(c, words, "decoder"), shift)
+    encoder, decoder = (stack_of(c, words, side) for side in ("encoder", "decoder"))
+    return EncoderDecoder(encoder, decoder, start=c.decoder_start_token_id, last=c.forced_eos_token_id, shift=shift)
 
 
 class Output(nn.Module):

@@ -39,8 +39,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ..patterns import causal, dense
-from .parts.attention import CrossAttention, SelfAttention
+from .parts.attention import SelfAttention
 from .parts.config import BaseConfig
+from .parts.crossing import CrossAttention
 from .parts.embeddings import Words
 from .parts.heads import Bare, MaskedLM, States
 from .parts.keys import KeyMap, Same, Stacked
@@ -199,7 +200,8 @@ def _stack(c: Config, words: nn.Embedding, decodes: bool) -> Stack:
 def body(c: Config) -> EncoderDecoder:
     """Section 2.1: both sides, and one table of words."""
     words = nn.Embedding(c.vocab_size, c.d_model)
-    return EncoderDecoder(_stack(c, words, decodes=False), _stack(c, words, decodes=True))
+    encoder, decoder = (_stack(c, words, decodes) for decodes in (False, True))
+    return EncoderDecoder(encoder, decoder, start=c.decoder_start_token_id)
 
 
 def encoder(c: Config) -> EncoderAlone:

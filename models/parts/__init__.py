@@ -2,10 +2,12 @@
 
 Each file imports only from files before it::
 
-    layouts  layers  axial  config  files  keys  outputs
-    attention  embeddings  chosen  relative_buckets
-    chunked
-    objectives
-    heads
+    layouts  layers  axial  config  files  keys  outputs  scores
+    attention  embeddings  chosen  cache  relative_buckets
+    chunked  crossing  writing
+    objectives  beams
+    heads  generation
     encoder  seq2seq  model
+    decoder
+    gpt
 """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from ...bias import Dense, Distance
@@ -22,7 +20,7 @@ class SelfAttention(nn.Module):
         pattern: Which pairs are kept.
         head: Width of a head, if it is another.
         scale: Of the scores, if not ``head ** -0.5``.
-        bias: Whether the projections have one.
+        bias: Whether the projections have one; ``out_bias``: that of the output, if it differs.
 
     Queries, keys and values come out of one matrix product. The kernel reads them as strided
     views, and its output lies in memory so that joining the heads copies nothing.
@@ -44,60 +42,17 @@ class SelfAttention(nn.Module):
         head: int | None = None,
         scale: float | None = None,
         bias: bool = True,
+        out_bias: bool | None = None,
     ) -> None:
         super().__init__()
         self.heads, self.dropout, self.pattern, self.scale = heads, dropout, pattern, scale
         inner = width if head is None else heads * head
         self.qkv = nn.Linear(width, 3 * inner, bias=bias)
-        self.out = nn.Linear(inner, width, bias=bias)
+        self.out = nn.Linear(inner, width, bias=bias if out_bias is None else out_bias)
 
     def forward(self, x: Tensor, layout: Whole, bias: Distance | Dense | None = None) -> Tensor:
         q, k, v = split_heads(self.qkv(x), 3, self.heads)
         mixed = layout.attend(q, k, v, self.pattern, bias, self.dropout if self.training else 0.0, self.scale)
-        return self.out(join_heads(mixed))
-
-
-@dataclass
-class Memory:
-    """What a decoder looks at: hidden states ``(1 or B, n, width)`` of the encoder, as ``layout`` has them."""
-
-    states: Tensor
-    layout: Whole
-
-
-class CrossAttention(nn.Module):
-    """Multi-head attention of one text's tokens to another's (Vaswani et al. 2017, section 3.2.3,
-    "encoder-decoder attention"); arguments as :class:`SelfAttention` has them.
-
-    Example:
-        >>> import torch
-        >>> x, y = torch.randn(2, 5, 12), torch.randn(2, 9, 12)
-        >>> memory = Memory(y, Whole(2, 9, y.device))
-        >>> CrossAttention(12, heads=3)(x, Whole(2, 5, x.device), memory).shape
-        torch.Size([2, 5, 12])
-    """
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        *,
-        dropout: float = 0.0,
-        head: int | None = None,
-        scale: float | None = None,
-        bias: bool = True,
-    ) -> None:
-        super().__init__()
-        self.heads, self.dropout, self.scale = heads, dropout, scale
-        inner = width if head is None else heads * head
-        self.q = nn.Linear(width, inner, bias=bias)
-        self.kv = nn.Linear(width, 2 * inner, bias=bias)
-        self.out = nn.Linear(inner, width, bias=bias)
-
-    def forward(self, x: Tensor, layout: Whole, memory: Memory) -> Tensor:
-        (q,) = split_heads(self.q(x), 1, self.heads)
-        k, v = split_heads(self.kv(memory.states), 2, self.heads)
-        mixed = memory.layout.crossed(q, k, v, layout, self.dropout if self.training else 0.0, self.scale)
         return self.out(join_heads(mixed))
 
 

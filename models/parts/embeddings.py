@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -134,6 +135,8 @@ class Embeddings(nn.Module):
 class Words(nn.Module):
     """``dropout(word)``, where positions are told otherwise (T5)."""
 
+    longest = math.inf
+
     def __init__(self, words: nn.Embedding, *, dropout: float, of: str = "") -> None:
         super().__init__()
         self.words, self.of = words, of
@@ -154,6 +157,22 @@ def look_up(
         wanted = (*layout.shape, table.embedding_dim)
         raise ValueError(f"{of}inputs_embeds: shape {wanted} is allowed, got {tuple(inputs_embeds.shape)}")
     return None, layout.pack(inputs_embeds)
+
+
+class Unnormed(Embeddings):
+    """``dropout(word + position)``; the types, if any, are words (Radford et al. 2018, "Improving
+    Language Understanding by Generative Pre-Training", section 3.1, and transformers)."""
+
+    def __init__(self, words: int, positions: int, width: int, *, dropout: float) -> None:
+        super().__init__(words, positions, 0, width, eps=0.0, dropout=dropout, padding=None)
+        self.norm = nn.Identity()  # type: ignore[assignment]
+
+    def _typed(self, words: Tensor, token_type_ids: Tensor | None, layout: Whole) -> Tensor:
+        return (
+            words
+            if token_type_ids is None
+            else words + self.words(_ids("token_type_ids", token_type_ids, layout, self.words))
+        )
 
 
 def _ids(name: str, ids: Tensor | None, layout: Whole, table: nn.Embedding) -> Tensor:

@@ -8,8 +8,6 @@ offsets. A layout is the object that knows how; layers ask it and never see a ma
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
@@ -17,7 +15,7 @@ from ...attention import attention
 from ...bias import Dense, Distance
 from ...blocks import Blocks
 from ...globals import Globals, locate
-from ...patterns import Band, dense
+from ...patterns import Band
 
 Rows = tuple[Tensor, Tensor, Tensor]
 Bias = Distance | Dense | None
@@ -44,9 +42,18 @@ class Whole:
         """``(B, S)`` labels -> one for each of the layers' tokens, padding ignored."""
         return labels
 
+    def following(self, labels: Tensor) -> Tensor:
+        """The layers' tokens' labels ``(1 or B, n)`` -> for each token that of the next one of its
+        sequence, ignored where there is none."""
+        return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+
     def first(self, x: Tensor) -> Tensor:
         """``(B, ...)``: the first token of each sequence ([CLS]) among the layers' tokens."""
         return x[:, 0]
+
+    def last(self, x: Tensor) -> Tensor:
+        """``(B, ...)``: the last real token of each sequence among the layers' tokens."""
+        return x[:, -1]
 
     def positions(self) -> Tensor:
         """Place of each of the layers' tokens in its sequence, ``(1, n)``."""
@@ -67,11 +74,6 @@ class Whole:
     ) -> Tensor:  # fmt: skip
         """:func:`pkernels.attention` within the sequences."""
         return attention(q, k, v, pattern, bias, scale=scale, dropout=dropout)  # type: ignore[return-value]
-
-    def crossed(self, q: Tensor, k: Tensor, v: Tensor, queries: Whole, dropout: float, scale: float | None) -> Tensor:
-        """:func:`pkernels.attention` of another text's tokens, which ``queries`` lays out, to this one's;
-        both packed or none."""
-        return attention(q, k, v, scale=scale, dropout=dropout)  # type: ignore[return-value]
 
     def globals(self, positions: Tensor) -> Globals:
         """The global ones among the layers' tokens; ``positions`` as :func:`pkernels.global_attention`
@@ -99,6 +101,13 @@ class _Covered(Whole):
     def labels(self, labels: Tensor) -> Tensor:
         return labels.masked_fill(~self.real, IGNORED)
 
+    def following(self, labels: Tensor) -> Tensor:
+        return super().following(labels).masked_fill(~self.real, IGNORED)
+
+    def last(self, x: Tensor) -> Tensor:
+        places = torch.arange(1, self.shape[1] + 1, device=self.device) * self.real
+        return x[torch.arange(self.shape[0], device=self.device), places.argmax(1)]
+
 
 class Ragged(_Covered):
     """Row b's first ``lengths[b]`` tokens are real. Needs no look at values, so it traces."""
@@ -112,9 +121,6 @@ class Ragged(_Covered):
         scale: float | None = None,
     ) -> Tensor:  # fmt: skip
         return attention(q, k, v, pattern, bias, scale=scale, lengths=self.lengths, dropout=dropout)  # type: ignore[return-value]
-
-    def crossed(self, q: Tensor, k: Tensor, v: Tensor, queries: Whole, dropout: float, scale: float | None) -> Tensor:
-        return attention(q, k, v, scale=scale, lengths=(None, self.lengths), dropout=dropout)  # type: ignore[return-value]
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, self.shape, self.device, lengths=self.lengths)
@@ -138,9 +144,6 @@ class Masked(_Covered):
         both = self.bias if bias is None else Dense(bias.values + self.bias.values)
         return attention(q, k, v, pattern, both, scale=scale, dropout=dropout)  # type: ignore[return-value]
 
-    def crossed(self, q: Tensor, k: Tensor, v: Tensor, queries: Whole, dropout: float, scale: float | None) -> Tensor:
-        return attention(q, k, v, dense, self.bias, scale=scale, dropout=dropout)  # type: ignore[return-value]
-
     def attend_globally(
         self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, rows: Rows, dropout: float
     ) -> Tensor:
@@ -156,8 +159,14 @@ class Packed(Whole):
         if not torch.compiler.is_compiling():
             self.longest = int(offsets.diff().max()) if len(offsets) > 1 else 0
 
+    def following(self, labels: Tensor) -> Tensor:
+        return super().following(labels).index_fill(1, self.offsets[1:] - 1, IGNORED)
+
     def first(self, x: Tensor) -> Tensor:
         return x[0, self.offsets[:-1]]
+
+    def last(self, x: Tensor) -> Tensor:
+        return x[0, self.offsets[1:] - 1]
 
     def positions(self) -> Tensor:
         return (torch.arange(self.total, device=self.device) - self.offsets[self._sequences()])[None]
@@ -179,30 +188,8 @@ class Packed(Whole):
     ) -> Tensor:  # fmt: skip
         return attention(q, k, v, pattern, bias, scale=scale, offsets=self.offsets, dropout=dropout)  # type: ignore[return-value]
 
-    def crossed(self, q: Tensor, k: Tensor, v: Tensor, queries: Whole, dropout: float, scale: float | None) -> Tensor:
-        offsets = (cast(Packed, queries).offsets, self.offsets)
-        return attention(q, k, v, offsets=offsets, scale=scale, dropout=dropout)  # type: ignore[return-value]
-
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, (1, self.total), self.device, offsets=self.offsets)
-
-
-class Joined(Packed):
-    """Every token of the ``(B, S)`` batch is real, and its rows lie in one, beside another text that
-    is packed."""
-
-    def __init__(self, batch: int, size: int, device: torch.device) -> None:
-        super().__init__(torch.arange(batch + 1, device=device) * size, batch * size)
-        self.shape = (batch, size)
-
-    def pack(self, x: Tensor) -> Tensor:
-        return x.flatten(0, 1)[None]
-
-    def unpack(self, x: Tensor, fill: float = 0.0) -> Tensor:
-        return x[0].unflatten(0, self.shape)
-
-    def labels(self, labels: Tensor) -> Tensor:
-        return self.pack(labels)
 
 
 class Unpadded(Packed):

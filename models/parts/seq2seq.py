@@ -6,17 +6,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...bias import Distance
-from .attention import Memory
+from .cache import Caches, Growing, Writing
+from .crossing import Looked, Memory, Texts, layouts_of
 from .embeddings import inputs_layout
 from .heads import States
-from .layouts import IGNORED, Joined, Masked, Packed, Ragged, Unpadded, Whole
+from .layouts import IGNORED, Whole
 from .outputs import Encoding, Prediction, Seq2SeqEncoding, Seq2SeqPrediction, Seq2SeqSpan, Span
+from .scores import ForcedLast
+from .writing import Read
 
 
 class Layer(nn.Module):
@@ -27,7 +30,7 @@ class Layer(nn.Module):
         super().__init__()
         self.attention, self.cross, self.feed_forward = attention, cross, feed_forward
 
-    def forward(self, x: Tensor, layout: Whole, bias: Distance | None = None, memory: Memory | None = None) -> Tensor:
+    def forward(self, x: Tensor, layout: Whole, bias: Distance | None = None, memory: Looked | None = None) -> Tensor:
         x = self.attention(x, layout, bias)
         if self.cross is not None:
             x = self.cross(x, layout, memory)
@@ -79,6 +82,29 @@ class Stack(nn.Module):
         trace.append(self.end(trace.pop()))
         return trace[-1], tuple(layout.unpack(x) for x in trace) if keep else None
 
+    def step(self, ids: Tensor, caches: Caches) -> Tensor:
+        """The last states of words ``ids (B, n)`` that follow those in ``caches``."""
+        *own, texts = cast(Any, caches.layers)
+        batch, size = ids.shape
+        start = own[0].size
+        x = self.embeddings(Onward(batch, size, ids.device, start), input_ids=ids)
+        bias = None if self.bias is None else self.bias(size, start + size)
+        for i, (layer, cache) in enumerate(zip(self.layers, own, strict=True)):
+            x = layer(x, Writing(batch, size, ids.device, cache), bias, texts[i])
+        caches.lengths = caches.lengths + size
+        return self.end(x)
+
+
+class Onward(Whole):
+    """Tokens ``(B, S)`` of which ``start`` others stand before."""
+
+    def __init__(self, batch: int, size: int, device: torch.device, start: int) -> None:
+        super().__init__(batch, size, device)
+        self.start, self.longest = start, start + size
+
+    def positions(self) -> Tensor:
+        return super().positions() + self.start
+
 
 class EncoderAlone(nn.Module):
     """A body that encodes and has no decoder."""
@@ -120,15 +146,24 @@ class EncoderDecoder(nn.Module):
     """A body of both.
 
     Args:
+        start: The word with which the decoder's texts begin.
+        last: The word with which a text ends that had no room for more, if not any.
         shift: From ``input_ids`` and offsets to the decoder's, where none are given; without it
             they must be.
     """
 
     def __init__(
-        self, encoder: Stack, decoder: Stack, shift: Callable[[Tensor, Tensor | None], Tensor] | None = None
+        self,
+        encoder: Stack,
+        decoder: Stack,
+        *,
+        start: int,
+        last: int | None = None,
+        shift: Callable[[Tensor, Tensor | None], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.decoder, self.shift = encoder, decoder, shift
+        self.encoder, self.decoder = encoder, decoder
+        self.start, self.last, self.shift = start, last, shift
 
     def forward(
         self,
@@ -175,30 +210,54 @@ class EncoderDecoder(nn.Module):
         out, kept = self.decoder(target, decoder_input_ids, decoder_inputs_embeds, memory, keep=output_hidden_states)
         return Decoded(out, target, self.decoder.words, kept, input_ids, source.unpack(last), trace)
 
+    def prepare(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        encoder_outputs: Encoding | None = None,
+        inputs_embeds: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        room: Callable[[int], int],
+    ) -> Read:
+        """Encode the source, and read the decoder's first words ``(B, P)``, by default ``start`` alone.
+        The other arguments are :meth:`forward`'s; ``room`` as :class:`writing.Writer` has it."""
+        given = (input_ids, inputs_embeds)
+        if encoder_outputs is not None:
+            given = (None, encoder_outputs.last_hidden_state)
+        where = inputs_layout(*given, attention_mask, lengths, None, packs_up_to=0)
+        if encoder_outputs is None:
+            layout = inputs_layout(*given, attention_mask, lengths, None)
+            states = layout.unpack(self.encoder(layout, *given)[0])
+        else:
+            states = encoder_outputs.last_hidden_state
+        ids = decoder_input_ids
+        if ids is None:
+            ids = torch.full((where.shape[0], 1), self.start, device=where.device)
+        if ids.dim() != 2 or ids.shape[0] != where.shape[0] or ids.shape[1] == 0:
+            raise ValueError(f"decoder_input_ids: shape ({where.shape[0]}, P) is allowed, got {tuple(ids.shape)}")
+        total = ids.shape[1] + room(ids.shape[1])
+        # The last new word is not read.
+        if total - 1 > cast(Any, self.decoder.embeddings).longest:
+            longest = cast(Any, self.decoder.embeddings).longest + 1
+            raise ValueError(
+                f"max_new_tokens: a text of at most {longest} tokens (max_position_embeddings + 1) is allowed, "
+                f"got {total}"
+            )
+        layers = [cast(Any, layer) for layer in self.decoder.layers]
+        texts: Any = Texts([layer.cross.inner.pair(states) for layer in layers], where)
+        none = torch.zeros(where.shape[0], dtype=torch.int64, device=where.device)
+        caches = Caches([*(Growing(total - 1) for _ in layers), texts], none)
+        steps = () if self.last is None else (ForcedLast(self.last, total),)
+        return Read(self._states(self.decoder.step(ids, caches)[:, -1:]), caches, ids, steps=steps)
 
-def layouts_of(source: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[Whole, Whole]:
-    """The layouts of an encoder's and a decoder's arguments of :func:`inputs_layout`.
+    def step(self, ids: Tensor, caches: Caches) -> States:
+        """States of ``ids (B, n)``, the words that follow those in ``caches``."""
+        return self._states(self.decoder.step(ids, caches))
 
-    Where padding is on the right of both, both are packed; elsewhere both lie as they came.
-    """
-    both = (inputs_layout(*source, packs_up_to=0), inputs_layout(*target, packs_up_to=0, of="decoder_"))
-    packed = [isinstance(layout, Packed) for layout in both]
-    sizes = [len(x.offsets) - 1 if isinstance(x, Packed) else x.shape[0] for x in both]
-    if any(packed) and not all(packed):
-        raise ValueError("offsets, decoder_offsets: both or none of them is allowed, got one")
-    if sizes[0] != sizes[1]:
-        what = "decoder_offsets: as many texts" if all(packed) else "decoder_input_ids: as many rows"
-        raise ValueError(f"{what} as the encoder's ({sizes[0]}) are allowed, got {sizes[1]}")
-    padded = any(isinstance(layout, Ragged) for layout in both)
-    if torch.compiler.is_compiling() or not padded or any(isinstance(layout, Masked) for layout in both):
-        return both
-    return _joined(both[0]), _joined(both[1])
-
-
-def _joined(layout: Whole) -> Packed:
-    if isinstance(layout, Ragged):
-        return Unpadded(layout.real)
-    return Joined(*layout.shape, layout.device)
+    def _states(self, x: Tensor) -> States:
+        return States(x, Whole(x.shape[0], x.shape[1], x.device), self.decoder.words)
 
 
 def shifted(ids: Tensor, start: int, padding: int, offsets: Tensor | None = None) -> Tensor:
@@ -242,6 +301,11 @@ class OfDecoder(nn.Module):
         super().__init__()
         self.task = task
         self.targets = task.targets
+
+    @property
+    def words(self) -> nn.Module:
+        """What scores words, of tasks that do."""
+        return cast(nn.Module, self.task.words)
 
     def forward(self, states: Decoded, **labels: Any) -> Seq2SeqEncoding | Seq2SeqPrediction | Seq2SeqSpan:
         out = self.task(states, **labels)
