@@ -220,6 +220,11 @@ class Unpadded(Packed):
 def _with_hidden_keys(q: Tensor, k: Tensor, real: Tensor, scale: float | None) -> tuple[Tensor, Tensor, float]:
     """``(q, k, scale)`` with a feature by which keys that are not ``real`` score lowest, for beside a
     position bias the op takes no other: 1 in queries, so no matrix of pairs is needed."""
+    if q.shape[-1] > 255:
+        raise NotImplementedError(
+            "attention_mask: beside a position bias, padding elsewhere than on the right is supported for heads "
+            f"up to 255 wide, got {q.shape[-1]}"
+        )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     lowest = torch.finfo(k.dtype).min / (2 * max(scale, 1.0))
     hidden = torch.zeros(real.shape, dtype=k.dtype, device=k.device).masked_fill(~real, lowest)

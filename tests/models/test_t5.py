@@ -217,6 +217,12 @@ def test_keys_hidden_beside_a_bias_weigh_nothing(dtype: torch.dtype) -> None:
     assert not torch.equal(Whole(2, 5, q.device).attend(q, k, v, t5.dense, bias, 0.0, 1.0), got)
 
 
+def test_keys_are_hidden_in_one_feature_more() -> None:
+    q = torch.zeros(1, 1, 2, 256)
+    with pytest.raises(NotImplementedError, match="attention_mask: beside a position bias, .* up to 255 wide, got 256"):
+        Masked(torch.tensor([[False, True]])).attend(q, q, q, t5.dense, BucketBias(1)(2), 0.0)
+
+
 # Sizes and settings ----------------------------------------------------------------------
 
 
