@@ -29,6 +29,7 @@ FAMILIES = {
     "reformer": "reformer",
     "roberta": "roberta",
     "t5": "t5",
+    "unilm": "unilm",
 }
 
 

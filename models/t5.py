@@ -6,7 +6,7 @@ What differs from the Transformer (Vaswani et al. 2017, arXiv:1706.03762):
 - Section 2.1: a norm that scales by the root mean square alone, without mean and bias, stands
   before each sublayer, and one behind the last; no projection has a bias.
 - Section 2.1: in place of position embeddings, a bias for each head and bucket of distances
-  (``parts.relative_buckets``), which the layers of a side share; the decoder's attention to the
+  (``parts.relative``), which the layers of a side share; the decoder's attention to the
   encoder has none. Distances are the op's ``Distance``: no matrix of pairs, nor of their gradient.
 - Section 3.1.4: spans of the text are hidden behind sentinels and told in the target
   (``objectives.hide_spans``); every task is text to text, told by a prefix
@@ -44,10 +44,10 @@ from .parts.config import BaseConfig
 from .parts.crossing import CrossAttention
 from .parts.embeddings import Words
 from .parts.heads import Bare, MaskedLM, States
-from .parts.keys import KeyMap, Same, Stacked
+from .parts.keys import KeyMap, Same, Stacked, Transposed
 from .parts.layers import ACTIVATIONS, FeedForward, PreNorm
 from .parts.model import Family
-from .parts.relative_buckets import BucketBias, check_buckets
+from .parts.relative import RelativeBias
 from .parts.seq2seq import EncoderAlone, EncoderDecoder, Layer, OfDecoder, Stack, shifted_labels
 
 
@@ -94,7 +94,11 @@ class Config(BaseConfig):
             object.__setattr__(self, "scale_decoder_outputs", self.tie_word_embeddings)
         self.check_positive("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads")
         self.check_probability("dropout_rate")
-        check_buckets(self.relative_attention_num_buckets, self.relative_attention_max_distance)
+        bins, longest = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        if bins < 4 or bins % 4:
+            raise ValueError(f"relative_attention_num_buckets: a multiple of 4 is allowed, got {bins}")
+        if longest <= bins // 2:
+            raise ValueError(f"relative_attention_max_distance: more than {bins // 2} is allowed, got {longest}")
         if self.act not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise ValueError(
@@ -188,11 +192,11 @@ def _layer(c: Config, decodes: bool) -> Layer:
 
 
 def _stack(c: Config, words: nn.Embedding, decodes: bool) -> Stack:
-    count, farthest = c.relative_attention_num_buckets, c.relative_attention_max_distance
+    buckets = {"bins": c.relative_attention_num_buckets, "longest": c.relative_attention_max_distance}
     return Stack(
         Words(words, dropout=c.dropout_rate, of="decoder_" if decodes else ""),
         [_layer(c, decodes) for _ in range((c.num_decoder_layers or 0) if decodes else c.num_layers)],
-        bias=BucketBias(c.num_heads, count, farthest, sides=1 if decodes else 2),
+        bias=RelativeBias(c.num_heads, **buckets, sides=1 if decodes else 2),
         end=nn.Sequential(nn.RMSNorm(c.d_model, eps=c.layer_norm_epsilon), nn.Dropout(c.dropout_rate)),
     )
 
@@ -282,7 +286,7 @@ def _layer_rules(side: str, *more: str) -> dict[str, Same | Stacked]:
     return {
         **rules,
         f"body.{side}.embeddings.words": Same("shared"),
-        f"body.{side}.bias.table": Same(f"{block.format(0)}.0.SelfAttention.relative_attention_bias"),
+        f"body.{side}.bias.table": Transposed(f"{block.format(0)}.0.SelfAttention.relative_attention_bias"),
         f"body.{side}.end.{{}}": Same(f"{side}.final_layer_norm"),
     }
 

@@ -3,11 +3,11 @@
 Each file imports only from files before it::
 
     layouts  layers  axial  config  files  keys  outputs  scores
-    attention  embeddings  chosen  cache  relative_buckets
-    chunked  crossing  writing
-    objectives  beams
+    attention  embeddings  chosen  relative  runs  cache
+    chunked  crossing  global_rows  writing
+    objectives  search  beams
     heads  generation
     encoder  seq2seq  model
-    decoder
+    cloze_generation  decoder
     gpt
 """

@@ -17,13 +17,15 @@ from ...blocks import Blocks
 from ...globals import Globals, locate
 from ...patterns import Band
 
-Rows = tuple[Tensor, Tensor, Tensor]
+Pair = tuple[Tensor, Tensor]
 Bias = Distance | Dense | None
 IGNORED = -100  # the label that carries no loss, as in torch and transformers
 
 
 class Whole:
     """Every token of the ``(B, S)`` batch is real."""
+
+    bias: Dense | None = None
 
     def __init__(self, batch: int, size: int, device: torch.device) -> None:
         self.shape = (batch, size)
@@ -80,12 +82,15 @@ class Whole:
         takes them, in the batch as the caller gave it."""
         return Globals.find(positions, self.shape, self.device)
 
-    def attend_globally(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, rows: Rows, dropout: float
+    def attend_locally(
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, far: Pair, dropout: float
     ) -> Tensor:
-        """:func:`pkernels.global_attention` within the sequences; ``rows`` are q (picked), k and v
-        of the global tokens."""
-        return found.attend(q, k, v, pattern, rows, dropout=dropout)
+        """Attention of all tokens over the pattern and the global tokens, whose k and v ``far`` are."""
+        return found.attend_locally(q, k, v, pattern, far, self.bias, dropout=dropout)
+
+    def attend_from(self, q: Tensor, k: Tensor, v: Tensor, found: Globals, dropout: float) -> Tensor:
+        """Attention of the global tokens, whose q is given, over all tokens."""
+        return found.attend_from(q, k, v, self.bias, dropout=dropout)
 
 
 class _Covered(Whole):
@@ -132,7 +137,7 @@ class Masked(_Covered):
     def __init__(self, real: Tensor) -> None:
         super().__init__(real)
         keys = torch.zeros(real.shape, device=real.device).masked_fill(~real, float("-inf"))
-        self.bias = Dense(keys[:, None, None, :])
+        self.padding = self.bias = Dense(keys[:, None, None, :])
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
@@ -141,13 +146,8 @@ class Masked(_Covered):
         if isinstance(bias, Distance):
             hidden = _with_hidden_keys(q, k, self.real, scale)
             return attention(*hidden[:2], v, pattern, bias, scale=hidden[2], dropout=dropout)  # type: ignore[return-value]
-        both = self.bias if bias is None else Dense(bias.values + self.bias.values)
+        both = self.padding if bias is None else Dense(bias.values + self.padding.values)
         return attention(q, k, v, pattern, both, scale=scale, dropout=dropout)  # type: ignore[return-value]
-
-    def attend_globally(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, rows: Rows, dropout: float
-    ) -> Tensor:
-        return found.attend(q, k, v, pattern, rows, self.bias, dropout=dropout)
 
 
 class Packed(Whole):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pkernels.models import build, from_pretrained, t5
 from pkernels.models.parts.layouts import Masked, Whole
-from pkernels.models.parts.relative_buckets import BucketBias, buckets
+from pkernels.models.parts.relative import RelativeBias, bucket
 
 from . import seq2seq
 from .agreement import count
@@ -175,16 +175,18 @@ def test_buckets_are_transformers(sides: int, number: int, farthest: int) -> Non
     distance = torch.arange(-3000, 3001)
     theirs = transformers.models.t5.modeling_t5.T5Attention._relative_position_bucket
     want = theirs(distance, bidirectional=sides == 2, num_buckets=number, max_distance=farthest)
-    assert torch.equal(buckets(distance, number, farthest, sides=sides), want)
+    assert torch.equal(bucket(distance, bins=number, longest=farthest, sides=sides), want)
 
 
 def test_a_bias_stands_at_its_distance_from_the_last_query() -> None:
-    bias = BucketBias(3, 8, 6, sides=1)
+    bias = RelativeBias(3, bins=8, longest=6, sides=1)
     values, queries, keys = bias(2, 5).values, 2, 5
     for i in range(queries):
         for j in range(keys):
             step = torch.tensor(j - (i + keys - queries))
-            assert torch.equal(values[:, j - i + queries - 1], bias.table.weight[buckets(step, 8, 6, sides=1)])
+            assert torch.equal(
+                values[:, j - i + queries - 1], bias.table.weight[:, bucket(step, bins=8, longest=6, sides=1)]
+            )
 
 
 def test_nothing_that_is_saved_is_of_the_size_of_all_pairs() -> None:
@@ -209,7 +211,7 @@ def test_nothing_that_is_saved_is_of_the_size_of_all_pairs() -> None:
 def test_keys_hidden_beside_a_bias_weigh_nothing(dtype: torch.dtype) -> None:
     noise = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 2, 5, 8, generator=noise).to(dtype) for _ in range(3))
-    bias = BucketBias(2, 8, 6)(5)
+    bias = RelativeBias(2, bins=8, longest=6)(5)
     real = torch.tensor([[1, 0, 1, 1, 0], [0, 1, 1, 1, 1]]).bool()
     got = Masked(real).attend(q, k, v, t5.dense, bias, 0.0, 1.0)
     other = torch.where(real[:, None, :, None], k, 100.0), torch.where(real[:, None, :, None], v, 100.0)
@@ -220,7 +222,7 @@ def test_keys_hidden_beside_a_bias_weigh_nothing(dtype: torch.dtype) -> None:
 def test_keys_are_hidden_in_one_feature_more() -> None:
     q = torch.zeros(1, 1, 2, 256)
     with pytest.raises(NotImplementedError, match="attention_mask: beside a position bias, .* up to 255 wide, got 256"):
-        Masked(torch.tensor([[False, True]])).attend(q, q, q, t5.dense, BucketBias(1)(2), 0.0)
+        Masked(torch.tensor([[False, True]])).attend(q, q, q, t5.dense, RelativeBias(1, bins=8, longest=6)(2), 0.0)
 
 
 # Sizes and settings ----------------------------------------------------------------------
@@ -261,7 +263,7 @@ def test_initial_values_have_the_spread_of_mesh_tensorflow() -> None:
     [
         ({"feed_forward_proj": "gated-swiglu"}, "feed_forward_proj: one of"),
         ({"relative_attention_num_buckets": 6}, "relative_attention_num_buckets: a multiple of 4"),
-        ({"relative_attention_max_distance": 2}, "relative_attention_max_distance: more than 2"),
+        ({"relative_attention_max_distance": 4}, "relative_attention_max_distance: more than 4"),
         ({"d_kv": 0}, "d_kv: at least 1"),
         ({"dropout_rate": 1.0}, r"dropout_rate: in \[0, 1\)"),
     ],

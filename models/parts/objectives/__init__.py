@@ -20,7 +20,7 @@ from .distillation import (
 )
 from .layerwise import LayerwiseLoss
 from .masking import BERT, ELECTRA, choose_tokens, corrupt, mask_tokens, static_generator
-from .modes import MODES, ModeBatch, draw_modes, unilm_batches
+from .modes import MODES, ModeBatch, draw_modes, mask_targets, unilm_batches
 from .noises import Noise, Passage, bart_noises, delete, denoising, hide, infill, permute, rotate
 from .packing import cut, full_sentences, padded
 from .pairs import Pair, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
@@ -67,6 +67,7 @@ __all__ = [
     "infill",
     "initialise_student",
     "inverse_lengths",
+    "mask_targets",
     "mask_tokens",
     "next_sentence_pairs",
     "padded",
