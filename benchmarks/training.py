@@ -131,7 +131,7 @@ def summary(rows: list[Row]) -> list[str]:
     ]
 
 
-def _counts(labels: Tensor, words: int) -> Tensor:
+def _counts(labels: Tensor, words: int = corpus.WORDS) -> Tensor:
     return torch.bincount(labels[labels >= 0], minlength=words).float()
 
 

@@ -47,10 +47,16 @@ from .parts.model import Family
 
 @dataclass(frozen=True)
 class Config(BandedConfig):
-    """Table 2.1; ``head_size``: Of a head, if not ``hidden_size / num_heads``."""
+    """Table 2.1.
+
+    Args:
+        head_size: If not ``hidden_size / num_heads``.
+        window_size: Tokens that a "local" layer sees, or one number for each layer.
+    """
 
     model_type: ClassVar[str] = "gpt3"
 
+    window_size: int | tuple[int, ...] = 256  # type: ignore[assignment]
     head_size: int | None = None
 
     def __post_init__(self) -> None:

@@ -58,7 +58,8 @@ def search(model: Writer, prompt: Prompt, settings: Settings, ends: Ends) -> Ten
         texts = running.ids[:, :, : start + size - 1].flatten(0, 1)
         logs = processed(texts, scores.float().log_softmax(-1), steps)
         found, origins = _continued(running, logs, start + size - 1, ends)
-        found.ended.logical_or_(torch.tensor(size == room))
+        if size == room:
+            found.ended.fill_(True)
         order = (found.scores + NEVER * found.ended).topk(count).indices
         # Ended ones among them stay where there are no others, and win nothing.
         running = found.at(order)

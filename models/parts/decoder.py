@@ -103,8 +103,9 @@ class Decoder(Encoder):
 
 def _together(ids: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Real tokens of each row at its start, how many there are, and which were real; Nones if all are."""
-    if ids.dim() != 2 or ids.shape[1] == 0:
-        raise ValueError(f"input_ids: shape (B, P), P at least 1, is allowed, got {tuple(ids.shape)}")
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.shape[1] == 0:
+        given = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+        raise ValueError(f"input_ids: shape (B, P), P at least 1, is allowed, got {given}")
     where = layout(ids.shape[0], ids.shape[1], ids.device, mask, lengths, packs=False)
     real: Tensor | None = getattr(where, "real", None)
     if real is None:

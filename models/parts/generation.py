@@ -27,6 +27,13 @@ def generate(model: Writer, *inputs: Any, **arguments: Any) -> Tensor:
 
     Raises:
         ValueError: Naming the argument.
+
+    Example:
+        >>> from pkernels.models import build, gpt2
+        >>> model = build("GPT2LMHeadModel", gpt2.Config(n_embd=12, n_layer=1, n_head=3)).eval()
+        >>> ids, mask = torch.tensor([[464, 3290], [0, 464]]), torch.tensor([[1, 1], [0, 1]])
+        >>> generate(model, ids, mask, max_new_tokens=3, num_beams=2, eos_token_id=()).shape
+        torch.Size([2, 5])
     """
     names = {field.name for field in fields(Settings)}
     given = {name: arguments.pop(name) for name in names & set(arguments)}

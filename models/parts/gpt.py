@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...patterns import Band, causal, window
 from .attention import SelfAttention
-from .config import BaseConfig
+from .config import BaseConfig, spread
 from .decoder import Decoder, Layer
 from .embeddings import Unnormed
 from .heads import (
@@ -79,12 +79,14 @@ class BandedConfig(GPTConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("max_position_embeddings", "hidden_size", "num_layers", "num_heads", "window_size")
+        self.check_positive("max_position_embeddings", "hidden_size", "num_layers", "num_heads")
         self.check_probability("resid_dropout", "embed_dropout", "attention_dropout")
         if len(self.kinds) != self.num_layers:
             raise ValueError(
                 f"attention_types: kinds of {self.num_layers} layers (num_layers) are allowed, got {len(self.kinds)}"
             )
+        if min(self.windows) < 1:
+            raise ValueError(f"window_size: at least 1 is allowed, got {self.window_size}")
 
     @property
     def width(self) -> int:
@@ -110,9 +112,15 @@ class BandedConfig(GPTConfig):
         return tuple(kinds)
 
     @property
+    def windows(self) -> tuple[int, ...]:
+        """``window_size`` of each layer, whether it is a "local" one or not."""
+        return spread("window_size", self.window_size, self.num_layers, "layers")
+
+    @property
     def patterns(self) -> tuple[Band, ...]:
         """Of each layer."""
-        return tuple(causal if kind == "global" else window(self.window_size - 1, 0) for kind in self.kinds)
+        pairs = zip(self.kinds, self.windows, strict=True)
+        return tuple(causal if kind == "global" else window(width - 1, 0) for kind, width in pairs)
 
 
 def banded(c: BandedConfig, **attention: Any) -> Decoder:

@@ -73,6 +73,21 @@ def test_several_words_at_once_are_the_same_as_one_by_one() -> None:
         assert torch.equal(one.lengths, all_.lengths)
 
 
+def test_half_precision_writes_too() -> None:
+    model, ids = noisy("gpt3"), prompts(LEFT)
+    half = noisy("gpt3").to(torch.bfloat16)
+    with torch.no_grad():
+        want, got = (one.prepare(ids, LEFT, room=lambda size: 3) for one in (model, half))
+        scores = [(want.scores, got.scores)]
+        for words in torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]]):
+            scores.append((model.step(words, want.caches), half.step(words, got.caches)))
+    assert got.caches.layers[1].k.dtype == torch.bfloat16
+    for exact, rough in scores:
+        assert rough.dtype == torch.bfloat16
+        assert (rough.float() - exact).abs().max() < 0.05 * exact.abs().max()
+    assert half.generate(ids, LEFT, max_new_tokens=8, repetition_penalty=1.1, eos_token_id=()).shape == (4, 14)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Model]]:
     folder: Path = tmp_path_factory.mktemp("models")
@@ -107,6 +122,16 @@ def test_beams_are_transformers(models: dict, early_stopping: bool | str, length
     want = oracle.generate(prompts(LEFT), **given, do_sample=False, **{} if ends == () else {"eos_token_id": ends})
     oracle.generation_config.eos_token_id = eos
     assert torch.equal(ours.generate(prompts(LEFT), **given, eos_token_id=ends), want)
+
+
+@pytest.mark.parametrize("early_stopping", [False, "never"])
+def test_long_texts_that_may_still_win_are_followed(models: dict, early_stopping: bool | str) -> None:
+    """With a penalty above 1 and many ends "never" finds texts that False does not wait for."""
+    oracle, ours = models["gpt2"]
+    given = {"max_new_tokens": 14, "num_beams": 2, "length_penalty": 2.5, "eos_token_id": [3, 6, 8, 10]}
+    given |= {"attention_mask": LEFT, "early_stopping": early_stopping}
+    want = oracle.generate(prompts(LEFT), **given, do_sample=False)
+    assert torch.equal(ours.generate(prompts(LEFT), **given), want)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -159,6 +184,12 @@ def test_words_are_drawn_from_transformers_distribution(
     want = want if top_k is None else TopKLogitsWarper(top_k)(None, want)
     want = want if top_p is None else TopPLogitsWarper(top_p)(None, want)
     assert torch.equal(Sampling(temperature, top_k, top_p).probabilities(scores), want.softmax(-1))
+
+
+def test_words_beyond_the_nucleus_go_though_their_sum_is_exact() -> None:
+    scores = torch.zeros(1, 4)
+    want = TopPLogitsWarper(0.5)(None, scores)
+    assert torch.equal(Sampling(top_p=0.5).probabilities(scores), want.softmax(-1)) and want.isinf().sum() == 2
 
 
 def test_frequencies_are_probabilities() -> None:
@@ -219,12 +250,13 @@ def test_beams_find_better_texts_than_greed(models: dict) -> None:
         ({"max_new_tokens": 3, "num_return_sequences": 2}, "num_return_sequences: without do_sample"),
         ({"max_new_tokens": 3, "early_stopping": "soon"}, "early_stopping: True, False or"),
         ({"max_new_tokens": 3, "attention_mask": torch.zeros(4, 6)}, "attention_mask, lengths: at least one real"),
+        ({"max_new_tokens": 3, "input_ids": [[5]]}, "input_ids: shape"),
         ({"max_new_tokens": 3, "attention_mask": LEFT[:2]}, "attention_mask: a tensor of shape"),
     ],
 )
 def test_bad_arguments(given: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        noisy("gpt2").generate(prompts(LEFT), **given)
+        noisy("gpt2").generate(**{"input_ids": prompts(LEFT), **given})
 
 
 def test_the_longest_text_fits() -> None:

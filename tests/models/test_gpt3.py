@@ -12,7 +12,7 @@ from torch import nn
 from pkernels import causal, window
 from pkernels.models import Model, build, from_pretrained, gpt3
 
-from .agreement import MASKS, WORDS, count, inputs
+from .agreement import MASKS, WORDS, assert_head_drops, count, inputs
 from .pairs import assert_close, fill_with_noise
 
 TINY = {"vocab_size": WORDS, "max_position_embeddings": 40, "hidden_size": 26, "num_layers": 2, "num_heads": 2}
@@ -90,6 +90,20 @@ def test_files_bring_back_the_same_model(tmp_path: Path, architecture: str) -> N
 def test_layers_alternate() -> None:
     config = gpt3.Config(**TINY | {"num_layers": 3}, window_size=4)
     assert config.patterns == (causal, window(3, 0), causal)
+    config = gpt3.Config(**TINY, window_size=(4, 7), attention_types=((("local",), 2),))
+    assert config.patterns == (window(3, 0), window(6, 0))
+    assert gpt3.Config.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("window_size", [(4, 7, 9), (4, 0), 0])
+def test_bad_windows(window_size: object) -> None:
+    with pytest.raises(ValueError, match="window_size: "):
+        gpt3.Config(**TINY, window_size=window_size)
+
+
+@pytest.mark.parametrize("dropout", ["resid_dropout", "embed_dropout", "attention_dropout"])
+def test_dropouts_are_at_work(dropout: str) -> None:
+    assert_head_drops("GPT3Model", lambda p: gpt3.Config(**TINY, **{dropout: p}))
 
 
 def test_parameter_counts_of_table_2_1() -> None:
