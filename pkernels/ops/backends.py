@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -49,20 +50,26 @@ def why_not(
         >>> why_not("cpu", q, q, q)
         'dtype float64: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
     """
+    reason = why_not_kernels(backend, "band" if pattern is None else type(pattern).__name__.lower(), q)
+    if reason is None and backend != "reference":
+        for name, x in (("q", q), ("v", v)):
+            if x.shape[-1] > 256:
+                return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
+    return reason
+
+
+def why_not_kernels(backend: str, shape: str, x: Tensor) -> str | None:
+    """Why ``backend`` cannot run the operators of a ``shape`` on tensors like x, whatever their sizes."""
     if backend not in BACKENDS:
         raise ValueError(f"backend: one of {', '.join(BACKENDS)} is allowed, got {backend!r}")
     if backend == "reference":
         return None
-    if q.dtype not in _DTYPES:
-        name = str(q.dtype).removeprefix("torch.")
+    if x.dtype not in _DTYPES:
+        name = str(x.dtype).removeprefix("torch.")
         return f'dtype {name}: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
-    shape = "band" if pattern is None else type(pattern).__name__.lower()
     if importlib.util.find_spec(f"{_MODULES[backend]}.{shape}") is None:
-        return f"{type(pattern).__name__}: the kernels are not there yet"
-    for name, x in (("q", q), ("v", v)):
-        if x.shape[-1] > 256:
-            return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
-    return _why_not_cpu(q) if backend == "cpu" else _why_not_triton(q)
+        return f"{shape}: the kernels are not there yet"
+    return _why_not_cpu(x) if backend == "cpu" else _why_not_triton(x)
 
 
 def _why_not_cpu(q: Tensor) -> str | None:
@@ -101,20 +108,25 @@ def choose(
     Raises:
         NotImplementedError: With the reason, if the named backend cannot do it.
     """
+    return settle(name, q, lambda one: why_not(one, q, k, v, pattern, bias))
+
+
+def settle(name: str | None, x: Tensor, why: Callable[[str], str | None]) -> str:
+    """The backend that was named, or the best one for tensors like x; ``why`` tells why not."""
     if name is not None:
-        reason = why_not(name, q, k, v, pattern, bias)
+        reason = why(name)
         if reason is not None:
             raise NotImplementedError(f"backend {name!r}: {reason}")
         return name
-    best = "cpu" if q.device.type == "cpu" else "triton"
-    reason = why_not(best, q, k, v, pattern, bias)
+    best = "cpu" if x.device.type == "cpu" else "triton"
+    reason = why(best)
     if reason is None:
         return best
-    if q.dtype != torch.float64:
+    if x.dtype != torch.float64:
         _warn_once(f'pkernels runs on "reference", which is slow: backend "{best}": {reason}')
     return "reference"
 
 
 @functools.cache
 def _warn_once(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
+    warnings.warn(message, stacklevel=5)
