@@ -22,6 +22,7 @@ FAMILIES = {
     "big_bird": "bigbird",
     "distilbert": "distilbert",
     "electra": "electra",
+    "elmo": "elmo",
     "gpt2": "gpt2",
     "gpt3": "gpt3",
     "gpt_neo": "gpt_neo",

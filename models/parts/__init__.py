@@ -2,9 +2,9 @@
 
 Each file imports only from files before it::
 
-    layouts  layers  axial  config  files  keys  outputs  scores
+    layouts  layers  axial  config  files  keys  outputs  scores  lstm
     attention  embeddings  chosen  relative  runs  cache
-    chunked  crossing  global_rows  writing
+    characters  chunked  crossing  global_rows  writing
     objectives  search  beams
     heads  generation
     encoder  seq2seq  model

@@ -2,7 +2,7 @@
 
 Data first, then losses; each file imports only from files before it::
 
-    masking  packing  tasks
+    masking  packing  tasks  directions  sampled
     spans  sentinels  pairs
     similar  noises
     real
@@ -10,6 +10,7 @@ Data first, then losses; each file imports only from files before it::
     layerwise  modes
 """
 
+from .directions import both_directions
 from .distillation import (
     DISTILBERT,
     TripleLoss,
@@ -25,6 +26,7 @@ from .noises import Noise, Passage, bart_noises, delete, denoising, hide, infill
 from .packing import cut, full_sentences, padded
 from .pairs import Pair, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
 from .replaced import ReplacedTokens, replaced_loss, sample, share_embeddings
+from .sampled import expected_counts, log_uniform, sampled_softmax_loss
 from .scores import score_loss
 from .sentinels import choose_spans, fitting_length, hide_spans, span_corruption, span_counts
 from .similar import corrupt_similar, similar_by_vectors, similar_in_table
@@ -49,6 +51,7 @@ __all__ = [
     "TripleLoss",
     "as_text",
     "bart_noises",
+    "both_directions",
     "choose_ngrams",
     "choose_spans",
     "choose_tokens",
@@ -60,6 +63,7 @@ __all__ = [
     "delete",
     "denoising",
     "draw_modes",
+    "expected_counts",
     "fitting_length",
     "full_sentences",
     "hide",
@@ -67,6 +71,7 @@ __all__ = [
     "infill",
     "initialise_student",
     "inverse_lengths",
+    "log_uniform",
     "mask_targets",
     "mask_tokens",
     "next_sentence_pairs",
@@ -75,6 +80,7 @@ __all__ = [
     "replaced_loss",
     "rotate",
     "sample",
+    "sampled_softmax_loss",
     "score_loss",
     "segmented",
     "sentence_order_pairs",
