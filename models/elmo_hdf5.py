@@ -74,23 +74,34 @@ def from_hdf5(
     for path in (options, weights):
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: a local file is allowed (nothing is downloaded); there is none")
-    model = build(architecture, read_options(options))
-    stored = _read(Path(weights))
-    wanted = model.body.state_dict()
-    problems, ours = [], {}
-    for name, (needed, make) in _variables(model.config).items():  # type: ignore[arg-type]
-        missing = [variable for variable in needed if variable not in stored]
-        if missing:
-            problems.append(f"  missing: {', '.join(missing)}")
-            continue
-        ours[name] = make(*(stored[variable] for variable in needed)).to(dtype).contiguous()
-        if ours[name].shape != wanted[name].shape:
-            problems.append(f"  of the wrong shape: {', '.join(needed)}: {tuple(ours[name].shape)} instead of "
-                            f"{tuple(wanted[name].shape)} (as {name})")  # fmt: skip
-    if problems:
-        raise ValueError("\n".join([f"{weights}: the variables do not fit {options}", *problems]))
-    model.to(dtype).body.load_state_dict(ours)
+    model = build(architecture, read_options(options)).to(dtype)
+    try:
+        load_variables(model, _read(Path(weights)))
+    except ValueError as error:
+        raise ValueError(f"{weights}: {error}") from error
     return model.eval()
+
+
+def load_variables(model: Model, stored: Mapping[str, Tensor]) -> None:
+    """Fill the body with variables under bilm-tf's names, in TensorFlow's layouts.
+
+    Raises:
+        ValueError: Naming all that are missing or of the wrong shape.
+    """
+    wanted = model.body.state_dict()
+    problems: list[str] = []
+    ours = {}
+    for name, (variable, make) in variables(model.config).items():  # type: ignore[arg-type]
+        if variable not in stored:
+            problems.append(f"  missing: {variable}")
+            continue
+        ours[name] = make(stored[variable])
+        if ours[name].shape != wanted[name].shape:
+            shapes = f"{tuple(ours[name].shape)} instead of {tuple(wanted[name].shape)}"
+            problems.append(f"  of the wrong shape: {variable}, as {name}: {shapes}")
+    if problems:
+        raise ValueError("\n".join(["the variables do not fit the config", *dict.fromkeys(problems)]))
+    model.body.load_state_dict(ours)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -112,36 +123,42 @@ def _read(path: Path) -> dict[str, Tensor]:
     return found
 
 
-Variables = dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]]
-
-
-def _variables(c: Config) -> Variables:
-    """Our parameter -> the variables there, and what makes it of them."""
-    names: Variables = {
-        "characters.embedding.weight": (("char_embed",), lambda x: torch.cat([x.new_zeros(1, x.shape[1]), x])),
-        "characters.projection.weight": (("CNN_proj/W_proj",), Tensor.t),
-        "characters.projection.bias": (("CNN_proj/b_proj",), _same),
+def variables(c: Config) -> dict[str, tuple[str, Callable[[Tensor], Tensor]]]:
+    """The body's parameters -> the variable there, and what makes the one of the other."""
+    width = c.projection_dim
+    names: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+        "characters.embedding.weight": ("char_embed", _with_none),
+        "characters.projection.weight": ("CNN_proj/W_proj", Tensor.t),
+        "characters.projection.bias": ("CNN_proj/b_proj", _same),
     }
     for n in range(len(c.filters)):
-        names[f"characters.convolutions.{n}.weight"] = ((f"CNN/W_cnn_{n}",), lambda x: x.squeeze(0).permute(2, 1, 0))
-        names[f"characters.convolutions.{n}.bias"] = ((f"CNN/b_cnn_{n}",), _same)
+        names[f"characters.convolutions.{n}.weight"] = (f"CNN/W_cnn_{n}", _filters)
+        names[f"characters.convolutions.{n}.bias"] = (f"CNN/b_cnn_{n}", _same)
     for n in range(c.n_highway):
         for part, there in (("transform", "transform"), ("gate", "carry")):
-            names[f"characters.highways.{n}.{part}.weight"] = ((f"CNN_high_{n}/W_{there}",), Tensor.t)
-            names[f"characters.highways.{n}.{part}.bias"] = ((f"CNN_high_{n}/b_{there}",), _same)
+            names[f"characters.highways.{n}.{part}.weight"] = (f"CNN_high_{n}/W_{there}", Tensor.t)
+            names[f"characters.highways.{n}.{part}.bias"] = (f"CNN_high_{n}/b_{there}", _same)
     for n in range(c.n_layers):
         for number, way in enumerate(("ahead", "back")):
             ours, cell = f"lstm.layers.{n}.{way}", f"RNN_{number}/RNN/MultiRNNCell/Cell{n}/LSTMCell"
-            width = c.projection_dim
-            names[f"{ours}.input.weight"] = ((f"{cell}/W_0",), lambda x: _gates(x[:width].t()))
-            names[f"{ours}.recurrent"] = ((f"{cell}/W_0",), lambda x: _gates(x[width:].t()))
-            names[f"{ours}.input.bias"] = ((f"{cell}/B",), _bias)
-            names[f"{ours}.projection"] = ((f"{cell}/W_P_0",), Tensor.t)
+            names[f"{ours}.input.weight"] = (f"{cell}/W_0", lambda x: _gates(x[:width].t()))
+            names[f"{ours}.recurrent"] = (f"{cell}/W_0", lambda x: _gates(x[width:].t()))
+            names[f"{ours}.input.bias"] = (f"{cell}/B", _bias)
+            names[f"{ours}.projection"] = (f"{cell}/W_P_0", Tensor.t)
     return names
 
 
 def _same(x: Tensor) -> Tensor:
     return x
+
+
+def _with_none(x: Tensor) -> Tensor:
+    """Id 0 is no character."""
+    return torch.cat([x.new_zeros(1, x.shape[1]), x])
+
+
+def _filters(x: Tensor) -> Tensor:
+    return x.squeeze(0).permute(2, 1, 0)
 
 
 def _gates(x: Tensor) -> Tensor:
