@@ -65,7 +65,9 @@ def _padded(x: Tensor) -> Tensor:
 
 def _recurrent(x: Tensor, cells: int) -> Tensor:
     """``(4C, P)`` -> ``(4, C, P)``, the last two padded."""
-    return F.pad(x.unflatten(0, (4, cells)), (0, -x.shape[1] % _LANES, 0, -cells % _LANES)).contiguous()
+    rows, columns = -cells % _LANES, -x.shape[1] % _LANES
+    x = x.unflatten(0, (4, cells))
+    return (F.pad(x, (0, columns, 0, rows)) if rows or columns else x).contiguous()
 
 
 def _cut(x: Tensor, width: int) -> Tensor:
