@@ -153,9 +153,7 @@ class BiLM(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         filters = [(size, number) for size, number in c.filters]
-        self.characters = CharacterCNN(
-            c.n_characters, c.char_dim, filters, c.n_highway, c.projection_dim, c.activation
-        )
+        self.characters = CharacterCNN(c.n_characters, c.char_dim, filters, c.n_highway, c.projection_dim, c.activation)
         clips = {"cell_clip": c.cell_clip, "projection_clip": c.proj_clip}
         self.lstm = BidirectionalLSTM(c.n_layers, c.projection_dim, c.dim, dropout=c.dropout, **clips)
         self.size = c.max_characters_per_token
@@ -173,7 +171,7 @@ class BiLM(nn.Module):
         word. ``states`` of the batch before, if it is the same texts that go on."""
         lengths = self._lengths(input_ids, attention_mask, lengths)
         ids = marked(input_ids, lengths, *sentence_marks(self.size), 0)
-        inside = layout(*ids.shape[:2], ids.device, lengths=lengths + 2)
+        inside = layout(ids.shape[0], ids.shape[1], ids.device, lengths=lengths + 2)
         words = inside.unpack(self.characters(inside.pack(ids)))
         both, states = self.lstm(words, lengths + 2, states)
         layers = [torch.cat(pair, -1) for pair in ((words, words), *both)]
@@ -183,7 +181,9 @@ class BiLM(nn.Module):
     def _lengths(self, ids: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
         if not isinstance(ids, Tensor) or ids.dim() != 3 or ids.shape[2] != self.size or ids.is_floating_point():
             given = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-            raise ValueError(f"input_ids: integers of shape (B, S, {self.size}), ids of characters, are allowed, got {given}")
+            raise ValueError(
+                f"input_ids: integers of shape (B, S, {self.size}), ids of characters, are allowed, got {given}"
+            )
         if lengths is None and mask is None:
             mask = (ids > 0).any(-1)
         real = real_tokens(ids[..., 0], mask, lengths)
@@ -304,15 +304,15 @@ KEYS = KeyMap(
 def _initialise(model: nn.Module, c: Config) -> None:
     """As allenai/bilm-tf, ``LanguageModel``: gates carry their input at first, cells remember."""
     for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv1d)) and module.bias is not None:
+            nn.init.zeros_(module.bias)
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            nn.init.zeros_(module.bias)
         if isinstance(module, nn.Conv1d):
             if c.activation == "relu":
                 nn.init.uniform_(module.weight, -0.05, 0.05)
             else:
                 nn.init.normal_(module.weight, std=(module.in_channels * module.kernel_size[0]) ** -0.5)
-            nn.init.zeros_(module.bias)
         if isinstance(module, nn.Embedding):
             nn.init.uniform_(module.weight, -1, 1)
             module.weight[0] = 0

@@ -42,7 +42,7 @@ def read_options(path: str | Path) -> Config:
     Raises:
         ValueError: Naming the file and the setting that is missing, or that the family does not support.
     """
-    options, values = read_json(Path(path)), dict(_USUAL)
+    options, values = read_json(Path(path)), dict[str, Any](_USUAL)
     for name, where in _FIELDS.items():
         value: Any = options
         for key in where:
@@ -51,8 +51,8 @@ def read_options(path: str | Path) -> Config:
             values[name] = value
         elif name not in (*_USUAL, "dropout", "vocab_size"):
             raise ValueError(f"{path}: {'.'.join(where)}: missing")
-    # 261 while training; the id of a word that is not there came with inference.
-    values["n_characters"] = max(values["n_characters"], 262)
+    if values["n_characters"] == 261:  # of training; the id of a word that is not there is inference's
+        values["n_characters"] = 262
     return Config.from_dict(values, str(path))
 
 

@@ -53,8 +53,7 @@ class ProjectedLSTM(nn.Module):
         self.input = nn.Linear(width, 4 * cells)
         self.recurrent = nn.Parameter(torch.empty(4 * cells, width))
         self.projection = nn.Parameter(torch.empty(width, cells))
-        self.clips = {"cell_clip": cell_clip, "projection_clip": projection_clip}
-        self.reverse = reverse
+        self.cell_clip, self.projection_clip, self.reverse = cell_clip, projection_clip, reverse
 
     def forward(
         self, x: Tensor, lengths: Tensor, state: tuple[Tensor, Tensor] | None
@@ -64,7 +63,14 @@ class ProjectedLSTM(nn.Module):
         if state is not None:
             state = state[0].to(gates.dtype), state[1].to(gates.dtype)
         return projected_lstm(
-            gates, recurrent, projection, state, lengths=lengths, reverse=self.reverse, **self.clips
+            gates,
+            recurrent,
+            projection,
+            state,
+            lengths=lengths,
+            cell_clip=self.cell_clip,
+            projection_clip=self.projection_clip,
+            reverse=self.reverse,
         )
 
 

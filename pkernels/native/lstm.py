@@ -61,8 +61,6 @@ def _padded(x: Tensor) -> Tensor:
     return F.pad(x, (0, -x.shape[-1] % _LANES)).contiguous() if x.shape[-1] % _LANES else x.contiguous()
 
 
-
-
 def _recurrent(x: Tensor, cells: int) -> Tensor:
     """``(4C, P)`` -> ``(4, C, P)``, the last two padded."""
     rows, columns = -cells % _LANES, -x.shape[1] % _LANES
@@ -80,5 +78,5 @@ def _settings(call: Recurrence, batch: int, steps: int) -> tuple[list[int], list
     if any(not 0 <= length <= steps for length in lengths):
         raise ValueError(f"lengths: between 0 and {steps} is allowed, got {lengths}")
     order = sorted(range(batch), key=lambda row: -lengths[row])
-    clips = (math.inf if bound is None else bound for bound in (call.cell_clip, call.projection_clip))
-    return order, [lengths[row] for row in order], *clips, call.reverse
+    cell, projection = (math.inf if bound is None else bound for bound in (call.cell_clip, call.projection_clip))
+    return order, [lengths[row] for row in order], cell, projection, call.reverse

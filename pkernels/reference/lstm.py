@@ -51,10 +51,9 @@ def backward(
         dp = _unclipped(dh + dout[:, t], out[:, t], call.projection_clip).where(active, 0)
         dm = dp @ projection
         dcell = _unclipped(dc + dm * o * (1 - tanh * tanh), cell, call.cell_clip)
-        parts = (
-            dcell * g * i * (1 - i), dcell * before[:, t] * f * (1 - f), dcell * i * (1 - g * g), dm * tanh * o * (1 - o)
-        )  # fmt: skip
-        dz = torch.cat(parts, -1).where(active, 0)
+        di, df = dcell * g * i * (1 - i), dcell * before[:, t] * f * (1 - f)
+        dg, do = dcell * i * (1 - g * g), dm * tanh * o * (1 - o)
+        dz = torch.cat([di, df, dg, do], -1).where(active, 0)
         dx[:, t], dstate[:, t], hidden[:, t] = dz, dp, (o * tanh).where(active, 0)
         dh, dc = (dz @ recurrent).where(active, dh), (dcell * f).where(active, dc)
     return dx, dstate, hidden, dh, dc

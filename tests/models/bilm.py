@@ -26,7 +26,11 @@ def draw(c: Config, dtype: torch.dtype, seed: int = 0) -> Variables:
     for way in range(2):
         for n in range(c.n_layers):
             cell = cell_name(way, n)
-            shapes |= {f"{cell}/W_0": (2 * width, 4 * c.dim), f"{cell}/B": (4 * c.dim,), f"{cell}/W_P_0": (c.dim, width)}
+            shapes |= {
+                f"{cell}/W_0": (2 * width, 4 * c.dim),
+                f"{cell}/B": (4 * c.dim,),
+                f"{cell}/W_P_0": (c.dim, width),
+            }
     return {
         name: (0.5 * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
         for name, shape in shapes.items()

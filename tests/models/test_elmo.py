@@ -291,10 +291,12 @@ def test_without_h5py_the_error_names_it(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_variables_that_do_not_fit_are_named() -> None:
-    config, variables, model = pair(torch.float32)
+    _, variables, model = pair(torch.float32)
     del variables["CNN/b_cnn_1"]
     variables[f"{bilm.cell_name(1, 0)}/W_P_0"] = torch.zeros(13, 4)
-    with pytest.raises(ValueError, match=r"(?s)missing: CNN/b_cnn_1.*W_P_0, as lstm.layers.0.back.projection: \(4, 13\)"):
+    with pytest.raises(
+        ValueError, match=r"(?s)missing: CNN/b_cnn_1.*W_P_0, as lstm.layers.0.back.projection: \(4, 13\)"
+    ):
         load_variables(model, variables)
 
 
@@ -325,7 +327,7 @@ def fixture() -> Path:
         folder = next((f"{place}/tests/fixtures/elmo" for place in places), "")
     if not (Path(folder) / "lm_weights.hdf5").is_file():
         pytest.skip(
-            "the fixture is missing: set PKERNELS_ELMO_FIXTURE to allennlp/tests/fixtures/elmo of allennlp 0.9.0's wheel"
+            "the fixture is missing: PKERNELS_ELMO_FIXTURE may name allennlp/tests/fixtures/elmo of allennlp 0.9.0"
         )
     pytest.importorskip("h5py", reason="h5py is not installed")
     return Path(folder)
@@ -378,10 +380,13 @@ def test_bad_settings_are_named(changes: dict, message: str) -> None:
 
 def test_bad_input_is_named() -> None:
     model = build("ElmoForBidirectionalLM", elmo.Config(**TINY))
-    ids, lengths = elmo.character_ids(TEXTS["ragged"], 9)
+    ids, _ = elmo.character_ids(TEXTS["ragged"], 9)
     cases = (
         ({"input_ids": ids[..., :8]}, r"input_ids: integers of shape \(B, S, 9\)"),
-        ({"input_ids": ids, "attention_mask": torch.tensor([[0, 1, 1, 1, 1]] * 3)}, "attention_mask: padding on the right"),
+        (
+            {"input_ids": ids, "attention_mask": torch.tensor([[0, 1, 1, 1, 1]] * 3)},
+            "attention_mask: padding on the right",
+        ),
         ({"input_ids": ids, "labels": ids[..., 0, 0]}, r"labels: shape \(3, 5\)"),
         ({"input_ids": ids, "labels": torch.full((3, 5), 40)}, "labels: -100 and 0 to 39"),
         ({"input_ids": ids, "labels": torch.zeros(3, 5).long(), "negatives": 40}, "count: between 1 and 39"),

@@ -42,7 +42,9 @@ def test_the_loss_and_its_gradients_are_the_definition(dtype: torch.dtype) -> No
     got = sampled_softmax_loss(states, weight, bias, targets, count, torch.Generator().manual_seed(2))
     drawn, tries = log_uniform(count, words, torch.Generator().manual_seed(2))
     assert set(drawn.tolist()) & set(targets.tolist())  # some draw hits a target
-    log_expected = [math.log(1 - (1 - math.log((w + 2) / (w + 1)) / math.log(words + 1)) ** tries) for w in range(words)]
+    log_expected = [
+        math.log(1 - (1 - math.log((w + 2) / (w + 1)) / math.log(words + 1)) ** tries) for w in range(words)
+    ]
     losses = []
     for state, target in zip(states, targets.tolist(), strict=True):
         if target == -100:
