@@ -50,16 +50,16 @@ def why_not(
         >>> why_not("cpu", q, q, q)
         'dtype float64: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
     """
-    reason = why_not_kernels(backend, "band" if pattern is None else type(pattern).__name__.lower(), q)
-    if reason is None and backend != "reference":
-        for name, x in (("q", q), ("v", v)):
-            if x.shape[-1] > 256:
-                return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
-    return reason
+    shape = "band" if pattern is None else type(pattern).__name__.lower()
+    return _why_not_written(backend, shape, q) or _why_not_wide(backend, q, v) or _why_not_here(backend, q)
 
 
 def why_not_kernels(backend: str, shape: str, x: Tensor) -> str | None:
     """Why ``backend`` cannot run the operators of a ``shape`` on tensors like x, whatever their sizes."""
+    return _why_not_written(backend, shape, x) or _why_not_here(backend, x)
+
+
+def _why_not_written(backend: str, shape: str, x: Tensor) -> str | None:
     if backend not in BACKENDS:
         raise ValueError(f"backend: one of {', '.join(BACKENDS)} is allowed, got {backend!r}")
     if backend == "reference":
@@ -69,6 +69,19 @@ def why_not_kernels(backend: str, shape: str, x: Tensor) -> str | None:
         return f'dtype {name}: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
     if importlib.util.find_spec(f"{_MODULES[backend]}.{shape}") is None:
         return f"{shape}: the kernels are not there yet"
+    return None
+
+
+def _why_not_wide(backend: str, q: Tensor, v: Tensor) -> str | None:
+    for name, x in (("q", q), ("v", v)):
+        if backend != "reference" and x.shape[-1] > 256:
+            return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
+    return None
+
+
+def _why_not_here(backend: str, x: Tensor) -> str | None:
+    if backend == "reference":
+        return None
     return _why_not_cpu(x) if backend == "cpu" else _why_not_triton(x)
 
 
