@@ -24,13 +24,16 @@ class Recurrence:
     projection_clip: float | None
     reverse: bool
 
+    def order(self, count: int) -> range:
+        """Of ``count`` steps."""
+        return range(count)[::-1] if self.reverse else range(count)
+
     def steps(self, x: Tensor, *, backward: bool = False) -> Iterator[tuple[int, Tensor]]:
         """Steps of ``x (B, S, ...)`` in the order of work, or of its derivative, each with the
         ``(B, 1)`` booleans of the rows that take part."""
         count = x.shape[1]
         lengths = x.new_full((x.shape[0],), count) if self.lengths is None else self.lengths.to(x.device)
-        steps = range(count)
-        for t in reversed(steps) if self.reverse != backward else steps:
+        for t in reversed(self.order(count)) if backward else self.order(count):
             yield t, (t < lengths)[:, None]
 
     def previous(self, states: Tensor, first: Tensor) -> Tensor:

@@ -207,6 +207,15 @@ def test_narrow_dtypes_are_computed_in_float32(dtype: torch.dtype, backend: str)
         assert mine.dtype == dtype and (mine.float() - wide).abs().max() <= 0.02 * wide.abs().max()
 
 
+def test_autocast_reaches_no_product_within(backend: str) -> None:
+    call = CALLS["odd"]
+    given = call.tensors(torch.float32)
+    want = ours(call, given, backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = ours(call, given, backend)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
 def test_any_strides_will_do(backend: str) -> None:
     call = CALLS["odd"]
     given = call.tensors(torch.float32)

@@ -18,7 +18,8 @@ pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
 from pkernels import Band, Blocks, Buckets
 from pkernels.problem import Problem
-from pkernels.triton import band, blocks, buckets, order, tune
+from pkernels.recurrence import Recurrence
+from pkernels.triton import band, blocks, buckets, lstm, order, tune
 from tests.gpu.compile import TARGETS, Launch, compiled, flaws, launches
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
@@ -89,3 +90,26 @@ def test_hashing(family: str, width: int) -> None:
     # Its products are of fp32 as it is, on the tensor cores of AMD's chips alone.
     assert flaws(binary, tensor=family == "gfx942") == [], binary.reading
     assert not binary.reading.spills
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("family", tune.FAMILIES)
+def test_the_lstms_cells(family: str, reverse: bool) -> None:
+    """No products there, so neither tensor cores nor loops: what is left is that all fits."""
+    batch, steps, width, cells = 3, 2, 64, 512
+    x, recurrent, projection = (
+        torch.zeros(batch, steps, 4 * cells),
+        torch.zeros(4 * cells, width),
+        torch.zeros(width, cells),
+    )
+    h, c, call = torch.zeros(batch, width), torch.zeros(batch, cells), Recurrence(None, 3.0, None, reverse)
+    with launches() as made:
+        out, *_, gates, memory = lstm.forward(x, recurrent, projection, h, c, call, True)
+        lstm.backward(out, h, c, recurrent, projection, c, out, gates, memory, call)
+    assert [launch.name for launch in made[:2] + made[4:6]] == [
+        "cell_kernel", "state_kernel", "dstate_kernel", "dcell_kernel"
+    ]  # fmt: skip
+    for launch in made[:2] + made[4:6]:
+        binary = compiled(launch, family)
+        assert not binary.reading.spills and binary.shared <= TARGETS[family].shared
+        assert 0 < binary.reading.registers <= 64

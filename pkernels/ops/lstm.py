@@ -23,7 +23,8 @@ def _forward(
     cell_clip: float | None, projection_clip: float | None, reverse: bool, keep: bool, backend: str,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     call = Recurrence(lengths, cell_clip, projection_clip, reverse)
-    return load(backend, "lstm").forward(x, recurrent, projection, h, c, call, keep)
+    with torch.autocast(x.device.type, enabled=False):
+        return load(backend, "lstm").forward(x, recurrent, projection, h, c, call, keep)
 
 
 def _backward(
@@ -32,10 +33,12 @@ def _backward(
     cell_clip: float | None, projection_clip: float | None, reverse: bool, backend: str,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     call = Recurrence(lengths, cell_clip, projection_clip, reverse)
-    module = load(backend, "lstm")
-    dx, dstate, hidden, dh, dc = module.backward(dout, dh, dc, recurrent, projection, c, out, gates, cells, call)
-    drecurrent = dx.flatten(0, 1).mT @ call.previous(out, h).flatten(0, 1)
-    return dx, drecurrent, dstate.flatten(0, 1).mT @ hidden.flatten(0, 1), dh, dc
+    with torch.autocast(out.device.type, enabled=False):
+        dx, dstate, hidden, dh, dc = load(backend, "lstm").backward(
+            dout, dh, dc, recurrent, projection, c, out, gates, cells, call
+        )
+        drecurrent = dx.flatten(0, 1).mT @ call.previous(out, h).flatten(0, 1)
+        return dx, drecurrent, dstate.flatten(0, 1).mT @ hidden.flatten(0, 1), dh, dc
 
 
 def _fake_forward(
