@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .parts import files
 from .parts.config import BaseConfig
+from .parts.keys import KeyMap
 from .parts.model import Family, Model
 
 # model_type in config.json -> module of the family.
@@ -24,7 +25,11 @@ FAMILIES = {
     "longformer": "longformer",
     "reformer": "reformer",
     "roberta": "roberta",
+    "vit": "vit",
 }
+
+# How timm, which writes no model_type, begins the name of an architecture -> module of the family.
+TIMM = {"vit_": "vit"}
 
 
 def family(model_type: str) -> Family:
@@ -72,7 +77,7 @@ def from_pretrained(
     ``new.body.load_state_dict(trained.body.state_dict())``.
     """
     path = Path(local_dir) / "config.json"
-    values = files.read_config(local_dir)
+    values = _translated(files.read_config(local_dir), path)
     model_type = values.get("model_type")
     if model_type not in FAMILIES:
         raise ValueError(f"{path}: model_type: one of {', '.join(FAMILIES)} is allowed, got {model_type!r}")
@@ -86,6 +91,18 @@ def from_pretrained(
     return model.eval()
 
 
+def _translated(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A config.json of timm's in transformers' words; one of transformers' as it is."""
+    name = str(values.get("architecture"))
+    module = next((module for begin, module in TIMM.items() if name.startswith(begin)), None)
+    if "model_type" in values or module is None:
+        return values
+    try:
+        return importlib.import_module(f".{module}", __package__).translated(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def _architecture(given: str | None, values: dict[str, Any], one: Family, path: Path) -> str:
     names = [given] if given else values.get("architectures") or [None]
     for name in names:
@@ -97,9 +114,9 @@ def _architecture(given: str | None, values: dict[str, Any], one: Family, path: 
 
 def _fill(model: Model, theirs: dict[str, Tensor], path: Path, dtype: torch.dtype) -> None:
     """Put the file's tensors into a model on the meta device."""
-    keys = model.family.keys
+    keys = model.family.keys_of(theirs)
     wanted = keys.export(model.state_dict())
-    known = {*wanted, *_other_heads(model)}
+    known = {*wanted, *_other_heads(model, keys)}
     try:
         found = keys.canonical(theirs, known)
     except ValueError as error:
@@ -112,13 +129,13 @@ def _fill(model: Model, theirs: dict[str, Tensor], path: Path, dtype: torch.dtyp
     model.load_state_dict(ours, assign=True)
 
 
-def _other_heads(model: Model) -> set[str]:
+def _other_heads(model: Model, keys: KeyMap) -> set[str]:
     """Names in files of all the family's architectures."""
     names: set[str] = set()
     for make in model.family.heads.values():
         with torch.device("meta"):
             head = nn.ModuleDict({"head": make(model.config)})
-        names.update(model.family.keys.export(head.state_dict()))
+        names.update(keys.export(head.state_dict()))
     return names
 
 

@@ -3,8 +3,8 @@
 Each file imports only from files before it::
 
     layouts  layers  axial  config  files  keys  outputs
-    attention  embeddings  chosen
-    chunked
+    attention  embeddings  chosen  patches
+    chunked  prenorm
     objectives
     heads
     encoder  model

@@ -45,6 +45,7 @@ class Embeddings(nn.Module):
 
     Args:
         words, positions, types: Sizes of the three tables; without types there is no such table.
+        eps: Of the norm; None for no norm.
         padding: Id of the padding token; its row starts at 0 and gets no gradient here.
         numbering: Where a token stands, if the caller does not say it.
         scale: Factor of the words.
@@ -58,7 +59,7 @@ class Embeddings(nn.Module):
         types: int,
         width: int,
         *,
-        eps: float,
+        eps: float | None,
         dropout: float,
         padding: int | None,
         numbering: InOrder | AfterPadding = InOrder(),
@@ -70,7 +71,7 @@ class Embeddings(nn.Module):
         self.words = nn.Embedding(words, width, padding_idx=padding)
         self.positions = nn.Embedding(positions, width, padding_idx=numbering.padding)
         self.types = nn.Embedding(types, width) if types else None
-        self.norm = nn.LayerNorm(width, eps=eps)
+        self.norm = nn.Identity() if eps is None else nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(dropout)
 
     @property

@@ -24,22 +24,24 @@ class States:
 
     Args:
         last: Hidden states of the layout's tokens.
-        words: ``(V, width)``, the table of word embeddings, to which word predictors are tied.
+        words: ``(V, width)``, the table of word embeddings, to which word predictors are tied;
+            None of bodies that read no words.
         hidden_states: Unpacked states of all layers, if asked for.
     """
 
     last: Tensor
     layout: Whole
-    words: Tensor
+    words: Tensor | None
     hidden_states: tuple[Tensor, ...] | None = None
 
 
 class Pooler(nn.Module):
-    """``act(dense(first token))``, one vector per sequence."""
+    """``act(dense(first token))``, one vector per sequence, of ``out`` numbers if not of as many as
+    a token."""
 
-    def __init__(self, width: int, act: str = "tanh") -> None:
+    def __init__(self, width: int, act: str = "tanh", out: int | None = None) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = nn.Linear(width, out or width)
         self.act = ACTIVATIONS[act]
 
     def forward(self, states: States) -> Tensor:
@@ -86,6 +88,7 @@ class WordPredictor(nn.Module):
         self.bias = nn.Parameter(torch.zeros(words))
 
     def forward(self, states: States) -> Tensor:
+        assert states.words is not None, "a word predictor stands on a body that reads words"
         return F.linear(self.norm(self.act(self.dense(states.last))), states.words, self.bias)
 
 

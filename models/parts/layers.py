@@ -57,6 +57,20 @@ class PostNorm(nn.Module):
         return self.norm(x + self.dropout(self.inner(x, *context)))
 
 
+class PreNorm(nn.Module):
+    """``x + dropout(inner(norm(x)))``: the norm stands before the sublayer, and the residual has
+    none (Wang et al. 2019, arXiv:1906.01787, section 2.1)."""
+
+    def __init__(self, inner: nn.Module, width: int, *, eps: float, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.inner = inner
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        return x + self.dropout(self.inner(self.norm(x), *context))
+
+
 def in_chunks(f: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
     """``f(x)``, of ``size`` tokens at a time if that is not 0 (Kitaev et al. 2020,
     section 3.1)."""

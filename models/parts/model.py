@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Family:
         initialise: Fills a new model's parameters.
         arguments: Architecture -> from config and arguments of a call, those that the body takes
             (what a task adds to them, or another shape of them); none is needed for most.
+        others: Names that other programs give: a tensor that only such a file has -> its names.
     """
 
     config: type[BaseConfig]
@@ -37,10 +38,15 @@ class Family:
     keys: KeyMap
     initialise: Callable[[nn.Module, Any], None]
     arguments: Mapping[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
+    others: Mapping[str, KeyMap] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By name, as functions are pickled: the family of a config is its module's FAMILY.
         return _family_of, (self.config,)
+
+    def keys_of(self, names: Collection[str]) -> KeyMap:
+        """The rules by which a file's tensors are named."""
+        return next((keys for mark, keys in self.others.items() if mark in names), self.keys)
 
 
 def _family_of(config: type[BaseConfig]) -> Family:
