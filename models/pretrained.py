@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .parts import files
 from .parts.config import BaseConfig
+from .parts.heads import Bare, Pooler
 from .parts.keys import KeyMap
 from .parts.model import Family, Model
 
@@ -121,12 +122,24 @@ def _fill(model: Model, theirs: dict[str, Tensor], path: Path, dtype: torch.dtyp
         found = keys.canonical(theirs, known)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if _lacks_pooler(model, keys, found):
+        warnings.warn(f"{path}: holds no pooler: pooler_output will be None", stacklevel=4)
+        model.head.pooler = None
+        wanted = keys.export(model.state_dict())
     _compare(found, wanted, known, path)
     unused = sorted(set(found) - set(wanted))
     if unused:
         warnings.warn(f"{path}: {model.architecture} has no use for {', '.join(unused)}: left out", stacklevel=4)
     ours = keys.collect(model.state_dict(), {name: found[name].to(dtype) for name in wanted})
     model.load_state_dict(ours, assign=True)
+
+
+def _lacks_pooler(model: Model, keys: KeyMap, found: dict[str, Tensor]) -> bool:
+    """Whether a model without a task has a pooler, of which the file has nothing: many are published so."""
+    if not isinstance(model.head, Bare) or not isinstance(model.head.pooler, Pooler):
+        return False
+    pooler = {name: x for name, x in model.state_dict().items() if name.startswith("head.pooler.")}
+    return not set(keys.export(pooler)) & set(found)
 
 
 def _other_heads(model: Model, keys: KeyMap) -> set[str]:
