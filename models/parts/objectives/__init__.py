@@ -2,7 +2,7 @@
 
 Data first, then losses; each file imports only from files before it::
 
-    masking  packing
+    masking  packing  contrastive
     spans  pairs
     similar
     real
@@ -10,6 +10,7 @@ Data first, then losses; each file imports only from files before it::
     layerwise  modes
 """
 
+from .contrastive import contrastive_loss
 from .distillation import (
     DISTILBERT,
     TripleLoss,
@@ -44,6 +45,7 @@ __all__ = [
     "choose_ngrams",
     "choose_tokens",
     "consecutive_pairs",
+    "contrastive_loss",
     "corrupt",
     "corrupt_similar",
     "cosine_loss",
