@@ -21,6 +21,9 @@ FAMILIES = {
     "albert": "albert",
     "bert": "bert",
     "big_bird": "bigbird",
+    "clip": "clip",
+    "clip_text_model": "clip_text",
+    "clip_vision_model": "clip_vision",
     "distilbert": "distilbert",
     "electra": "electra",
     "longformer": "longformer",
@@ -64,8 +67,9 @@ def from_pretrained(
     Args:
         local_dir: Holds ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``,
             whole or in shards with an index.
-        architecture: One of the family's, if not the one that config.json names. Weights
-            that it does not use are left out with a warning.
+        architecture: One of the family's, if not the one that config.json names, or of a part
+            of it, such as CLIP's "CLIPTextModel". Weights that it does not use are left out, of
+            the same part with a warning.
         dtype: Of the parameters.
 
     Raises:
@@ -83,6 +87,9 @@ def from_pretrained(
     if model_type not in FAMILIES:
         raise ValueError(f"{path}: model_type: one of {', '.join(FAMILIES)} is allowed, got {model_type!r}")
     one = family(model_type)
+    if architecture in one.towers:
+        values = one.towers[architecture](values)
+        one = family(values["model_type"])
     architecture = _architecture(architecture, values, one, path)
     config = one.config.from_dict(values, str(path))
     with torch.device("meta"):

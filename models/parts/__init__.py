@@ -7,5 +7,5 @@ Each file imports only from files before it::
     chunked  prenorm
     objectives
     heads
-    encoder  model
+    encoder  model  tower
 """

@@ -45,6 +45,15 @@ class Whole:
         """``(B, ...)``: the first token of each sequence ([CLS]) among the layers' tokens."""
         return x[:, 0]
 
+    def at_first(self, x: Tensor, hits: Tensor) -> Tensor:
+        """``(B, ...)``: of each sequence the token among ``x`` at which ``hits (B, n)``, booleans of
+        the layers' tokens, is first true; the first token where it never is."""
+        return x[torch.arange(len(x), device=x.device), hits.int().argmax(1)]
+
+    def highest(self, x: Tensor) -> Tensor:
+        """``(B, n)`` integers of the layers' tokens -> at each the largest of its sequence."""
+        return x.amax(1, keepdim=True).expand_as(x)
+
     def positions(self) -> Tensor:
         """Place of each of the layers' tokens in its sequence, ``(1, n)``."""
         return torch.arange(self.shape[1], device=self.device)[None]
@@ -89,6 +98,12 @@ class _Covered(Whole):
 
     def labels(self, labels: Tensor) -> Tensor:
         return labels.masked_fill(~self.real, IGNORED)
+
+    def at_first(self, x: Tensor, hits: Tensor) -> Tensor:
+        return super().at_first(x, hits & self.real)
+
+    def highest(self, x: Tensor) -> Tensor:
+        return super().highest(x.masked_fill(~self.real, torch.iinfo(x.dtype).min))
 
 
 class Ragged(_Covered):
@@ -152,6 +167,19 @@ class Packed(Whole):
 
     def firsts(self) -> Tensor:
         return self.offsets[:-1]
+
+    def at_first(self, x: Tensor, hits: Tensor) -> Tensor:
+        rows = torch.arange(self.total, device=self.device).masked_fill(~hits[0], self.total)
+        found = self._over_sequences(rows, self.total, "amin")
+        return x[0, torch.where(found < self.total, found, self.offsets[:-1])]
+
+    def highest(self, x: Tensor) -> Tensor:
+        return self._over_sequences(x[0], torch.iinfo(x.dtype).min, "amax")[self._sequences()][None]
+
+    def _over_sequences(self, x: Tensor, start: int, reduce: str) -> Tensor:
+        """``amin`` or ``amax`` of each sequence's rows."""
+        whole = x.new_full((len(self.offsets) - 1,), start)
+        return whole.scatter_reduce(0, self._sequences(), x, reduce)
 
     def _sequences(self) -> Tensor:
         """The sequence of each row."""

@@ -30,6 +30,8 @@ class Family:
         arguments: Architecture -> from config and arguments of a call, those that the body takes
             (what a task adds to them, or another shape of them); none is needed for most.
         others: Names that other programs give: a tensor that only such a file has -> its names.
+        towers: Architecture that is a part of this family's models, and of a family of its own ->
+            from this family's config.json to that of the part.
     """
 
     config: type[BaseConfig]
@@ -39,6 +41,7 @@ class Family:
     initialise: Callable[[nn.Module, Any], None]
     arguments: Mapping[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
     others: Mapping[str, KeyMap] = field(default_factory=dict)
+    towers: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By name, as functions are pickled: the family of a config is its module's FAMILY.

@@ -169,7 +169,10 @@ def in_timm_s_names(folder: Path, target: Path, config: dict) -> None:
     }
     for layer in range(12):
         for leaf in ("weight", "bias"):
-            parts = [theirs.pop(f"vit.encoder.layer.{layer}.attention.attention.{n}.{leaf}") for n in ("query", "key", "value")]
+            parts = [
+                theirs.pop(f"vit.encoder.layer.{layer}.attention.attention.{n}.{leaf}")
+                for n in ("query", "key", "value")
+            ]
             named[f"blocks.{layer}.attn.qkv.{leaf}"] = torch.cat(parts)
     words = {
         "vit.embeddings.patch_embeddings.projection": "patch_embed.proj",
@@ -196,7 +199,8 @@ TIMM = {"architecture": "vit_tiny_patch16_224", "num_classes": 5, "num_features"
 
 def test_files_of_timm_are_read(tmp_path: Path) -> None:
     sizes = {"hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 3, "image_size": 48}
-    oracle, ours = pair(tmp_path / "a", "ViTForImageClassification", tiny(**sizes, num_hidden_layers=12, patch_size=16, num_labels=5, layer_norm_eps=1e-6))
+    sizes |= {"num_hidden_layers": 12, "patch_size": 16}
+    _, ours = pair(tmp_path / "a", "ViTForImageClassification", tiny(**sizes, num_labels=5, layer_norm_eps=1e-6))
     in_timm_s_names(tmp_path / "a", tmp_path / "b", TIMM | {"pretrained_cfg": {"input_size": [3, 48, 48]}})
     again = from_pretrained(tmp_path / "b")
     images = pixels(2, 3, 48, 48)
