@@ -87,7 +87,7 @@ def from_pretrained(
     if model_type not in FAMILIES:
         raise ValueError(f"{path}: model_type: one of {', '.join(FAMILIES)} is allowed, got {model_type!r}")
     one = family(model_type)
-    if architecture in one.towers:
+    if architecture is not None and architecture in one.towers:
         values = one.towers[architecture](values)
         one = family(values["model_type"])
     architecture = _architecture(architecture, values, one, path)
@@ -131,7 +131,7 @@ def _fill(model: Model, theirs: dict[str, Tensor], path: Path, dtype: torch.dtyp
         raise ValueError(f"{path}: {error}") from error
     if _lacks_pooler(model, keys, found):
         warnings.warn(f"{path}: holds no pooler: pooler_output will be None", stacklevel=4)
-        model.head.pooler = None
+        model.head.pooler = None  # type: ignore[assignment]
         wanted = keys.export(model.state_dict())
     _compare(found, wanted, known, path)
     unused = sorted(set(found) - set(wanted))
