@@ -181,8 +181,8 @@ def draw(learned: Learned, digits: Digits, path: Path, count: int = 10) -> Path:
     seen = rollout(maps)[:, 0, 1:].unflatten(1, (4, 4))
     figure = Figure(figsize=(1.1 * count, 2.6), dpi=140, layout="constrained")
     for column, axes in enumerate(figure.subplots(2, count).T):
-        axes[0].imshow(images[column, 0], cmap="gray_r")
-        axes[1].imshow(seen[column], cmap="viridis")
+        axes[0].imshow(images[column, 0].numpy(), cmap="gray_r")
+        axes[1].imshow(seen[column].numpy(), cmap="viridis")
         for ax in axes:
             ax.set_axis_off()
     figure.suptitle(f"{learned.model.architecture}: held-out digits, and rollout of the class token's attention")

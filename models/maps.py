@@ -57,7 +57,7 @@ def attention_maps(module: nn.Module, *inputs: Any, **arguments: Any) -> list[Te
 
 def _keeper(layer: SelfAttention, found: list[Tensor]) -> Callable[..., None]:
     def keep(_: nn.Module, inputs: tuple[Tensor, ...], qkv: Tensor) -> None:
-        q, k, _ = split_heads(qkv, 3, layer.heads)
+        q, k, _v = split_heads(qkv, 3, layer.heads)
         ones = torch.eye(q.shape[2], dtype=q.dtype, device=q.device).expand(*k.shape[:3], -1)
         some = (attention(q, k, v, layer.pattern, backend="reference") for v in ones.split(_WIDEST, -1))
         found.append(torch.cat(list(some), -1))  # type: ignore[arg-type]
@@ -80,8 +80,8 @@ def rollout(maps: Sequence[Tensor]) -> Tensor:
     """
     if not maps:
         raise ValueError("maps: those of one layer or more are allowed, got none")
-    means = [0.5 * layer.mean(1) + 0.5 * torch.eye(layer.shape[-1], dtype=layer.dtype).to(layer) for layer in maps]
-    total = means[0]
-    for layer in means[1:]:
-        total = layer @ total
+    mixed = [(one.mean(1) + torch.eye(one.shape[-1]).to(one)) / 2 for one in maps]
+    total = mixed[0]
+    for one in mixed[1:]:
+        total = one @ total
     return total
