@@ -232,6 +232,19 @@ def test_layouts_are_the_same_batch(end: str) -> None:
     assert torch.equal(packed.last_hidden_state[0], want.last_hidden_state[real])
 
 
+@pytest.mark.parametrize("end", ENDS)
+def test_padding_on_the_left_is_no_end_of_text(end: str) -> None:
+    """Though it has that id, or a higher one (transformers would take it for one)."""
+    model = build("CLIPTextModel", clip_text.Config(**TEXT | {"eos_token_id": ENDS[end]})).eval()
+    fill_with_noise(model)
+    ids = {"first": torch.tensor([[9, 50, 20, EOS, 30]]), "highest": torch.tensor([[9, 50, 20, 80, 30]])}[end]
+    above = {"first": EOS, "highest": WORDS - 1}[end]
+    padded = torch.cat([ids.new_full((1, 3), above), ids], 1)
+    mask, places = (padded.new_tensor([[0] * 3 + x]) for x in ([1] * 5, [0, 1, 2, 3, 4]))
+    want, got = model(ids).pooler_output, model(padded, mask, places).pooler_output
+    assert_close(got, want, "pooler_output")
+
+
 def test_a_token_sees_those_before_it_alone() -> None:
     model = ours_of("CLIPTextModel")
     fill_with_noise(model)
