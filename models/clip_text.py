@@ -109,7 +109,7 @@ class EndOfText(nn.Module):
         ids: Any = states.ids
         hits = ids == (states.layout.highest(ids) if self.eos == HIGHEST else self.eos)
         if ids.device.type == "cpu" and not torch.compiler.is_compiling():
-            found = states.layout.at_first(hits, hits)
+            found = states.layout.first(states.layout.highest(hits.int())) > 0
             if not bool(found.all()):
                 place = int((~found).nonzero()[0])
                 raise ValueError(f"input_ids: texts with eos_token_id ({self.eos}) are allowed, text {place} has none")

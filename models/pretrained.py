@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from .parts import files
 from .parts.config import BaseConfig
-from .parts.heads import Bare, Pooler
 from .parts.keys import KeyMap
 from .parts.model import Family, Model
 
@@ -129,9 +128,7 @@ def _fill(model: Model, theirs: dict[str, Tensor], path: Path, dtype: torch.dtyp
         found = keys.canonical(theirs, known)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if _lacks_pooler(model, keys, found):
-        warnings.warn(f"{path}: holds no pooler: pooler_output will be None", stacklevel=4)
-        model.head.pooler = None  # type: ignore[assignment]
+    if _leave_out(model, keys, found, path):
         wanted = keys.export(model.state_dict())
     _compare(found, wanted, known, path)
     unused = sorted(set(found) - set(wanted))
@@ -141,12 +138,18 @@ def _fill(model: Model, theirs: dict[str, Tensor], path: Path, dtype: torch.dtyp
     model.load_state_dict(ours, assign=True)
 
 
-def _lacks_pooler(model: Model, keys: KeyMap, found: dict[str, Tensor]) -> bool:
-    """Whether a model without a task has a pooler, of which the file has nothing: many are published so."""
-    if not isinstance(model.head, Bare) or not isinstance(model.head.pooler, Pooler):
-        return False
-    pooler = {name: x for name, x in model.state_dict().items() if name.startswith("head.pooler.")}
-    return not set(keys.export(pooler)) & set(found)
+def _leave_out(model: Model, keys: KeyMap, found: dict[str, Tensor], path: Path) -> list[str]:
+    """The optional parts of a model of which the file has nothing; the model loses them."""
+    absent = []
+    for name in model.family.optional.get(model.architecture, ()):
+        part = {key: x for key, x in model.state_dict().items() if key.startswith(f"{name}.")}
+        if part and not set(keys.export(part)) & set(found):
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, None)
+            absent.append(name)
+    if absent:
+        warnings.warn(f"{path}: holds no {', '.join(absent)}: {model.architecture} goes without", stacklevel=5)
+    return absent
 
 
 def _other_heads(model: Model, keys: KeyMap) -> set[str]:

@@ -232,4 +232,8 @@ def start(model: nn.Module, c: Config) -> None:
             nn.init.zeros_(module.classifier.weight)  # type: ignore[arg-type]
 
 
-FAMILY = Family(Config, Body, HEADS, KEYS, start, others={"blocks.0.attn.qkv.weight": TIMM})
+# Many files of the bare model were published without its pooler.
+FAMILY = Family(
+    Config, Body, HEADS, KEYS, start,
+    others={"blocks.0.attn.qkv.weight": TIMM}, optional={"ViTModel": ("head.pooler",)},
+)  # fmt: skip

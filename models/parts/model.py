@@ -32,6 +32,8 @@ class Family:
         others: Names that other programs give: a tensor that only such a file has -> its names.
         towers: Architecture that is a part of this family's models, and of a family of its own ->
             from this family's config.json to that of the part.
+        optional: Architecture -> modules without which it works, and goes where a file has nothing
+            of them.
     """
 
     config: type[BaseConfig]
@@ -42,6 +44,7 @@ class Family:
     arguments: Mapping[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
     others: Mapping[str, KeyMap] = field(default_factory=dict)
     towers: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
+    optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By name, as functions are pickled: the family of a config is its module's FAMILY.

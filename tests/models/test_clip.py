@@ -243,6 +243,9 @@ def test_padding_on_the_left_is_no_end_of_text(end: str) -> None:
     mask, places = (padded.new_tensor([[0] * 3 + x]) for x in ([1] * 5, [0, 1, 2, 3, 4]))
     want, got = model(ids).pooler_output, model(padded, mask, places).pooler_output
     assert_close(got, want, "pooler_output")
+    if end == "first":
+        with pytest.raises(ValueError, match="input_ids: texts with eos_token_id"):
+            model(padded.where(mask == 0, 9), mask)
 
 
 def test_a_token_sees_those_before_it_alone() -> None:

@@ -97,10 +97,16 @@ def test_a_file_without_a_pooler(tmp_path: Path) -> None:
     oracle = transformers.ViTModel(tiny(), add_pooling_layer=False).eval()
     fill_with_noise(oracle)
     oracle.save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match="holds no pooler"):
+    with pytest.warns(UserWarning, match="holds no head.pooler: ViTModel goes without"):
         ours = from_pretrained(tmp_path)
     images = pixels(2, 3, 14, 14)
     assert_fields_agree(oracle(images), ours(images))
+    with pytest.raises(ValueError, match="missing: classifier.bias, classifier.weight, vit.pooler.dense.bias"):
+        from_pretrained(tmp_path, architecture="ViTForPreTraining")
+    ours.save_pretrained(tmp_path / "again")
+    with pytest.warns(UserWarning, match="goes without"):
+        again = from_pretrained(tmp_path / "again")
+    assert torch.equal(again(images).last_hidden_state, ours(images).last_hidden_state)
 
 
 def test_images_and_patches_need_not_be_square(tmp_path: Path) -> None:
