@@ -212,6 +212,14 @@ def test_files_of_timm_are_read(tmp_path: Path) -> None:
     images = pixels(2, 3, 48, 48)
     assert torch.equal(again(images).logits, ours(images).logits)
     assert again.config.layer_norm_eps == 1e-6
+    # Without classes it is the bare model.
+    weights = load_file(tmp_path / "b/model.safetensors")
+    save_file({name: x for name, x in weights.items() if "head" not in name}, tmp_path / "b/model.safetensors")
+    config = TIMM | {"num_classes": 0, "pretrained_cfg": {"input_size": [3, 48, 48]}}
+    (tmp_path / "b/config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match="ViTModel goes without"):
+        bare = from_pretrained(tmp_path / "b")
+    assert_close(ours.head.classifier(bare(images).last_hidden_state[:, 0]), ours(images).logits, "logits")
 
 
 def test_timm_itself_agrees(tmp_path: Path) -> None:
