@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks run | train | plot | compare``."""
+"""The command line: ``python -m benchmarks run | train | digits | plot | compare``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import cases, compare, long, machine, plot, rows, table, text, training
+from . import cases, compare, digits, long, machine, plot, rows, table, text, training
 from .case import Case
 from .models import LEARNERS
 from .runner import Runner
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="run | train | plot | compare")
+    verbs = parser.add_subparsers(required=True, metavar="run | train | digits | plot | compare")
     run = verbs.add_parser("run", help="check, measure, write JSON lines and print tables")
     run.add_argument("--full", action="store_true", help="all sizes, S from 128 to 65,536 (an hour or more)")
     run.add_argument("--only", default="*", metavar="PATTERN", help='cases such as "window*" or "*bfloat16*S=2048"')
@@ -47,8 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("model", nargs="?", choices=LEARNERS, default=next(iter(LEARNERS)), help="default: %(default)s")
     train.add_argument("--steps", type=int, default=500, metavar="N", help="default: %(default)s, about two minutes")
     train.set_defaults(run=_train)
+    images = verbs.add_parser("digits", help="train a small model of images on handwritten digits")
+    images.add_argument("model", nargs="?", choices=digits.LEARNERS, default="vit", help="default: %(default)s")
+    images.add_argument("--steps", type=int, default=1500, metavar="N", help="default: %(default)s, about a minute")
+    images.set_defaults(run=_digits, device="cpu")
     for verb in (run, train):
         verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    for verb in (run, train, images):
         verb.add_argument("--out", type=Path, metavar="FILE", help="rows are appended here")
         verb.add_argument("--threads", type=int, metavar="N", help="torch's threads (default: as torch has it)")
     draw = verbs.add_parser("plot", help="draw one figure per family")
@@ -162,6 +167,27 @@ def _train(options: argparse.Namespace) -> int:
     for line in (*training.summary(found), *map(str, [out, *plot.plot(found, out.with_suffix(""))])):
         console.print(line, markup=False)
     return _verdict(found, console)
+
+
+def _digits(options: argparse.Namespace) -> int:
+    if options.steps < 1:
+        raise ValueError(f"steps: at least 1 is allowed, got {options.steps}")
+    reason = digits.missing()
+    if reason is not None:
+        raise ValueError(reason)
+    console, facts = _begin(options)
+    out, data = _out(options, f"digits-{options.model}"), digits.load()
+    torch.manual_seed(0)
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), transient=True) as progress:
+        task = progress.add_task(options.model, total=options.steps)
+        learned = digits.LEARNERS[options.model](
+            data, options.steps, lambda loss: progress.update(task, advance=1, description=f"{options.model}: {loss}")
+        )
+    rows.append(out, [digits.row(learned, facts)])
+    figure = digits.draw(learned, data, out.with_suffix("") / "rollout.png")
+    for line in (digits.summary(learned), str(out), str(figure)):
+        console.print(line, markup=False)
+    return 0
 
 
 def _verdict(found: list[rows.Row], console: Console) -> int:
