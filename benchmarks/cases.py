@@ -52,6 +52,7 @@ FAMILIES = {
         Family("long text", "Models over a long real text, base width, one row of bytes"),
         Family("long attention", "Their attention alone, projections included"),
         Family("training", "Steps of training a small model on real text", None),
+        Family("distillation", "Steps of students that learn from all-MiniLM-L6-v2 on real text", None),
     )
 }
 

@@ -23,15 +23,14 @@ from pkernels.models import Encoder, Model
 
 from . import text
 from .check import Verdict
-from .lessons import COURSES, Course
+from .lessons import KEPT, Course
 from .rows import Row
-from .timing import Times, interleave
+from .timing import Times
 
 BATCH, LONGEST = 32, 128
 EVALUATIONS = 20
 HELD = 8
 """One topic of so many is held out."""
-CONTENDER = "teacher"
 
 
 @dataclass
@@ -54,7 +53,7 @@ class School:
         teacher = Encoder.from_pretrained(str(text.folder()), device=device)
         encoder = Encoder(teacher.model, teacher.tokenizer, LONGEST)
         taught, held = parted()
-        return School(encoder, *(encoder.tokenize(part[:most]) for part in (taught, held)), device)
+        return School(encoder, encoder.tokenize(taught[:most]), encoder.tokenize(held[:most]), device)
 
     def encoder(self, student: Model) -> Encoder:
         """The student, with the teacher's tokenizer."""
@@ -141,22 +140,23 @@ def teach(course: Course, school: School, steps: int, report: Callable[[str], ob
         record = Record(course.start(school.teacher.model).to(school.device))
         record.correlations.append((0, school.grade(record.student)))
         generator = torch.Generator().manual_seed(0)
-        counts = [max(1, round(share * steps)) for _, share in course.stages]
+        counts = [max(1, round(stage.share * steps)) for stage in course.stages]
         counts[-1] = steps - sum(counts[:-1])
-        for (lesson, _), count in zip(course.stages, counts, strict=True):
+        for stage, count in zip(course.stages, counts, strict=True):
             record.stages.append(len(record.losses))
-            _stage(lesson(record.student, school.teacher.model), record, course.rate, count, school, generator, report)
+            loss = stage.lesson(record.student, school.teacher.model)
+            _learn(loss, record, stage.rate, count, school, generator, report)
     return record
 
 
-def _stage(
+def _learn(
     loss: nn.Module, record: Record, rate: float, steps: int, school: School, generator: torch.Generator,
     report: Callable[[str], object],
 ) -> None:  # fmt: skip
     loss.to(school.device).train()
     learned = [p for p in loss.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.1, anneal_strategy="linear")
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, steps))
     every = max(1, steps // EVALUATIONS)
     for step in range(1, steps + 1):
         started = time.perf_counter()
@@ -171,3 +171,71 @@ def _stage(
         if step % every == 0 or step == steps:
             record.correlations.append((len(record.losses), school.grade(record.student)))
         report(f"loss {record.losses[-1]:.3f}, correlation {record.correlations[-1][1]:.3f}")
+
+
+def _share(step: int, steps: int) -> float:
+    """Of the highest rate, at a step counted from 0."""
+    rising = max(1, steps // 10)
+    return min((step + 1) / rising, (steps - step) / (steps - rising + 1))
+
+
+# Rows -----------------------------------------------------------------------------------
+
+
+def distill(
+    steps: int, school: School, facts: dict, report: Callable[[str], object], courses: Sequence[Course]
+) -> list[Row]:
+    """Teach a student by each course; a row for each.
+
+    A row has the student's ``losses``, ``step_seconds`` and ``stages``, ``correlations`` with the
+    teacher as pairs with the number of steps before, and the last of them as ``spearman``.
+
+    Args:
+        report: Told after each step how far the student is.
+    """
+    case = f"all-MiniLM-L6-v2 to {len(KEPT)} layers, float32, {BATCH} sentences"
+    rows = []
+    for course in courses:
+        record = teach(course, school, steps, lambda line, name=course.name: report(f"{name}: {line}"))  # type: ignore[misc]
+        rows.append(_row(case, course.name, record, school, facts))
+    return rows
+
+
+def summary(rows: list[Row]) -> list[str]:
+    """How near each student came, in a line."""
+    return [
+        f"{row['contender']}: Spearman's correlation with the teacher {row['correlations'][0][1]:.3f} at first, "
+        f"{row['spearman']:.3f} after {len(row['losses'])} steps, over all pairs of {row['held_out']} sentences"
+        for row in rows
+    ]
+
+
+def _row(case: str, name: str, record: Record, school: School, facts: dict) -> Row:
+    verdict, t = same_vectors(record.student, school), Times.of(record.seconds)
+    row: Row = {"family": "distillation", "case": case, "contender": name, "direction": "step", "x": None}
+    row |= {"dtype": "float32", "parameters": record.student.num_parameters()}
+    row |= {"sentences": len(school.lessons), "held_out": len(school.exam)}
+    row |= {"losses": record.losses, "step_seconds": record.seconds, "stages": record.stages}
+    row |= {"correlations": record.correlations, "spearman": record.correlations[-1][1]}
+    row |= {"checked": asdict(verdict), **facts}
+    if verdict.passed:
+        row |= {"seconds": vars(t), "rate": BATCH / t.median, "unit": "sentences/s"}
+    else:
+        row["skip"] = f"wrong: vectors differ from transformers' by {verdict.worst:.3g} times what is allowed"
+    return row
+
+
+def same_vectors(student: Model, school: School) -> Verdict:
+    """Whether the student, in transformers, gives the same vectors of the held-out sentences."""
+    order = range(len(school.exam))
+    with tempfile.TemporaryDirectory() as folder:
+        student.save_pretrained(folder)
+        theirs = text.embedding(text.theirs(folder, school.device), text.padded(school.exam, order, school.device))()
+    ours = vectors(school.encoder(student.eval()), school.exam)
+    error = float((ours - theirs).abs().nan_to_num(nan=torch.inf).max()) / text.TOLERANCE
+    return Verdict(error <= 1, error, "vectors")
+
+
+def missing() -> str | None:
+    """What distillation lacks, or None."""
+    return text.missing()
