@@ -24,6 +24,7 @@ FAMILIES = {
     "longformer": "longformer",
     "reformer": "reformer",
     "roberta": "roberta",
+    "unilm": "unilm",
 }
 
 

@@ -3,9 +3,10 @@
 Each file imports only from files before it::
 
     layouts  layers  axial  config  files  keys  outputs
-    attention  embeddings  chosen
-    chunked
-    objectives
+    attention  embeddings  chosen  relative  runs
+    chunked  global_rows
+    objectives  search
     heads
     encoder  model
+    cloze_generation
 """

@@ -35,15 +35,20 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, layout: Whole, bias: Distance | Dense | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, layout: Whole, bias: Distance | Dense | None = None, pattern: Band | None = None
+    ) -> Tensor:
+        """``pattern`` stands for the module's own in this call."""
         q, k, v = split_heads(self.qkv(x), 3, self.heads)
-        mixed = layout.attend(q, k, v, self.pattern, bias, self.dropout if self.training else 0.0)
+        pattern = self.pattern if pattern is None else pattern
+        mixed = layout.attend(q, k, v, pattern, bias, self.dropout if self.training else 0.0)
         return self.out(join_heads(mixed))
 
 
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """``(B, S, parts * W)`` -> ``parts`` views ``(B, heads, S, W / heads)``."""
-    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    # Apart before they are transposed: the gradient is then put together by one copy.
+    return tuple(y.transpose(1, 2) for y in x.unflatten(-1, (parts, heads, -1)).unbind(2))
 
 
 def join_heads(x: Tensor) -> Tensor:

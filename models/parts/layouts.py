@@ -17,12 +17,14 @@ from ...blocks import Blocks
 from ...globals import Globals, locate
 from ...patterns import Band
 
-Rows = tuple[Tensor, Tensor, Tensor]
+Pair = tuple[Tensor, Tensor]
 IGNORED = -100  # the label that carries no loss, as in torch and transformers
 
 
 class Whole:
     """Every token of the ``(B, S)`` batch is real."""
+
+    bias: Dense | None = None
 
     def __init__(self, batch: int, size: int, device: torch.device) -> None:
         self.shape = (batch, size)
@@ -69,12 +71,15 @@ class Whole:
         takes them, in the batch as the caller gave it."""
         return Globals.find(positions, self.shape, self.device)
 
-    def attend_globally(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, rows: Rows, dropout: float
+    def attend_locally(
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, far: Pair, dropout: float
     ) -> Tensor:
-        """:func:`pkernels.global_attention` within the sequences; ``rows`` are q (picked), k and v
-        of the global tokens."""
-        return found.attend(q, k, v, pattern, rows, dropout=dropout)
+        """Attention of all tokens over the pattern and the global tokens, whose k and v ``far`` are."""
+        return found.attend_locally(q, k, v, pattern, far, self.bias, dropout=dropout)
+
+    def attend_from(self, q: Tensor, k: Tensor, v: Tensor, found: Globals, dropout: float) -> Tensor:
+        """Attention of the global tokens, whose q is given, over all tokens."""
+        return found.attend_from(q, k, v, self.bias, dropout=dropout)
 
 
 class _Covered(Whole):
@@ -113,7 +118,7 @@ class Masked(_Covered):
     def __init__(self, real: Tensor) -> None:
         super().__init__(real)
         keys = torch.zeros(real.shape, device=real.device).masked_fill(~real, float("-inf"))
-        self.bias = Dense(keys[:, None, None, :])
+        self.padding = self.bias = Dense(keys[:, None, None, :])
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
@@ -122,13 +127,8 @@ class Masked(_Covered):
             raise NotImplementedError(
                 "attention_mask: beside a position bias, padding on the right is supported (or lengths=)"
             )
-        both = self.bias if bias is None else Dense(bias.values + self.bias.values)
+        both = self.padding if bias is None else Dense(bias.values + self.padding.values)
         return attention(q, k, v, pattern, both, dropout=dropout)  # type: ignore[return-value]
-
-    def attend_globally(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, rows: Rows, dropout: float
-    ) -> Tensor:
-        return found.attend(q, k, v, pattern, rows, self.bias, dropout=dropout)
 
 
 class Packed(Whole):
