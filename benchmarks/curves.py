@@ -74,7 +74,7 @@ def students(rows: list[Row]):
         correlations.plot(*zip(*row["correlations"], strict=True), color=colour, marker="o", markersize=3, label=label)
     losses.set(xlabel="step", ylabel="loss of the lesson", yscale="log")
     correlations.set(xlabel="step", ylabel="Spearman's correlation with the teacher", title="held-out sentences")
-    correlations.legend(frameon=False)
+    figure.legend(*correlations.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     for ax in (losses, correlations):
         ax.grid(True, color="#dddddd", linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
