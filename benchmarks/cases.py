@@ -50,8 +50,10 @@ FAMILIES = {
         Family("threads", "Two threads over one", None),
         Family("text", "Sentence embedding of real text with real weights", None),
         Family("long text", "Models over a long real text, base width, one row of bytes"),
+        Family("encoders", "BERT and its kin at published widths, a padded batch of bytes"),
         Family("long attention", "Their attention alone, projections included"),
         Family("training", "Steps of training a small model on real text", None),
+        Family("distillation", "Steps of students that learn from all-MiniLM-L6-v2 on real text", None),
     )
 }
 
