@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from . import draws
 from .checkpoint import State
@@ -48,25 +49,25 @@ class Loop:
         self.settings, self.processes = settings, processes
         self.parts = settings.microbatches(processes.count)
 
-    def step(self, state: State) -> tuple[dict[str, Tensor], Tensor]:
+    def step(self, state: State) -> dict[str, Tensor]:
         """One step; the means of the losses over this process's micro-batches, and the gradient's norm."""
         rows = state.batches.take(self.settings.batch)
         for group in state.optimizer.param_groups:
             group["lr"] = self.settings.rate_of(state.step)
-        size, sums = len(rows) // self.parts, {}
+        size, found = len(rows) // self.parts, []
         mine = range(self.processes.rank, self.parts, self.processes.count)
         for number in mine:
             with self.module.gathering(last=number + self.processes.count >= self.parts):
                 losses = self._losses(rows[number * size : (number + 1) * size], state.step, number)
                 (losses["loss"] / len(mine)).backward()
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0) + loss.detach() / len(mine)
+            found.append({name: loss.detach() for name, loss in losses.items()})
         norm = nn.utils.clip_grad_norm_(state.learner.parameters(), self.settings.clip)
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.step += 1
         state.tokens += int(rows.lengths.sum())
-        return sums, norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        means = {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]}
+        return {**means, "gradient": norm.full_tensor() if isinstance(norm, DTensor) else norm}
 
     def _losses(self, rows: Rows, step: int, number: int) -> dict[str, Tensor]:
         seed, device = self.settings.seed, self.processes.device
@@ -86,27 +87,27 @@ class Loop:
         Raises:
             FloatingPointError: If a loss is no number; then nothing is saved.
         """
-        began, counted = time.perf_counter(), state.tokens
+        began, counted, found = time.perf_counter(), state.tokens, []
         while state.step < until:
-            losses, norm = self.step(state)
-            done = state.step == until
-            if done or state.step % self.settings.log == 0:
-                row = self._row(state, losses, norm)
-                seconds = time.perf_counter() - began
-                row["tokens_per_second"] = round((state.tokens - counted) / seconds, 1)
-                report(row)
-                began, counted = time.perf_counter(), state.tokens
-            if done or state.step % self.settings.save == 0:
+            found.append(self.step(state))
+            due = state.step == until or state.step % self.settings.save == 0
+            if not due and state.step % self.settings.log:
+                continue
+            row = self._row(state, found)
+            row["tokens_per_second"] = round((state.tokens - counted) / (time.perf_counter() - began), 1)
+            report(row)
+            if due:
                 save()
-                began, counted = time.perf_counter(), state.tokens
+            began, counted, found = time.perf_counter(), state.tokens, []
 
-    def _row(self, state: State, losses: dict[str, Tensor], norm: Tensor) -> dict[str, Any]:
-        means = self.processes.sum(torch.stack([*losses.values()]).double()) / self.processes.count
-        row: dict[str, Any] = {"step": state.step, **dict(zip(losses, means.tolist(), strict=True))}
-        row |= {"gradient": float(norm), "rate": self.settings.rate_of(state.step - 1), "tokens": state.tokens}
+    def _row(self, state: State, found: list[dict[str, Tensor]]) -> dict[str, Any]:
+        """Means over the steps since the last line of the log."""
+        means = torch.stack([torch.stack([*losses.values()]).double() for losses in found]).mean(0)
+        means = self.processes.sum(means) / self.processes.count
+        row: dict[str, Any] = {"step": state.step, **dict(zip(found[0], means.tolist(), strict=True))}
         if not math.isfinite(row["loss"] + row["gradient"]):
             raise FloatingPointError(
                 f"step {state.step}: the loss is {row['loss']}, the gradient's norm {row['gradient']}: "
                 "a lower rate may help"
             )
-        return row
+        return {**row, "rate": self.settings.rate_of(state.step - 1), "tokens": state.tokens}

@@ -136,33 +136,39 @@ _NEXT = words_and_relation("seq_relationship_logits", "next_sentence_label")
 RECIPES = {
     # Appendix A.2 and the authors' create_pretraining_data: each text is masked in 10 ways.
     "bert": Recipe(
-        vocabulary.BERT, bert.Config, _bert, model("BertForPreTraining"), rows.pairs(next_sentence_pairs),
-        always(with_relation(cloze(), "next_sentence_label")), _NEXT, copies=10,
+        vocabulary.BERT, bert.Config, _bert, model("BertForPreTraining"),
+        rows.pairs(next_sentence_pairs), always(with_relation(cloze(), "next_sentence_label")), _NEXT, copies=10,
     ),
-    "roberta": Recipe(vocabulary.ROBERTA, roberta.Config, _roberta, model("RobertaForMaskedLM"), rows.sentences, always(cloze())),
+    "roberta": Recipe(
+        vocabulary.ROBERTA, roberta.Config, _roberta, model("RobertaForMaskedLM"), rows.sentences, always(cloze()),
+    ),
     "albert": Recipe(
-        vocabulary.ALBERT, albert.Config, _albert, model("AlbertForPreTraining"), rows.pairs(sentence_order_pairs),
-        always(with_relation(cloze(ngrams(ALBERT_NGRAMS)), "sentence_order_label")),
+        vocabulary.ALBERT, albert.Config, _albert, model("AlbertForPreTraining"),
+        rows.pairs(sentence_order_pairs), always(with_relation(cloze(ngrams(ALBERT_NGRAMS)), "sentence_order_label")),
         words_and_relation("sop_logits", "sentence_order_label"),
     ),
     "electra": Recipe(
-        vocabulary.BERT, electra.Config, _electra, learners.detector, rows.sentences, always(cloze(shares=ELECTRA)),
-        learners.of_detector, learners.both_models,
+        vocabulary.BERT, electra.Config, _electra, learners.detector,
+        rows.sentences, always(cloze(shares=ELECTRA)), learners.of_detector, learners.both_models,
     ),
     "macbert": Recipe(
         vocabulary.BERT, bert.Config, _bert, model("BertForPreTraining"), rows.pairs(sentence_order_pairs),
         lambda corpus, v: with_relation(similar_words(neighbours(corpus, v)), "next_sentence_label"), _NEXT,
     ),
     "distilbert": Recipe(
-        vocabulary.BERT, distilbert.Config, _distilbert, model("DistilBertForMaskedLM"), rows.sentences, always(cloze()),
-        taught=_distilled,
+        vocabulary.BERT, distilbert.Config, _distilbert, model("DistilBertForMaskedLM"),
+        rows.sentences, always(cloze()), taught=_distilled,
     ),
     "longformer": Recipe(
-        vocabulary.ROBERTA, longformer.Config, _longformer, model("LongformerForMaskedLM"), rows.sentences, always(seeing_all(cloze())),
+        vocabulary.ROBERTA, longformer.Config, _longformer, model("LongformerForMaskedLM"),
+        rows.sentences, always(seeing_all(cloze())),
     ),
-    "bigbird": Recipe(vocabulary.ALBERT, bigbird.Config, _bigbird, model("BigBirdForMaskedLM"), rows.sentences, always(cloze())),
+    "bigbird": Recipe(
+        vocabulary.ALBERT, bigbird.Config, _bigbird, model("BigBirdForMaskedLM"), rows.sentences, always(cloze()),
+    ),
     "reformer": Recipe(
-        vocabulary.PLAIN, reformer.Config, _reformer, model("ReformerModelWithLMHead"), rows.stream, always(objectives.causal),
+        vocabulary.PLAIN, reformer.Config, _reformer, model("ReformerModelWithLMHead"),
+        rows.stream, always(objectives.causal),
     ),
 }  # fmt: skip
 """Family -> recipe."""

@@ -36,7 +36,7 @@ class Settings:
     copies: int = _one(-1, "ways in which each row is masked: 0 anew each time, -1 as the family's paper")
     seed: int = _one(0, "of everything random")
     bf16: bool = _one(False, "compute in bfloat16 where that is safe (autocast)")
-    log: int = _one(10, "steps from one line of the log to the next")
+    log: int = _one(10, "steps from one line of the log, with their means, to the next")
     save: int = _one(500, "steps from one checkpoint to the next")
 
     def __post_init__(self) -> None:

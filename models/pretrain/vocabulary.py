@@ -39,7 +39,7 @@ class Scheme:
 
 def wordpiece(special: list[str], size: int) -> tuple[Tokenizer, Any]:
     """BERT's: words in small letters, cut into pieces (Wu et al. 2016, arXiv:1609.08144, section 4.1)."""
-    tokenizer = _bert_like(models.WordPiece(unk_token="[UNK]"), lowercase=True)  # type: ignore[call-arg]
+    tokenizer = _bert_like(models.WordPiece(unk_token="[UNK]"), lowercase=True)
     return tokenizer, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
 
 
@@ -59,7 +59,7 @@ def byte_pairs(special: list[str], size: int) -> tuple[Tokenizer, Any]:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )  # type: ignore[call-arg]
+    )
     return tokenizer, trainer
 
 
@@ -69,7 +69,7 @@ def unigram(special: list[str], size: int) -> tuple[Tokenizer, Any]:
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)  # type: ignore[call-arg]
+    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)
     return tokenizer, trainer
 
 
@@ -157,7 +157,7 @@ def framed(tokenizer: Tokenizer, scheme: Scheme) -> Tokenizer:
     template: Any = processors.TemplateProcessing(
         single=single, pair=pair, special_tokens=[(name, tokenizer.token_to_id(name)) for name in names]
     )
-    tokenizer.post_processor = template  # type: ignore[misc]
+    tokenizer.post_processor = template
     return tokenizer
 
 
@@ -187,6 +187,6 @@ def _of_words(path: Path, scheme: Scheme) -> Tokenizer:
         raise ValueError(f"tokenizer: {path}: a vocabulary with {', '.join(scheme.special)} is allowed, {lacking} lack")
     # A vocabulary without large letters is one of text in small letters.
     lowercase = all(word == word.lower() for word in words if word not in scheme.special and not word.startswith("["))
-    tokenizer = _bert_like(models.WordPiece(ids, unk_token=scheme.unknown), lowercase)  # type: ignore[call-arg]
+    tokenizer = _bert_like(models.WordPiece(ids, unk_token=scheme.unknown), lowercase)
     tokenizer.add_special_tokens(scheme.special)
     return framed(tokenizer, scheme)
