@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..parts.objectives.distillation import Taught
 from .processes import Processes, fill, whole
 from .rows import Batches
 
@@ -30,8 +31,9 @@ class State:
 
     def trained(self) -> dict[str, Tensor]:
         """Parameters and buffers, but for those of a teacher."""
-        frozen = {name for name, p in self.learner.named_parameters(remove_duplicate=False) if not p.requires_grad}
-        return {name: tensor for name, tensor in self.learner.state_dict().items() if name not in frozen}
+        teachers = tuple(f"{name}.teacher." for name, part in self.learner.named_modules() if isinstance(part, Taught))
+        teachers = tuple(start.removeprefix(".") for start in teachers)  # the learner's own name is empty
+        return {name: tensor for name, tensor in self.learner.state_dict().items() if not name.startswith(teachers)}
 
 
 def save(path: Path, state: State, processes: Processes) -> dict[str, Tensor]:

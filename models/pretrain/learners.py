@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from .. import bert, distilbert, electra
+from .. import bert, bigbird, distilbert, electra
 from ..parts.model import Model
 from ..parts.objectives import DISTILBERT, ReplacedTokens, TripleLoss, initialise_student, share_embeddings
 from ..pretrained import build, from_pretrained
@@ -48,6 +48,14 @@ def words_and_relation(logits: str, label: str) -> Losses:
 
 def itself(learner: Any) -> Mapping[str, Model]:
     return {".": learner}
+
+
+def big_bird(config: bigbird.Config) -> Model:
+    """A masked LM. Its files hold a layer that only other heads use: it gets no gradient, for which
+    processes would wait."""
+    model = build("BigBirdForMaskedLM", config)
+    model.head.get_submodule("unused").requires_grad_(False)
+    return model
 
 
 # ELECTRA

@@ -60,7 +60,7 @@ class Loop:
             with self.module.gathering(last=number + self.processes.count >= self.parts):
                 losses = self._losses(rows[number * size : (number + 1) * size], state.step, number)
                 (losses["loss"] / len(mine)).backward()
-            found.append({name: loss.detach() for name, loss in losses.items()})
+            found.append({name: loss.detach().float() for name, loss in losses.items()})
         norm = nn.utils.clip_grad_norm_(state.learner.parameters(), self.settings.clip)
         state.optimizer.step()
         state.optimizer.zero_grad()

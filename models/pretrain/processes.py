@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +39,11 @@ class Processes:
         return values
 
 
-@contextmanager
-def joined(device: str) -> Iterator[Processes]:
-    """The processes that torchrun started, or this one alone. On "cuda" each has a GPU of its own."""
+def joined(device: str) -> Processes:
+    """The processes that torchrun started, or this one alone. On "cuda" each has a GPU of its own.
+
+    The group stays until the process ends: torchrun's store knows one group alone.
+    """
     if device not in ("cpu", "cuda"):
         raise ValueError(f'device: "cpu" or "cuda" is allowed, got {device!r}')
     if device == "cuda" and not torch.cuda.is_available():
@@ -49,14 +52,10 @@ def joined(device: str) -> Iterator[Processes]:
     own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device("cpu")
     if own.type == "cuda":
         torch.cuda.set_device(own)
-    began = count > 1 and not dist.is_initialized()
-    if began:
+    if count > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
-    try:
-        yield Processes(dist.get_rank() if count > 1 else 0, count, own)
-    finally:
-        if began:
-            dist.destroy_process_group()
+        atexit.register(dist.destroy_process_group)
+    return Processes(dist.get_rank() if count > 1 else 0, count, own)
 
 
 @dataclass(frozen=True)

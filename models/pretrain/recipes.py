@@ -164,7 +164,7 @@ RECIPES = {
         rows.sentences, always(seeing_all(cloze())),
     ),
     "bigbird": Recipe(
-        vocabulary.ALBERT, bigbird.Config, _bigbird, model("BigBirdForMaskedLM"), rows.sentences, always(cloze()),
+        vocabulary.ALBERT, bigbird.Config, _bigbird, learners.big_bird, rows.sentences, always(cloze()),
     ),
     "reformer": Recipe(
         vocabulary.PLAIN, reformer.Config, _reformer, model("ReformerModelWithLMHead"),

@@ -98,8 +98,9 @@ def pretrain(
         "tokenizer": None if cut is None else digest([cut]),
         "teacher": None if teacher is None else str(teacher),
     }  # fmt: skip
-    with joined(device) as processes, _own_randomness(processes):
-        settings.microbatches(processes.count)
+    processes = joined(device)
+    settings.microbatches(processes.count)
+    with _own_randomness(processes):
         if processes.rank == 0:
             folder.claim(asked)
             _read_text(folder, paths, chosen.scheme, cut, model)

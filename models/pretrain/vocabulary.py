@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,22 @@ def learn(lines: Iterable[str], scheme: Scheme, size: int) -> Tokenizer:
         raise ValueError(f"vocabulary: more than the {len(scheme.special)} special tokens are allowed, got {size}")
     tokenizer, trainer = scheme.make(scheme.special, size)
     tokenizer.train_from_iterator(lines, trainer)
-    return framed(tokenizer, scheme)
+    return framed(_renumbered(tokenizer, len(scheme.special)), scheme)
+
+
+def _renumbered(tokenizer: Tokenizer, special: int) -> Tokenizer:
+    """Trainers number tokens of equal rank by chance, and sum in any order; here the same text gives the
+    same numbers."""
+    values = json.loads(tokenizer.to_str())
+    vocabulary = values["model"]["vocab"]
+    if values["model"]["type"] == "WordPiece":
+        tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+        tokens = tokens[:special] + sorted(tokens[special:])
+        values["model"]["vocab"] = {token: i for i, token in enumerate(tokens)}
+    elif values["model"]["type"] == "Unigram":
+        pieces = [(token, round(score, 6)) for token, score in vocabulary[special:]]
+        values["model"]["vocab"] = vocabulary[:special] + sorted(pieces, key=lambda piece: (-piece[1], piece[0]))
+    return Tokenizer.from_str(json.dumps(values))
 
 
 def framed(tokenizer: Tokenizer, scheme: Scheme) -> Tokenizer:
