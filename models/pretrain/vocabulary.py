@@ -160,9 +160,17 @@ def _renumbered(tokenizer: Tokenizer, special: int) -> Tokenizer:
         tokens = tokens[:special] + sorted(tokens[special:])
         values["model"]["vocab"] = {token: i for i, token in enumerate(tokens)}
     elif values["model"]["type"] == "Unigram":
-        pieces = [(token, round(score, 6)) for token, score in vocabulary[special:]]
-        values["model"]["vocab"] = vocabulary[:special] + sorted(pieces, key=lambda piece: (-piece[1], piece[0]))
+        values["model"]["vocab"] = vocabulary[:special] + _ranked(vocabulary[special:])
     return Tokenizer.from_str(json.dumps(values))
+
+
+def _ranked(pieces: list[list[Any]]) -> list[tuple[str, float]]:
+    """By score. Characters that are no likely piece are kept below all others, one after the other."""
+    scores = {token: round(score, 6) for token, score in pieces}
+    least = min((score for token, score in scores.items() if len(token) > 1), default=0.0)
+    rare = sorted(token for token, score in scores.items() if len(token) == 1 and score < least)
+    scores |= dict(zip(rare, sorted((scores[token] for token in rare), reverse=True), strict=True))
+    return sorted(scores.items(), key=lambda piece: (-piece[1], piece[0]))
 
 
 def framed(tokenizer: Tokenizer, scheme: Scheme) -> Tokenizer:
