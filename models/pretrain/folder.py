@@ -51,11 +51,14 @@ class Folder:
         if self.run.is_file():
             found = files.read_json(self.run)
             wrong = _differences(found, asked)
-            if wrong:
+            if wrong and self.state.is_file():
                 lines = "\n".join(f"  {line}" for line in wrong)
                 raise ValueError(f"out: {self.path} holds another training; an empty directory is allowed\n{lines}")
-            return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if not wrong:
+                return
+            for path in (self.tokenizer, self.tokens, self.log):  # of a training that never took a step
+                path.unlink(missing_ok=True)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ValueError(f"out: {self.path}: a new or empty directory is allowed, or one of this training")
         self.path.mkdir(parents=True, exist_ok=True)
         self.run.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")

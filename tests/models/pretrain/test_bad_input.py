@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -79,8 +80,6 @@ WRONG: dict[str, tuple[str, Callable[[Path], dict[str, Any]], str]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_errors_name_what_is_wrong(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import re
-
     family, changes, message = WRONG[case]
     assert main(command(family, tmp_path / "out", **changes(tmp_path))) == 2
     said = capsys.readouterr().err
@@ -105,6 +104,12 @@ def test_a_directory_belongs_to_one_training(tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.tex").write_text("x")
     with pytest.raises(ValueError, match="out: .*full: a new or empty directory"):
         train("roberta", tmp_path / "full")
+
+
+def test_a_directory_without_a_step_belongs_to_none(tmp_path: Path) -> None:
+    assert main(command("bert", tmp_path / "out", text=text(tmp_path, b"a line\n"))) == 2
+    assert main(command("bert", tmp_path / "out")) == 0
+    assert state(tmp_path / "out")["step"] == 2
 
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
