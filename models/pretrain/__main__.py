@@ -79,7 +79,7 @@ def _fields(options: argparse.Namespace, of: type) -> dict[str, Any]:
 def _check_tools() -> None:
     for name in ("rich", "matplotlib"):
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"{name} is missing: pip install rich matplotlib, or --quiet for no bar and no curve")
+            raise ValueError(f"{name} is missing: pip install 'pkernels[train]', or --quiet for no bar and no curve")
 
 
 def _config(name: str, path: Path) -> BaseConfig:

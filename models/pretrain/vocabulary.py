@@ -140,8 +140,8 @@ def learn(lines: Iterable[str], scheme: Scheme, size: int) -> Tokenizer:
     """A tokenizer of the scheme, made from text.
 
     Example:
-        >>> learn(["the cat", "the cats"], BERT, 40).encode("cats").tokens[0]
-        'c'
+        >>> learn(["the cat", "the cats"], BERT, 40).encode("The cats").tokens
+        ['[CLS]', 'the', 'cats', '[SEP]']
     """
     if size < len(scheme.special) + 1:
         raise ValueError(f"vocabulary: more than the {len(scheme.special)} special tokens are allowed, got {size}")
