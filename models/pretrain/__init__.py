@@ -35,7 +35,8 @@ reformer    the next token, in local and hashed attention and reversible layers
 
 Models are small unless sizes (``--hidden``, ``--layers``, ...) or a ``--config config.json`` say
 otherwise. A tokenizer of the family's kind is made from the text, of ``--vocabulary`` tokens, unless
-``--tokenizer`` names a ``tokenizer.json`` or ``vocab.txt``. ``--help`` lists all options.
+``--tokenizer`` names a ``tokenizer.json`` or ``vocab.txt``. (Made twice it may differ in tokens of equal
+rank: give it on to trainings that are to be compared.) ``--help`` lists all options.
 
 A step sees ``--batch`` rows of up to ``--length`` tokens, ``--micro`` at a time; gradients of
 micro-batches are averaged. torchrun shares the micro-batches of a step between processes:

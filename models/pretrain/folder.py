@@ -83,11 +83,12 @@ class Folder:
 
 
 def read_log(out: str | Path) -> list[dict[str, Any]]:
-    """The lines of a training's log, each ``{"step", "loss", "words", "rate", ...}``."""
+    """The lines of a training's log, each ``{"step", "loss", "words", "rate", ...}``; but for one that was
+    not written to its end."""
     path = Folder(Path(out)).log
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:

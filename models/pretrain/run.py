@@ -23,7 +23,7 @@ from .recipes import Recipe, recipe
 from .rows import Batches
 from .settings import Settings, Sizes
 from .text import Corpus, digest, files_of, lines
-from .vocabulary import Scheme, Vocabulary, learn, read
+from .vocabulary import Scheme, Vocabulary, learn, read, there
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ def pretrain(
     until = settings.steps if stop is None else stop
     if not 1 <= until <= settings.steps:
         raise ValueError(f"stop: from 1 to steps ({settings.steps}) is allowed, got {stop}")
-    paths, folder, cut = files_of(text), Folder(Path(out)), tokenizer_of(tokenizer, teacher)
+    paths, folder, cut = files_of(text), Folder(Path(out)), _tokenizer_of(tokenizer, teacher)
     asked = {
         "family": family, "model": _asked(model), "settings": asdict(settings), "text": digest(paths),
         "tokenizer": None if cut is None else digest([cut]),
-        "teacher": None if teacher is None else str(teacher),
+        "teacher": None if teacher is None else digest(_weights(Path(teacher))),
     }  # fmt: skip
     processes = joined(device)
     settings.microbatches(processes.count)
@@ -112,6 +112,10 @@ def _asked(model: Sizes | BaseConfig) -> dict[str, Any]:
     return asdict(model) if isinstance(model, Sizes) else model.to_dict()
 
 
+def _weights(local_dir: Path) -> list[Path]:
+    return sorted(path for path in local_dir.iterdir() if path.suffix in (".safetensors", ".bin"))
+
+
 @contextmanager
 def _own_randomness(processes: Processes) -> Iterator[None]:
     """The caller's generators are as they were afterwards."""
@@ -119,22 +123,16 @@ def _own_randomness(processes: Processes) -> Iterator[None]:
         yield
 
 
-def tokenizer_of(tokenizer: str | Path | None, teacher: str | Path | None) -> Path | None:
+def _tokenizer_of(tokenizer: str | Path | None, teacher: str | Path | None) -> Path | None:
     """The file that was named, or the teacher's."""
     if tokenizer is not None:
-        return files_of_tokenizer(Path(tokenizer))
+        return there(tokenizer)
     if teacher is None:
         return None
     for name in ("tokenizer.json", "vocab.txt"):
         if (Path(teacher) / name).is_file():
             return Path(teacher) / name
     raise FileNotFoundError(f"tokenizer: {teacher} holds no tokenizer.json or vocab.txt; name one")
-
-
-def files_of_tokenizer(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"tokenizer: {path}: a tokenizer.json or vocab.txt is allowed; there is none")
-    return path
 
 
 def _read_text(
@@ -182,6 +180,8 @@ def _train(
         if first:
             folder.save_models(state.learner, models, tensors)
 
+    if state.step >= until:
+        save()  # the last call may have ended between the checkpoint and the models
     Loop(module, objective, vocabulary, settings, processes).run(state, until, tell, save)
     processes.wait()
     return Outcome(folder.path, state.step, corpus.unigram(), read_log(folder.path))

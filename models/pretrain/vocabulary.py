@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +136,8 @@ def _begins(ids: dict[str, int]) -> Callable[[str], bool]:
 
 
 def learn(lines: Iterable[str], scheme: Scheme, size: int) -> Tokenizer:
-    """A tokenizer of the scheme, made from text.
+    """A tokenizer of the scheme, made from text. Made again it may differ in tokens of equal rank, which
+    the library counts in any order.
 
     Example:
         >>> learn(["the cat", "the cats"], BERT, 40).encode("The cats").tokens
@@ -147,30 +147,7 @@ def learn(lines: Iterable[str], scheme: Scheme, size: int) -> Tokenizer:
         raise ValueError(f"vocabulary: more than the {len(scheme.special)} special tokens are allowed, got {size}")
     tokenizer, trainer = scheme.make(scheme.special, size)
     tokenizer.train_from_iterator(lines, trainer)
-    return framed(_renumbered(tokenizer, len(scheme.special)), scheme)
-
-
-def _renumbered(tokenizer: Tokenizer, special: int) -> Tokenizer:
-    """Trainers number tokens of equal rank by chance, and sum in any order; here the same text gives the
-    same numbers."""
-    values = json.loads(tokenizer.to_str())
-    vocabulary = values["model"]["vocab"]
-    if values["model"]["type"] == "WordPiece":
-        tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-        tokens = tokens[:special] + sorted(tokens[special:])
-        values["model"]["vocab"] = {token: i for i, token in enumerate(tokens)}
-    elif values["model"]["type"] == "Unigram":
-        values["model"]["vocab"] = vocabulary[:special] + _ranked(vocabulary[special:])
-    return Tokenizer.from_str(json.dumps(values))
-
-
-def _ranked(pieces: list[list[Any]]) -> list[tuple[str, float]]:
-    """By score. Characters that are no likely piece are kept below all others, one after the other."""
-    scores = {token: round(score, 6) for token, score in pieces}
-    least = min((score for token, score in scores.items() if len(token) > 1), default=0.0)
-    rare = sorted(token for token, score in scores.items() if len(token) == 1 and score < least)
-    scores |= dict(zip(rare, sorted((scores[token] for token in rare), reverse=True), strict=True))
-    return sorted(scores.items(), key=lambda piece: (-piece[1], piece[0]))
+    return framed(tokenizer, scheme)
 
 
 def framed(tokenizer: Tokenizer, scheme: Scheme) -> Tokenizer:
@@ -185,6 +162,16 @@ def framed(tokenizer: Tokenizer, scheme: Scheme) -> Tokenizer:
     return tokenizer
 
 
+def there(path: str | Path) -> Path:
+    """
+    Raises:
+        FileNotFoundError: If no file is there.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"tokenizer: {path}: a tokenizer.json or vocab.txt is allowed; there is none")
+    return Path(path)
+
+
 def read(path: str | Path, scheme: Scheme) -> Tokenizer:
     """The tokenizer in a ``tokenizer.json``, or of a WordPiece vocabulary, a token a line (``vocab.txt``).
 
@@ -192,9 +179,7 @@ def read(path: str | Path, scheme: Scheme) -> Tokenizer:
         FileNotFoundError: If there is none.
         ValueError: If it is neither.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"tokenizer: {path}: a tokenizer.json or vocab.txt is allowed; there is none")
+    path = there(path)
     if path.suffix == ".txt":
         return _of_words(path, scheme)
     try:
