@@ -118,7 +118,8 @@ class Vocabulary:
         special, starts = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
         named = [ids[name] for name in scheme.special if name in ids and name != scheme.unknown]
         special[named] = True
-        starts[[i for token, i in ids.items() if _begins(ids)(token)]] = True
+        begins = _begins(ids)
+        starts[[i for token, i in ids.items() if begins(token)]] = True
         first, mask = (-1 if name is None else ids[name] for name in (scheme.first, scheme.mask))
         return cls(tokenizer, size, ids[scheme.pad], ids[scheme.last], first, mask, special, starts)
 

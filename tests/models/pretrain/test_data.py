@@ -37,8 +37,8 @@ def test_a_vocabulary_is_made_from_text(name: str) -> None:
     assert 250 < first.get_vocab_size() <= 280
     ids = first.encode(LINES[3]).ids
     assert first.token_to_id(SCHEMES[name].last) == ids[-1]
-    whole = " ".join(LINES[3].split())
-    assert first.decode(ids).strip() == (whole.lower() if name == "bert" else whole)
+    whole = "".join(LINES[3].split())
+    assert "".join(first.decode(ids).split()) == (whole.lower() if name == "bert" else whole)
     assert [first.token_to_id(token) for token in SCHEMES[name].special] == list(range(len(SCHEMES[name].special)))
 
 
@@ -98,7 +98,7 @@ def taken(batches: Batches, count: int, size: int = 3) -> Iterator[Rows]:
 @pytest.mark.parametrize("make", [rows.sentences, rows.stream, rows.pairs(next_sentence_pairs)])
 def test_batches_are_a_function_of_their_place(make: rows.Make, corpus: Corpus) -> None:
     given = {"length": 24, "seed": 3, "copies": 0}
-    straight, other = (Batches(corpus.lists(), make, vocabulary("bert"), **given) for _ in range(2))
+    straight, other = (Batches(corpus.lists()[:4], make, vocabulary("bert"), **given) for _ in range(2))
     size = len(straight.order)
     for _ in taken(straight, size // 3 - 2):
         pass
@@ -122,7 +122,8 @@ def test_an_epoch_has_every_row_once_in_a_new_order(corpus: Corpus) -> None:
 
 
 def test_pairs_come_again_if_they_are_static(corpus: Corpus) -> None:
-    batches = Batches(corpus.lists(), rows.pairs(next_sentence_pairs), vocabulary("bert"), length=24, seed=3, copies=2)
+    few, make = corpus.lists()[:4], rows.pairs(next_sentence_pairs)
+    batches = Batches(few, make, vocabulary("bert"), length=24, seed=3, copies=2)
     epochs = []
     for epoch in range(3):
         batches.go_to(epoch, 0)

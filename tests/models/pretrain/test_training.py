@@ -81,10 +81,10 @@ def test_a_model_learns_more_of_the_text_than_its_tokens_shares(tmp_path: Path) 
     assert draw(tmp_path / "out").read_bytes().startswith(b"\x89PNG")
 
 
-def test_bfloat16_is_nearly_the_same(trained: tuple[str, Path], tmp_path: Path) -> None:
-    family, straight = trained
-    rounded = train(family, tmp_path / "out", replace(SETTINGS, bf16=True)).log
-    exact = read_log(straight)
+@pytest.mark.parametrize("family", ["albert", "electra", "reformer"])
+def test_bfloat16_is_nearly_the_same(family: str, tmp_path: Path) -> None:
+    rounded = train(family, tmp_path / "rounded", replace(SETTINGS, bf16=True), stop=1).log
+    exact = train(family, tmp_path / "exact", stop=1).log
     assert rounded[0]["loss"] != exact[0]["loss"]
     assert rounded[0]["loss"] == pytest.approx(exact[0]["loss"], rel=0.02)
 

@@ -20,7 +20,7 @@ SETTINGS = Settings(length=32, batch=4, micro=2, steps=6, log=1, save=3)
 SCHEMES = {"bert": BERT, "roberta": ROBERTA, "albert": ALBERT, "plain": PLAIN}
 
 
-def documents(count: int = 20) -> list[list[str]]:
+def documents(count: int = 8) -> list[list[str]]:
     """Lines of the first topics."""
     topics = pydoc_data.topics.topics
     of_topics = [[line.strip() for line in topics[name].splitlines()] for name in sorted(topics)[:count]]
