@@ -47,6 +47,7 @@ from .parts.attention import join_heads, split_heads
 from .parts.chosen import Choose, after_separator, before_separator, chosen, first_token, split_mask
 from .parts.config import BaseConfig, frozen, spread
 from .parts.embeddings import AfterPadding, Embeddings, inputs_layout
+from .parts.global_rows import GlobalRows
 from .parts.heads import (
     PROBLEMS,
     Bare,
@@ -141,32 +142,32 @@ class Config(BaseConfig):
 
 
 class Attention(nn.Module):
-    """Section 3.1. ``qkv`` is for local rows, ``global_q`` and ``global_kv`` for global ones."""
+    """Section 3.1. ``qkv`` is for local rows, ``of_globals`` has the projections of global ones."""
 
     def __init__(self, c: Config, layer: int) -> None:
         super().__init__()
         self.heads, self.dropout = c.num_attention_heads, c.attention_probs_dropout_prob
         self.bands = _bands(c, layer)
         self.qkv = nn.Linear(c.hidden_size, 3 * c.hidden_size)
-        self.global_q = nn.Linear(c.hidden_size, c.hidden_size)
-        self.global_kv = nn.Linear(c.hidden_size, 2 * c.hidden_size)
+        self.of_globals = GlobalRows(c.hidden_size, self.heads, dropout=self.dropout)
         self.out = nn.Linear(c.hidden_size, c.hidden_size)
 
     def forward(self, x: Tensor, layout: Whole, found: Globals | None) -> Tensor:
         qkv = split_heads(self.qkv(x), 3, self.heads)
-        rows: tuple[Tensor, ...] = ()
-        if found is not None:  # the queries of the global rows alone, their keys and values of all
-            rows = split_heads(self.global_q(found.pick(x, 1)), 1, self.heads)
-            rows += split_heads(self.global_kv(x), 2, self.heads)
         dropout = self.dropout if self.training else 0.0
+        # Made of the few tokens again: picked from k and v, their gradients would fill as much as those.
+        far = () if found is None else split_heads(self.qkv(found.pick(x, 1)), 3, self.heads)[1:]
         parts = []
         for heads, band in self.bands:
-            q, k, v, *own = (y[:, heads] for y in (*qkv, *rows))
+            q, k, v, *seen = (y[:, heads] for y in (*qkv, *far))
             if found is None:
                 parts.append(layout.attend(q, k, v, band, None, dropout))
             else:
-                parts.append(layout.attend_globally(q, k, v, band, found, (own[0], own[1], own[2]), dropout))
-        return self.out(join_heads(parts[0] if len(parts) == 1 else torch.cat(parts, 1)))
+                parts.append(layout.attend_locally(q, k, v, band, found, (seen[0], seen[1]), dropout))
+        mixed = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        if found is not None:
+            mixed = found.put(self.of_globals(x, layout, found), mixed)
+        return self.out(join_heads(mixed))
 
 
 def _bands(c: Config, layer: int) -> list[tuple[slice, Band]]:
@@ -281,8 +282,8 @@ KEYS = KeyMap(
     rules={
         **encoder_rules("longformer"),
         **ROBERTA_HEADS,
-        "body.layers.{}.attention.inner.global_q": Same(f"{_SELF}.query_global"),
-        "body.layers.{}.attention.inner.global_kv": Stacked((f"{_SELF}.key_global", f"{_SELF}.value_global")),
+        "body.layers.{}.attention.inner.of_globals.q": Same(f"{_SELF}.query_global"),
+        "body.layers.{}.attention.inner.of_globals.kv": Stacked((f"{_SELF}.key_global", f"{_SELF}.value_global")),
         "head.pooler": Same("longformer.pooler"),
     },
     tied=tied_words("longformer", "lm_head"),
@@ -296,8 +297,8 @@ def _initialise(model: nn.Module, c: Config) -> None:
     for module in model.modules():
         if isinstance(module, Attention):
             q, kv = module.qkv.weight.detach().split([c.hidden_size, 2 * c.hidden_size])
-            module.global_q.weight.data.copy_(q)
-            module.global_kv.weight.data.copy_(kv)
+            module.of_globals.q.weight.data.copy_(q)
+            module.of_globals.kv.weight.data.copy_(kv)
 
 
 FAMILY = Family(Config, Body, HEADS, KEYS, _initialise, ARGUMENTS)

@@ -21,9 +21,13 @@ FAMILIES = {
     "big_bird": "bigbird",
     "distilbert": "distilbert",
     "electra": "electra",
+    "gpt2": "gpt2",
+    "gpt3": "gpt3",
+    "gpt_neo": "gpt_neo",
     "longformer": "longformer",
     "reformer": "reformer",
     "roberta": "roberta",
+    "unilm": "unilm",
 }
 
 

@@ -22,8 +22,8 @@ class Buckets:
 
     Args:
         order: ``(B or 1, H or 1, R, N)`` int32: in each of R rounds the rows in their order, a
-            multiple of ``chunk`` entries; -1 stands for no row. A row that no round lists sees
-            and is seen by none.
+            multiple of ``chunk`` entries, each row at most once; -1 stands for no row. A row
+            that no round lists sees and is seen by none.
         chunk: Entries of a chunk.
         causal: Keep only keys at or before the query.
         before, after: Neighbouring chunks that are seen.

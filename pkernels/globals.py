@@ -170,23 +170,39 @@ class Globals:
         **options: Any,
     ) -> Tensor:
         """:func:`global_attention`, whose q of global rows is :meth:`pick`-ed before."""
-        gq, gk, gv = global_qkv
         seeds = _seed(seed, q) + torch.arange(3, device=q.device)[:, None] if dropout > 0 else [None] * 3
         options["dropout"] = dropout
-        values = None if bias is None else bias.values[(None,) * (4 - bias.values.dim())]
-        local = self._local(q, k, v, pattern, values, seeds, options)
+        far = self.pick(k, 2), self.pick(v, 2)
+        local = self.attend_locally(q, k, v, pattern, far, bias, seeds=(seeds[0], seeds[1]), **options)
+        return self.put(self.attend_from(*global_qkv, bias, seed=seeds[2], **options), local)
+
+    def attend_from(self, q: Tensor, k: Tensor, v: Tensor, bias: Dense | None = None, **options: Any) -> Tensor:
+        """Results ``(B, H, G, Dv)`` of the global rows: ``q`` is theirs, k and v are of all rows."""
+        values = None if bias is None else _four(bias)
         added = None if values is None else Dense(values if values.shape[2] == 1 else self.pick(values, 2))
         spans = self._spans(self.chosen, self.every)
-        rows = cast(Tensor, attention(gq, gk, gv, everything, added, seed=seeds[2], **spans, **options))
+        return cast(Tensor, attention(q, k, v, everything, added, **spans, **options))
+
+    def put(self, rows: Tensor, local: Tensor) -> Tensor:
+        """``local (B, H, S, Dv)`` with the results of the global rows in their places."""
         # Slots without a position put back what is there.
         rows = torch.where(self.filled[:, None, :, None], rows, self.pick(local, 2))
         return local.scatter(2, self.index[:, None, :, None].expand_as(rows), rows)
 
-    def _local(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, values: Tensor | None, seeds: Any, options: dict[str, Any]
+    def attend_locally(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Band,
+        far: tuple[Tensor, Tensor],
+        bias: Dense | None = None,
+        *,
+        seeds: tuple[Tensor | None, Tensor | None] = (None, None),
+        **options: Any,
     ) -> Tensor:
-        """All rows, as if they were local."""
-        own = self._spans(self.every, self.every)
+        """Results of all rows, as if they were local; ``far`` are k and v of the global rows."""
+        values, own = None if bias is None else _four(bias), self._spans(self.every, self.every)
         if self.leading:
             bias = None if values is None else Dense(values)
             return cast(Tensor, attention(q, k, v, self._with_columns(pattern), bias, seed=seeds[0], **own, **options))
@@ -196,9 +212,8 @@ class Globals:
         near = attention(q, k, v, pattern, bias, seed=seeds[0], return_lse=True, **own, **options)
         bias = None if values is None else Dense(values if values.shape[3] == 1 else self.pick(values, 3))
         chosen = self._spans(self.every, self.chosen)
-        k, v = self.pick(k, 2), self.pick(v, 2)
-        far = attention(q, k, v, everything, bias, seed=seeds[1], return_lse=True, **chosen, **options)
-        return merge(*zip(near, far, strict=True))[0]
+        seen = attention(q, far[0], far[1], everything, bias, seed=seeds[1], return_lse=True, **chosen, **options)
+        return merge(*zip(near, seen, strict=True))[0]
 
     def _spans(self, queries: Tensor | None, keys: Tensor | None) -> dict[str, Any]:
         return {self.spans: queries if queries is keys else (queries, keys)}
@@ -208,6 +223,11 @@ class Globals:
         if isinstance(columns, Tensor):
             return replace(pattern, columns=torch.maximum(columns.to(count.device), count))
         return replace(pattern, columns=count.clamp(min=columns))
+
+
+def _four(bias: Dense) -> Tensor:
+    """Its values with four dimensions."""
+    return bias.values[(None,) * (4 - bias.values.dim())]
 
 
 def locate(

@@ -45,6 +45,8 @@ def merge(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tenso
     total = torch.stack(weights).sum(0)
     empty = total == 0
     share = torch.where(empty, 1, total)
-    parts = [(weight / share)[..., None] * out.to(weight.dtype) for weight, out in zip(weights, outs, strict=True)]
-    lse = torch.where(empty, -torch.inf, torch.log(share) + top)
-    return sum(parts[1:], parts[0]).to(outs[0].dtype), lse
+    shares = [(weight / share)[..., None] for weight in weights]
+    mixed = shares[0] * outs[0].to(top.dtype)
+    for weight, out in zip(shares[1:], outs[1:], strict=True):
+        mixed = torch.addcmul(mixed, weight, out.to(top.dtype))
+    return mixed.to(outs[0].dtype), torch.where(empty, -torch.inf, torch.log(share) + top)

@@ -38,8 +38,9 @@ class Reversible(nn.Module):
 
     Raises:
         ValueError: Naming the argument, what was given and what is allowed.
-        NotImplementedError: If torch.compile traces the stack (compile f and g themselves), or if
-            it is differentiated with ``create_graph``.
+        NotImplementedError: If torch.compile traces the stack (compile f and g themselves), if it
+            is differentiated with ``create_graph``, or if FSDP2 shards an f or g by itself (call
+            ``fully_shard`` on the stack, or on a module around it).
 
     Example:
         >>> stack = Reversible([(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)) for _ in range(3)])
@@ -66,7 +67,13 @@ class Reversible(nn.Module):
                 "torch.compile: a Reversible rebuilds activations in a backward of its own, which cannot be traced; "
                 "compile its f and g instead"
             )
-        halves = [_Half(module) for pair in self.layers for module in cast(nn.ModuleList, pair)]
+        modules = [module for pair in self.layers for module in cast(nn.ModuleList, pair)]
+        if any(map(_sharded, modules)):
+            raise NotImplementedError(
+                "fully_shard: the Reversible or a module around it is allowed, not its f and g: their parameters "
+                "come together after the stack has taken note of them"
+            )
+        halves = [_Half(module) for module in modules]
         call = _Call(halves, list(context), named)
         tensors = call.tensors()
         if not (torch.is_grad_enabled() and any(x.requires_grad for x in (x1, x2, *tensors))):
@@ -83,6 +90,15 @@ def kept(make: Callable[[], T]) -> T:
     """
     tape = _TAPE.get()
     return make() if tape is None else tape.take(make)
+
+
+def _sharded(module: nn.Module) -> bool:
+    """Whether FSDP2 manages parameters of the module, or of one in it, by themselves."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return any(isinstance(inner, FSDPModule) for inner in module.modules())
 
 
 @dataclass

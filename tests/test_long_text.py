@@ -98,7 +98,7 @@ def test_every_entry_agrees_with_transformers(encoder: Encoder, alone: bool) -> 
     verdict = sides.same(ours, theirs, case)
     assert verdict.passed, verdict
     # No gradient is 0 throughout, or comparing them says nothing.
-    assert len(theirs.gradients) > 6 and max(y.abs().max() for y in theirs.gradients.values()) > 1e-4
+    assert len(theirs.gradients) >= 4 and max(y.abs().max() for y in theirs.gradients.values()) > 1e-4
 
 
 def test_a_wrong_model_is_red_and_not_timed(runner: long.Runner, monkeypatch) -> None:

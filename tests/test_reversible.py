@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 import pkernels
 from pkernels import Reversible
@@ -187,21 +189,34 @@ def test_hooks_run_once() -> None:
     assert sorted(seen) == sorted([*names, *(name + " after" for name in names)])
 
 
-def _train(rank: int, path: str) -> None:
+def _wrapped(model: Reversible) -> nn.Module:
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def _sharded(model: Reversible) -> nn.Module:
+    return fully_shard(model, reshard_after_forward=True)
+
+
+def _train(rank: int, path: str, spread: Callable[[Reversible], nn.Module]) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
     model = stack(2)
-    parallel = nn.parallel.DistributedDataParallel(copy.deepcopy(model))
+    parallel = spread(copy.deepcopy(model))
     halves = [tuple(x[rank : rank + 1].detach() for x in inputs()) for rank in range(2)]
     sum(y.square().sum() for y in parallel(*halves[rank])).backward()
     for half in halves:
         (sum(y.square().sum() for y in plainly(model, *half)) / 2).backward()
     for got, want in zip(parallel.parameters(), model.parameters(), strict=True):
-        assert (got.grad - want.grad).abs().max() < 1e-10
+        grad = got.grad.full_tensor() if isinstance(got.grad, DTensor) else got.grad
+        assert (grad - want.grad).abs().max() < 1e-10
+    fully_shard(model.layers[0][1])
+    with pytest.raises(NotImplementedError, match="fully_shard: the Reversible or"):
+        model(*halves[rank])
     torch.distributed.destroy_process_group()
 
 
-def test_distributed_data_parallel_sees_the_gradients(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_train, args=(str(tmp_path / "meet"),), nprocs=2)
+@pytest.mark.parametrize("spread", [_wrapped, _sharded], ids=["ddp", "fsdp"])
+def test_training_on_two_processes_sees_the_gradients(tmp_path: Path, spread: Callable) -> None:
+    torch.multiprocessing.spawn(_train, args=(str(tmp_path / "meet"), spread), nprocs=2)
 
 
 def test_no_grad_keeps_nothing() -> None:

@@ -14,16 +14,21 @@ from .. import corpus
 from .base import Attend, Encoder, Learner
 
 GLOBALS = 16
-BARE = {"vocab_size": corpus.WORDS, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+BARE: dict[str, Any] = {"vocab_size": corpus.WORDS, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def _base(length: int, layers: int) -> Config:
-    return Config.base(length, num_hidden_layers=layers, **BARE)  # type: ignore[arg-type]
+    return Config.base(length, num_hidden_layers=layers, **BARE)
 
 
 def _small(length: int) -> Config:
-    sizes = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512}
-    return Config.base(length, attention_window=64, **sizes, **BARE)  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+    }
+    return Config.base(length, attention_window=64, **sizes, **BARE)
 
 
 def _first_global(length: int, device: str) -> dict[str, Tensor]:

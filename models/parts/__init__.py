@@ -2,10 +2,12 @@
 
 Each file imports only from files before it::
 
-    layouts  layers  axial  config  files  keys  outputs
-    attention  embeddings  chosen
-    chunked
-    objectives
-    heads
+    layouts  layers  axial  config  files  keys  outputs  scores
+    attention  embeddings  chosen  relative  runs  cache
+    chunked  global_rows  writing
+    objectives  search  beams
+    heads  generation
     encoder  model
+    cloze_generation  decoder
+    gpt
 """

@@ -125,6 +125,22 @@ class Embeddings(nn.Module):
         return self.numbering(layout, ids)
 
 
+class Unnormed(Embeddings):
+    """``dropout(word + position)``; the types, if any, are words (Radford et al. 2018, "Improving
+    Language Understanding by Generative Pre-Training", section 3.1, and transformers)."""
+
+    def __init__(self, words: int, positions: int, width: int, *, dropout: float) -> None:
+        super().__init__(words, positions, 0, width, eps=0.0, dropout=dropout, padding=None)
+        self.norm = nn.Identity()  # type: ignore[assignment]
+
+    def _typed(self, words: Tensor, token_type_ids: Tensor | None, layout: Whole) -> Tensor:
+        return (
+            words
+            if token_type_ids is None
+            else words + self.words(_ids("token_type_ids", token_type_ids, layout, self.words))
+        )
+
+
 def _ids(name: str, ids: Tensor | None, layout: Whole, table: nn.Embedding) -> Tensor:
     """The ids of the layout's tokens, checked."""
     if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.dtype == torch.bool:

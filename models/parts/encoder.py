@@ -83,8 +83,9 @@ class Layer(nn.Module):
         self.attention = PostNorm(attention, width, eps=eps, dropout=dropout)
         self.feed_forward = PostNorm(FeedForward(width, inner, act), width, eps=eps, dropout=dropout)
 
-    def forward(self, x: Tensor, layout: Whole) -> Tensor:
-        return self.feed_forward(self.attention(x, layout))
+    def forward(self, x: Tensor, layout: Whole, *context: Any) -> Tensor:
+        """``context``: a bias and a pattern of this call, as :class:`SelfAttention` takes them."""
+        return self.feed_forward(self.attention(x, layout, *context))
 
 
 def layer_of(c: EncoderConfig) -> Layer:
@@ -142,8 +143,12 @@ class Encoder(nn.Module):
     ) -> States:
         layout = inputs_layout(input_ids, inputs_embeds, attention_mask, lengths, offsets)
         x = self.project(self.embeddings(layout, input_ids, token_type_ids, position_ids, inputs_embeds))
+        return self.through(x, layout, output_hidden_states=output_hidden_states)
+
+    def through(self, x: Tensor, layout: Whole, *context: Any, output_hidden_states: bool = False) -> States:
+        """The layers, one after the other, on the embeddings; each gets the layout and the ``context``."""
         trace = deque([x], maxlen=None if output_hidden_states else 1)
         for layer in self.sequence():
-            trace.append(layer(trace[-1], layout))
+            trace.append(layer(trace[-1], layout, *context))
         states = tuple(layout.unpack(x) for x in trace) if output_hidden_states else None
         return States(trace[-1], layout, self.embeddings.words.weight, states)

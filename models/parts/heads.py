@@ -53,6 +53,24 @@ class First(nn.Module):
         return states.layout.first(states.last)
 
 
+class LastScore(nn.Module):
+    """Scores of classes from the last token, which has seen all others where none sees later ones."""
+
+    def __init__(self, width: int, labels: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, labels, bias=False)
+
+    def forward(self, states: States) -> Tensor:
+        return self.score(states.layout.last(states.last))
+
+
+class TiedWords(nn.Module):
+    """Scores of every word for each token: the state times the word embeddings."""
+
+    def forward(self, states: States) -> Tensor:
+        return F.linear(states.last, states.words)
+
+
 class Classifier(nn.Module):
     """``out_proj(dropout(act(dense(x))))``: RoBERTa's classes (fairseq, ``RobertaClassificationHead``);
     ``inner``: the width in between, by default the same."""
@@ -132,7 +150,7 @@ class CausalLM(nn.Module):
         layout, logits = states.layout, self.words(states)
         loss = None
         if labels is not None:
-            following = F.pad(labels_of(layout, labels, logits.shape[-1])[:, 1:], (0, 1), value=IGNORED)
+            following = layout.following(labels_of(layout, labels, logits.shape[-1]))
             loss = F.cross_entropy(logits.flatten(0, 1), following.flatten())
         return Prediction(loss, layout.unpack(logits), states.hidden_states)
 

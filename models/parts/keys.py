@@ -49,6 +49,17 @@ class Stacked:
 
 
 @dataclass(frozen=True)
+class Transposed(Same):
+    """Matrices there are ``(in, out)``: the Conv1D of OpenAI's GPT-2 and of transformers'."""
+
+    def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        return (tensor.t(),)
+
+    def join(self, tensors: list[Tensor]) -> Tensor:
+        return tensors[0].t().contiguous()
+
+
+@dataclass(frozen=True)
 class KeyMap:
     """Our names to theirs.
 

@@ -57,6 +57,18 @@ class PostNorm(nn.Module):
         return self.norm(x + self.dropout(self.inner(x, *context)))
 
 
+class PreNorm(nn.Module):
+    """``x + dropout(inner(norm(x)))``: the norm stands before the sublayer."""
+
+    def __init__(self, inner: nn.Module, norm: nn.Module, *, dropout: float) -> None:
+        super().__init__()
+        self.inner, self.norm = inner, norm
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        return x + self.dropout(self.inner(self.norm(x), *context))
+
+
 def in_chunks(f: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
     """``f(x)``, of ``size`` tokens at a time if that is not 0 (Kitaev et al. 2020,
     section 3.1)."""

@@ -17,12 +17,14 @@ from ...blocks import Blocks
 from ...globals import Globals, locate
 from ...patterns import Band
 
-Rows = tuple[Tensor, Tensor, Tensor]
+Pair = tuple[Tensor, Tensor]
 IGNORED = -100  # the label that carries no loss, as in torch and transformers
 
 
 class Whole:
     """Every token of the ``(B, S)`` batch is real."""
+
+    bias: Dense | None = None
 
     def __init__(self, batch: int, size: int, device: torch.device) -> None:
         self.shape = (batch, size)
@@ -41,9 +43,18 @@ class Whole:
         """``(B, S)`` labels -> one for each of the layers' tokens, padding ignored."""
         return labels
 
+    def following(self, labels: Tensor) -> Tensor:
+        """The layers' tokens' labels ``(1 or B, n)`` -> for each token that of the next one of its
+        sequence, ignored where there is none."""
+        return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+
     def first(self, x: Tensor) -> Tensor:
         """``(B, ...)``: the first token of each sequence ([CLS]) among the layers' tokens."""
         return x[:, 0]
+
+    def last(self, x: Tensor) -> Tensor:
+        """``(B, ...)``: the last real token of each sequence among the layers' tokens."""
+        return x[:, -1]
 
     def positions(self) -> Tensor:
         """Place of each of the layers' tokens in its sequence, ``(1, n)``."""
@@ -59,22 +70,32 @@ class Whole:
         return torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Band | Blocks,
+        bias: Distance | Dense | None,
+        dropout: float,
+        scale: float | None = None,
     ) -> Tensor:
         """:func:`pkernels.attention` within the sequences."""
-        return attention(q, k, v, pattern, bias, dropout=dropout)  # type: ignore[return-value]
+        return attention(q, k, v, pattern, bias, scale=scale, dropout=dropout)  # type: ignore[return-value]
 
     def globals(self, positions: Tensor) -> Globals:
         """The global ones among the layers' tokens; ``positions`` as :func:`pkernels.global_attention`
         takes them, in the batch as the caller gave it."""
         return Globals.find(positions, self.shape, self.device)
 
-    def attend_globally(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, rows: Rows, dropout: float
+    def attend_locally(
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, far: Pair, dropout: float
     ) -> Tensor:
-        """:func:`pkernels.global_attention` within the sequences; ``rows`` are q (picked), k and v
-        of the global tokens."""
-        return found.attend(q, k, v, pattern, rows, dropout=dropout)
+        """Attention of all tokens over the pattern and the global tokens, whose k and v ``far`` are."""
+        return found.attend_locally(q, k, v, pattern, far, self.bias, dropout=dropout)
+
+    def attend_from(self, q: Tensor, k: Tensor, v: Tensor, found: Globals, dropout: float) -> Tensor:
+        """Attention of the global tokens, whose q is given, over all tokens."""
+        return found.attend_from(q, k, v, self.bias, dropout=dropout)
 
 
 class _Covered(Whole):
@@ -90,6 +111,13 @@ class _Covered(Whole):
     def labels(self, labels: Tensor) -> Tensor:
         return labels.masked_fill(~self.real, IGNORED)
 
+    def following(self, labels: Tensor) -> Tensor:
+        return super().following(labels).masked_fill(~self.real, IGNORED)
+
+    def last(self, x: Tensor) -> Tensor:
+        places = torch.arange(1, self.shape[1] + 1, device=self.device) * self.real
+        return x[torch.arange(self.shape[0], device=self.device), places.argmax(1)]
+
 
 class Ragged(_Covered):
     """Row b's first ``lengths[b]`` tokens are real. Needs no look at values, so it traces."""
@@ -99,9 +127,18 @@ class Ragged(_Covered):
         self.lengths = lengths
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Band | Blocks,
+        bias: Distance | Dense | None,
+        dropout: float,
+        scale: float | None = None,
     ) -> Tensor:
-        return attention(q, k, v, pattern, bias, lengths=self.lengths, dropout=dropout)  # type: ignore[return-value]
+        return attention(  # type: ignore[return-value]
+            q, k, v, pattern, bias, lengths=self.lengths, scale=scale, dropout=dropout
+        )
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, self.shape, self.device, lengths=self.lengths)
@@ -113,22 +150,24 @@ class Masked(_Covered):
     def __init__(self, real: Tensor) -> None:
         super().__init__(real)
         keys = torch.zeros(real.shape, device=real.device).masked_fill(~real, float("-inf"))
-        self.bias = Dense(keys[:, None, None, :])
+        self.padding = self.bias = Dense(keys[:, None, None, :])
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Band | Blocks,
+        bias: Distance | Dense | None,
+        dropout: float,
+        scale: float | None = None,
     ) -> Tensor:
         if isinstance(bias, Distance):
             raise NotImplementedError(
                 "attention_mask: beside a position bias, padding on the right is supported (or lengths=)"
             )
-        both = self.bias if bias is None else Dense(bias.values + self.bias.values)
-        return attention(q, k, v, pattern, both, dropout=dropout)  # type: ignore[return-value]
-
-    def attend_globally(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band, found: Globals, rows: Rows, dropout: float
-    ) -> Tensor:
-        return found.attend(q, k, v, pattern, rows, self.bias, dropout=dropout)
+        both = self.padding if bias is None else Dense(bias.values + self.padding.values)
+        return attention(q, k, v, pattern, both, scale=scale, dropout=dropout)  # type: ignore[return-value]
 
 
 class Packed(Whole):
@@ -140,8 +179,14 @@ class Packed(Whole):
         if not torch.compiler.is_compiling():
             self.longest = int(offsets.diff().max()) if len(offsets) > 1 else 0
 
+    def following(self, labels: Tensor) -> Tensor:
+        return super().following(labels).index_fill(1, self.offsets[1:] - 1, IGNORED)
+
     def first(self, x: Tensor) -> Tensor:
         return x[0, self.offsets[:-1]]
+
+    def last(self, x: Tensor) -> Tensor:
+        return x[0, self.offsets[1:] - 1]
 
     def positions(self) -> Tensor:
         return (torch.arange(self.total, device=self.device) - self.offsets[self._sequences()])[None]
@@ -158,9 +203,18 @@ class Packed(Whole):
         return torch.bucketize(torch.arange(self.total, device=self.device), self.offsets[1:], right=True)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Band | Blocks,
+        bias: Distance | Dense | None,
+        dropout: float,
+        scale: float | None = None,
     ) -> Tensor:
-        return attention(q, k, v, pattern, bias, offsets=self.offsets, dropout=dropout)  # type: ignore[return-value]
+        return attention(  # type: ignore[return-value]
+            q, k, v, pattern, bias, offsets=self.offsets, scale=scale, dropout=dropout
+        )
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, (1, self.total), self.device, offsets=self.offsets)

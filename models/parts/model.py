@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import files
+from .cache import Caches
 from .config import BaseConfig
+from .generation import generate
+from .heads import CausalLM
 from .keys import KeyMap
+from .writing import Prompt, Read
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,21 @@ class Model(nn.Module):
             arguments = self.family.arguments[self.architecture](self.config, arguments)
         labels = {name: arguments.pop(name) for name in self.head.targets if name in arguments}  # type: ignore[union-attr]
         return self.head(self.body(*inputs, **arguments), **labels)
+
+    def generate(self, *inputs: Any, **arguments: Any) -> Tensor:
+        """The prompt and what the model writes after it: see :func:`generation.generate`."""
+        if not isinstance(self.head, CausalLM) or not hasattr(self.body, "prepare"):
+            raise ValueError(f"generate: a model that predicts the next word is allowed, got {self.architecture}")
+        return generate(self, *inputs, **arguments)
+
+    def prepare(self, *inputs: Any, room: Callable[[int], int], **arguments: Any) -> Prompt:
+        """Read a prompt, and give the scores of the word after it; see :class:`writing.Writer`."""
+        read: Read = self.body.prepare(*inputs, room=room, **arguments)  # type: ignore[operator]
+        return Prompt(self.head.words(read.states)[:, -1], read.caches, read.ids, read.real)  # type: ignore[operator]
+
+    def step(self, ids: Tensor, caches: Caches) -> Tensor:
+        """Scores ``(B, V)`` after the next words ``ids (B,)``."""
+        return self.head.words(self.body.step(ids[:, None], caches))[:, -1]  # type: ignore[operator]
 
     def num_parameters(self) -> int:
         """Number of parameters, tied ones counted once."""

@@ -292,8 +292,8 @@ def written_out(model: torch.nn.Module, ids: Tensor, chosen: Tensor, lengths: li
             reach = width // 2 * d
             kept = (step % d == 0) & (step >= -reach) & (step <= (0 if c.autoregressive else reach))
             q, k, v = split_heads(attention.qkv(x), 3, c.num_attention_heads)
-            (gq,) = split_heads(attention.global_q(x), 1, c.num_attention_heads)
-            gk, gv = split_heads(attention.global_kv(x), 2, c.num_attention_heads)
+            (gq,) = split_heads(attention.of_globals.q(x), 1, c.num_attention_heads)
+            gk, gv = split_heads(attention.of_globals.kv(x), 2, c.num_attention_heads)
             scale = q.shape[-1] ** -0.5
             scores = (q @ k.mT * scale).masked_fill(~(kept | marked), -torch.inf)
             mixed = torch.where(marked[:, None], (gq @ gk.mT * scale).softmax(-1) @ gv, scores.softmax(-1) @ v)
@@ -414,7 +414,9 @@ def test_attention_dropout_follows_the_seed_and_training_mode() -> None:
 def test_global_projections_start_as_copies_of_the_local_ones() -> None:
     for layer in build("LongformerModel", config()).body.layers:
         attention = layer.attention.inner
-        assert torch.equal(torch.cat([attention.global_q.weight, attention.global_kv.weight]), attention.qkv.weight)
+        assert torch.equal(
+            torch.cat([attention.of_globals.q.weight, attention.of_globals.kv.weight]), attention.qkv.weight
+        )
 
 
 def test_parameter_counts_of_the_published_sizes() -> None:

@@ -20,7 +20,7 @@ from .distillation import (
 )
 from .layerwise import LayerwiseLoss
 from .masking import BERT, ELECTRA, choose_tokens, corrupt, mask_tokens, static_generator
-from .modes import MODES, ModeBatch, draw_modes, unilm_batches
+from .modes import MODES, ModeBatch, draw_modes, mask_targets, unilm_batches
 from .packing import cut, full_sentences, padded
 from .pairs import Pair, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
 from .replaced import ReplacedTokens, replaced_loss, sample, share_embeddings
@@ -52,6 +52,7 @@ __all__ = [
     "full_sentences",
     "initialise_student",
     "inverse_lengths",
+    "mask_targets",
     "mask_tokens",
     "next_sentence_pairs",
     "padded",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ....patterns import Band, causal, dense, prefix_lm
-from .masking import BERT, corrupt
+from .masking import BERT, corrupt, mask_tokens
 from .packing import padded
 from .pairs import Pair
 from .spans import UNILM, choose_ngrams
@@ -135,6 +135,39 @@ def unilm_batches(
                 relation = torch.tensor([pair.label for pair in pairs]) if name == "bidirectional" else None
                 batch.append(ModeBatch(name, masked, types, labels, lengths, MODES[name].pattern(prefix), relation))
         yield batch
+
+
+def mask_targets(
+    input_ids: Tensor,
+    lengths: Tensor,
+    source_lengths: Tensor,
+    *,
+    mask_id: int,
+    words: int,
+    rate: float = 0.7,
+    shares: tuple[float, float] = BERT,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The cloze of fine-tuning for generation (section 2.5; 0.7 is section 3.1's rate for summaries):
+    words of the target alone, its [EOS] among them, so that a model learns where to end.
+
+    Args:
+        input_ids: ``(B, S)``, [SOS] source [EOS] target [EOS], padded on the right.
+        lengths, source_lengths: ``(B,)``, of the rows and of their sources with [SOS] and [EOS].
+        mask_id, words, shares: As for :func:`corrupt`.
+
+    Returns:
+        ``(input_ids, labels)``; labels are -100 where nothing was chosen.
+
+    Example:
+        >>> text = torch.tensor([[1, 5, 2, 6, 2, 0]])
+        >>> _, labels = mask_targets(text, torch.tensor([5]), torch.tensor([3]), mask_id=3, words=9, rate=1.0)
+        >>> labels
+        tensor([[-100, -100, -100,    6,    2, -100]])
+    """
+    place = torch.arange(input_ids.shape[1], device=input_ids.device)
+    others = (place < source_lengths[:, None]) | (place >= lengths[:, None])
+    return mask_tokens(input_ids, others, mask_id=mask_id, words=words, rate=rate, shares=shares, generator=generator)
 
 
 def _rows(

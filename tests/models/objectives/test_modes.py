@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pkernels.models import Model, bert, build
+from pkernels.models import Model, build, unilm
 from pkernels.models.parts.attention import SelfAttention
 from pkernels.models.parts.layouts import layout
 from pkernels.models.parts.objectives import (
@@ -19,6 +19,7 @@ from pkernels.models.parts.objectives import (
     Pair,
     consecutive_pairs,
     draw_modes,
+    mask_targets,
     next_sentence_pairs,
     unilm_batches,
 )
@@ -112,31 +113,22 @@ def test_attention_sees_what_the_mode_allows() -> None:
 
 
 def run(model: Model, part: ModeBatch):
-    """The part's mode in every layer of the model."""
-    for module in model.modules():
-        if isinstance(module, SelfAttention):
-            module.pattern = part.pattern
-    given = {"labels": part.labels}
-    if part.next_sentence_label is not None:
-        given["next_sentence_label"] = part.next_sentence_label
-    return model(part.input_ids, lengths=part.lengths, token_type_ids=part.token_type_ids, **given)
+    return model(
+        part.input_ids, lengths=part.lengths, token_type_ids=part.token_type_ids, pattern=part.pattern,
+        labels=part.labels, next_sentence_label=part.next_sentence_label,
+    )  # fmt: skip
 
 
 def test_one_model_learns_all_modes() -> None:
     torch.manual_seed(0)
     sizes = {"vocab_size": WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = bert.Config(**sizes, intermediate_size=64, type_vocab_size=6, hidden_dropout_prob=0.0)
-    model = build("BertForPreTraining", config).train()
+    config = unilm.Config(**sizes, intermediate_size=64, hidden_dropout_prob=0.0)
+    model = build("UniLMForPreTraining", config).train()
     [batch] = batches(24)[:1]
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
     for _ in range(60):
-        found = {}
-        for part in batch:
-            out = run(model, part)
-            cloze = torch.nn.functional.cross_entropy(out.prediction_logits.flatten(0, 1), part.labels.flatten())
-            assert (out.loss is not None) == (part.mode == "bidirectional")
-            found[part.mode] = cloze if out.loss is None else out.loss
+        found = {part.mode: run(model, part).loss for part in batch}
         optimizer.zero_grad()
         torch.stack(list(found.values())).sum().backward()
         optimizer.step()
@@ -243,3 +235,19 @@ def test_segments_of_a_consecutive_pair_follow_one_another() -> None:
         joined = pair.first + pair.second
         assert len(set(joined)) == len(joined) <= 37
         assert pair.second[0] in tokens[start + len(pair.first) : start + len(pair.first) + 3]
+
+
+def test_fine_tuning_hides_words_of_the_target_and_its_end() -> None:
+    draw = seeded()
+    ids = torch.randint(10, WORDS, (400, 30), generator=draw)
+    sources, lengths = torch.randint(1, 15, (400,), generator=draw), torch.randint(15, 31, (400,), generator=draw)
+    masked, labels = mask_targets(ids, lengths, sources, mask_id=MASK, words=WORDS, generator=draw)
+    place = torch.arange(30)
+    target = (place >= sources[:, None]) & (place < lengths[:, None])
+    chosen = labels != -100
+    assert not (chosen & ~target).any()
+    assert torch.equal(masked[~chosen], ids[~chosen])
+    assert torch.equal(labels[chosen], ids[chosen])
+    assert near(float(chosen[target].float().mean()), 0.7, int(target.sum()))
+    assert near(float(chosen[torch.arange(400), lengths - 1].float().mean()), 0.7, 400)
+    assert near(float((masked[chosen] == MASK).float().mean()), 0.8, int(chosen.sum()))
