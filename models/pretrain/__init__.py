@@ -31,6 +31,7 @@ distilbert  masked LM; with ``--teacher DIR`` (a BERT) the triple loss, from his
 longformer  masked LM in a sliding window, [CLS] seeing all
 bigbird     masked LM in block-sparse attention
 reformer    the next token, in local and hashed attention and reversible layers
+gpt2        the next token
 ==========  ============================================================================
 
 Models are small unless sizes (``--hidden``, ``--layers``, ...) or a ``--config config.json`` say

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from .. import albert, bert, bigbird, distilbert, electra, longformer, reformer, roberta
+from .. import albert, bert, bigbird, distilbert, electra, gpt2, longformer, reformer, roberta
 from ..parts.config import BaseConfig
 from ..parts.model import Model
 from ..parts.objectives import ELECTRA, next_sentence_pairs, sentence_order_pairs
@@ -133,6 +133,14 @@ def _distilled(local_dir: str | Path) -> Recipe:
 
 _NEXT = words_and_relation("seq_relationship_logits", "next_sentence_label")
 
+
+def _gpt2(s: Sizes, v: Vocabulary, length: int) -> gpt2.Config:
+    return gpt2.Config(
+        vocab_size=v.size, n_positions=length, n_embd=s.hidden, n_layer=s.layers, n_head=s.heads, n_inner=s.inner,
+        resid_pdrop=s.dropout, embd_pdrop=s.dropout, attn_pdrop=s.dropout, bos_token_id=v.last, eos_token_id=v.last,
+    )  # fmt: skip
+
+
 RECIPES = {
     # Appendix A.2 and the authors' create_pretraining_data: each text is masked in 10 ways.
     "bert": Recipe(
@@ -169,6 +177,9 @@ RECIPES = {
     "reformer": Recipe(
         vocabulary.PLAIN, reformer.Config, _reformer, model("ReformerModelWithLMHead"),
         rows.stream, always(objectives.causal),
+    ),
+    "gpt2": Recipe(
+        vocabulary.GPT2, gpt2.Config, _gpt2, model("GPT2LMHeadModel"), rows.stream, always(objectives.causal),
     ),
 }  # fmt: skip
 """Family -> recipe."""

@@ -34,7 +34,7 @@ class Scheme:
     @property
     def special(self) -> list[str]:
         names = [getattr(self, place) for place in self.order]
-        return [name for name in names if name is not None]
+        return [name for name in dict.fromkeys(names) if name is not None]
 
 
 def wordpiece(special: list[str], size: int) -> tuple[Tokenizer, Any]:
@@ -78,6 +78,7 @@ ROBERTA = Scheme(byte_pairs, "<pad>", "<unk>", "</s>", "<s>", "<mask>", ("first"
 ALBERT = Scheme(unigram, "<pad>", "<unk>", "[SEP]", "[CLS]", "[MASK]")
 PLAIN = Scheme(unigram, "<pad>", "<unk>", "</s>")
 """Without [CLS] and [MASK], of causal models."""
+GPT2 = Scheme(byte_pairs, "<|endoftext|>", "<|endoftext|>", "<|endoftext|>")
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,16 @@ def learn(lines: Iterable[str], scheme: Scheme, size: int) -> Tokenizer:
 
 
 def framed(tokenizer: Tokenizer, scheme: Scheme) -> Tokenizer:
-    """Whoever uses the tokenizer later gets the first and last token around a text."""
-    names = [name for name in (scheme.first, scheme.last) if name is not None]
-    single = " ".join(name if name != scheme.last else f"$A {name}" for name in names)
-    pair = f"{single} $B:1 {scheme.last}:1"
-    template: Any = processors.TemplateProcessing(
-        single=single, pair=pair, special_tokens=[(name, tokenizer.token_to_id(name)) for name in names]
-    )
-    tokenizer.post_processor = template
+    """Whoever uses the tokenizer later gets the first and last token around a text, if the family has both;
+    of others a text is what is to be continued."""
+    if scheme.first is not None:
+        single = f"{scheme.first} $A {scheme.last}"
+        template: Any = processors.TemplateProcessing(
+            single=single,
+            pair=f"{single} $B:1 {scheme.last}:1",
+            special_tokens=[(name, tokenizer.token_to_id(name)) for name in (scheme.first, scheme.last)],
+        )
+        tokenizer.post_processor = template
     return tokenizer
 
 
