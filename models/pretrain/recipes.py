@@ -120,6 +120,7 @@ def _reformer(s: Sizes, v: Vocabulary, length: int) -> reformer.Config:
         attn_layers=tuple("local" if i % 2 == 0 else "lsh" for i in range(s.layers)), num_hashes=2,
         local_attn_chunk_length=chunk, lsh_attn_chunk_length=chunk, max_position_embeddings=8 * side,
         axial_pos_shape=(8, side), axial_pos_embds_dim=(s.hidden // 4, s.hidden - s.hidden // 4), is_decoder=True,
+        axial_norm_std=0.02,  # as words have, which positions would drown out for long
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ class Settings:
     batch: int = _one(16, "rows of a step, all processes together")
     micro: int = _one(0, "rows that go through the model at once (0: a process's share of the batch)")
     steps: int = _one(1000, "steps of the whole training")
-    rate: float = _one(1e-3, "highest learning rate")
+    rate: float = _one(2e-3, "highest learning rate")
     warmup: float = _one(0.1, "part of the steps in which the rate rises")
     decay: float = _one(0.01, "weight decay, of matrices alone")
     clip: float = _one(1.0, "greatest norm of a step's gradient")
@@ -85,7 +85,7 @@ class Sizes:
     layers: int = _one(2, "layers")
     heads: int = _one(2, "heads of attention")
     inner: int = _one(512, "size of a token within the feed-forward network")
-    vocabulary: int = _one(1000, "tokens of a vocabulary that is made from the text")
+    vocabulary: int = _one(400, "tokens of a vocabulary that is made from the text")
     dropout: float = _one(0.0, "of sublayers and of attention (papers: mostly 0.1, of much longer trainings)")
 
     def __post_init__(self) -> None:

@@ -90,7 +90,7 @@ def test_a_directory_belongs_to_one_training(tmp_path: Path) -> None:
     out = tmp_path / "out"
     train("roberta", out, replace(SETTINGS, steps=2))
     before = state(out)
-    with pytest.raises(ValueError, match=r"another training(.|\n)*settings.rate: 0.001 there, 0.5 asked for"):
+    with pytest.raises(ValueError, match=r"another training(.|\n)*settings.rate: 0.002 there, 0.5 asked for"):
         train("roberta", out, replace(SETTINGS, steps=2, rate=0.5))
     with pytest.raises(ValueError, match=r"family: 'roberta' there, 'longformer' asked for"):
         train("longformer", out, replace(SETTINGS, steps=2))
