@@ -128,8 +128,9 @@ class Model(nn.Module):
         bare = next(iter(self.family.heads)) == self.architecture
         return self.family.keys.without_prefix(theirs) if bare else theirs
 
-    def save_pretrained(self, local_dir: str | Path) -> None:
-        """Write a directory that ``from_pretrained`` here and in transformers loads."""
+    def save_pretrained(self, local_dir: str | Path, ours: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Write a directory that ``from_pretrained`` here and in transformers loads; of ``ours``, if the model's
+        own tensors are not whole, as many processes share them out."""
         dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
         config = {"architectures": [self.architecture], "dtype": dtype, **self.config.to_dict()}
-        files.write(local_dir, config, self.named_tensors())
+        files.write(local_dir, config, self.named_tensors(ours))
