@@ -15,6 +15,7 @@ from pkernels import Band, Distance, Relative, causal, dense, native, prefix_lm,
 from .budget import run
 from .cases import RELATIVE, Case
 from .oracle import TENSORS, Call, Result, kept_pairs, sequences
+from .test_attention import assert_unchanged
 
 CASES = [
     Case("relative leaks", dense, sq=67, bias="relative"),
@@ -45,10 +46,44 @@ def met(call: Call) -> Tensor:
     return found
 
 
-def same(one: Result, other: Result, names: tuple[str, ...], rows: Tensor | None = None) -> None:
+def same(one: Result, other: Result, backend: str, names: tuple[str, ...], rows: Tensor | None = None) -> None:
     for name in names:
         a, b = getattr(one, name), getattr(other, name)
-        assert torch.equal(a if rows is None else a[rows], b if rows is None else b[rows]), name
+        assert_unchanged(a if rows is None else a[rows], b if rows is None else b[rows], backend, name)
+
+
+def check_what_meets_nothing(case: Case, junk: float, backend: str) -> None:
+    call = case.call()
+    clean, pairs = run(call, backend), met(call)
+    query = call.bias.query.masked_fill(~pairs.any(-1)[..., None], junk)
+    table = call.bias.table.masked_fill(~pairs.any(2).any(0)[..., None], junk)
+    call.bias = Relative(query, table)
+    same(run(call, backend), clean, backend, TENSORS)
+
+
+def check_a_row_of_the_table(case: Case, backend: str) -> None:
+    call = case.call()
+    clean, pairs = run(call, backend), met(call)
+    row = int(pairs.float().mean((0, 1, 2)).sub(0.4).abs().argmin())
+    table = call.bias.table.clone()
+    table[:, row] = torch.nan
+    call.bias = Relative(call.bias.query, table)
+    got, meets = run(call, backend), pairs[..., row]
+    same(got, clean, backend, ("out", "lse", "dq", "dbias"), ~meets)
+    assert got.lse[meets].isnan().all()
+
+
+def check_a_query(case: Case, backend: str) -> None:
+    call = case.call()
+    clean, pairs = run(call, backend), met(call)
+    i = int(pairs.float().mean((0, 1, 3)).sub(0.4).abs().argmin())
+    query = call.bias.query.clone()
+    query[:, :, i] = torch.nan
+    call.bias = Relative(query, call.bias.table)
+    got = run(call, backend)
+    others = (torch.arange(call.q.shape[2]) != i).expand(call.q.shape[:3])
+    same(got, clean, backend, ("out", "lse", "dq", "dbias"), others)
+    same(got, clean, backend, ("dtable",), ~pairs[:, :, i].any(0))
 
 
 @pytest.mark.usefixtures("instruction_set")
@@ -56,41 +91,19 @@ def same(one: Result, other: Result, names: tuple[str, ...], rows: Tensor | None
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_what_meets_nothing_may_hold_anything(case: Case, junk: float) -> None:
     for dtype in (torch.float32, torch.bfloat16):
-        call = replace(case, dtype=dtype).call()
-        clean, pairs = run(call, "cpu"), met(call)
-        query = call.bias.query.masked_fill(~pairs.any(-1)[..., None], junk)
-        table = call.bias.table.masked_fill(~pairs.any(2).any(0)[..., None], junk)
-        call.bias = Relative(query, table)
-        same(run(call, "cpu"), clean, TENSORS)
+        check_what_meets_nothing(replace(case, dtype=dtype), junk, "cpu")
 
 
 @pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_a_row_of_the_table_reaches_the_queries_that_meet_it_alone(case: Case) -> None:
-    call = case.call()
-    clean, pairs = run(call, "cpu"), met(call)
-    row = int(pairs.float().mean((0, 1, 2)).sub(0.4).abs().argmin())
-    table = call.bias.table.clone()
-    table[:, row] = torch.nan
-    call.bias = Relative(call.bias.query, table)
-    got, meets = run(call, "cpu"), pairs[..., row]
-    same(got, clean, ("out", "lse", "dq", "dbias"), ~meets)
-    assert got.lse[meets].isnan().all()
+    check_a_row_of_the_table(case, "cpu")
 
 
 @pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_a_query_reaches_the_rows_of_the_table_it_meets_alone(case: Case) -> None:
-    call = case.call()
-    clean, pairs = run(call, "cpu"), met(call)
-    i = int(pairs.float().mean((0, 1, 3)).sub(0.4).abs().argmin())
-    query = call.bias.query.clone()
-    query[:, :, i] = torch.nan
-    call.bias = Relative(query, call.bias.table)
-    got = run(call, "cpu")
-    others = (torch.arange(call.q.shape[2]) != i).expand(call.q.shape[:3])
-    same(got, clean, ("out", "lse", "dq", "dbias"), others)
-    same(got, clean, ("dtable",), ~pairs[:, :, i].any(0))
+    check_a_query(case, "cpu")
 
 
 @pytest.mark.parametrize("pattern", [dense, causal, window(9, 2)], ids=["dense", "causal", "window"])
@@ -155,7 +168,7 @@ def test_tensors_of_any_strides() -> None:
         by_row = table.permute(order).contiguous().permute(back)
         for one in (query.transpose(1, 2).contiguous().transpose(1, 2), query.mT.contiguous().mT):
             call.bias = Relative(one, by_row)
-            same(run(call, "cpu"), wanted, TENSORS)
+            same(run(call, "cpu"), wanted, "cpu", TENSORS)
 
 
 def test_finite_differences() -> None:

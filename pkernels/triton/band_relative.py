@@ -123,7 +123,7 @@ def query(launch: Launch, dout: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
     grad = rows_like(of, of.shape[-1])
     if launch.problem.q_spans is not None or of.numel() == 0:  # rows of no sequence
         grad.zero_()
-    config = tune.choose("relative", launch.q, launch.v)
+    config = tune.choose("query", launch.q, launch.v)
     grid = launch.batch * launch.heads * -(-launch.sq // config.own)
     arguments = (*_shared(launch, dout, lse, delta), view(grad), *_rest(launch))
     launch.start(query_kernel, grid, config, arguments, DR=of.shape[-1])

@@ -62,6 +62,10 @@ _TABLE = {
     ("relative", 2, 256): Config(32, 16, 4, 1),
     ("relative", 4, 64): Config(32, 16, 4, 1),
     ("relative", 4, 256): Config(16, 16, 4, 1, "ieee"),
+    ("query", 2, 64): Config(64, 32, 4, 1),
+    ("query", 2, 256): Config(32, 16, 4, 1),
+    ("query", 4, 64): Config(32, 16, 4, 1),
+    ("query", 4, 256): Config(16, 16, 8, 1, "ieee"),
     ("dense", 2, 64): Config(64, 64, 4, 1),
     ("dense", 2, 256): Config(32, 16, 4, 1),
     ("dense", 4, 256): Config(16, 16, 4, 1, "ieee"),
@@ -110,6 +114,7 @@ _OVERRIDES = {
         ("dkv", 2, 128): Config(64, 64, 4, 1),
         ("dkv", 2, 256): Config(32, 32, 4, 1),
         ("dkv", 4, 256): Config(32, 16, 4, 1, "ieee"),
+        ("query", 4, 256): Config(16, 16, 4, 1, "ieee"),
         ("blocks_dkv", 4, 128): Config(32, 32, 4, 2),
     },
 }
