@@ -257,7 +257,7 @@ class _Launch(Launch):
         counts = pattern.counts(-(-self.sk // self.size))
         each = counts.shape[1] * counts.shape[2] if counts.shape[0] > 1 else 0
         self.listed = (counts, each, counts.shape[2], self.size)
-        self.blocks_shared = (*self.shared[:2], *self.shared[4:8], *self.shared[9:])
+        self.blocks_shared = (*self.shared[:2], *self.shared[4:9], *self.shared[10:])
 
     def own_queries(self, kernel: Any, config: tune.Config, *tensors: Any) -> None:
         self._blocks(kernel, config, self.pattern.lists, self.heads, tensors)
