@@ -39,12 +39,12 @@ from torch import Tensor, nn
 from .parts.characters import CharacterCNN, Highway, character_ids, marked, sentence_marks
 from .parts.config import BaseConfig
 from .parts.keys import KeyMap, Same
-from .parts.layouts import layout
 from .parts.lstm import BidirectionalLSTM, LSTMStates, ProjectedLSTM
 from .parts.model import Family
 from .parts.objectives.directions import both_directions
 from .parts.objectives.real import real_tokens
 from .parts.objectives.sampled import sampled_softmax_loss
+from .parts.padding import layout
 
 __all__ = ["FAMILY", "HEADS", "KEYS", "BiLM", "Config", "LSTMStates", "NextWords", "ScalarMix", "character_ids"]
 

@@ -17,7 +17,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ..bias import Dense, Distance
+from ..bias import Bias, Relative
 from ..problem import Pattern
 
 BACKENDS = ("reference", "cpu", "triton")
@@ -36,7 +36,7 @@ def why_not(
     k: Tensor,
     v: Tensor,
     pattern: Pattern | None = None,
-    bias: Distance | Dense | None = None,
+    bias: Bias | None = None,
 ) -> str | None:
     """Why ``backend`` cannot compute this attention, or None if it can.
 
@@ -51,7 +51,11 @@ def why_not(
         'dtype float64: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
     """
     shape = "band" if pattern is None else type(pattern).__name__.lower()
-    return _why_not_written(backend, shape, q) or _why_not_wide(backend, q, v) or _why_not_here(backend, q)
+    return (
+        _why_not_written(backend, shape, q)
+        or _why_not_for(backend, shape, q, v, pattern, bias)
+        or _why_not_here(backend, q)
+    )
 
 
 def why_not_kernels(backend: str, shape: str, x: Tensor) -> str | None:
@@ -72,9 +76,17 @@ def _why_not_written(backend: str, shape: str, x: Tensor) -> str | None:
     return None
 
 
-def _why_not_wide(backend: str, q: Tensor, v: Tensor) -> str | None:
-    for name, x in (("q", q), ("v", v)):
-        if backend != "reference" and x.shape[-1] > 256:
+def _why_not_for(
+    backend: str, shape: str, q: Tensor, v: Tensor, pattern: Pattern | None, bias: Bias | None
+) -> str | None:
+    """Of attention: what kernels cannot do, and how wide they are."""
+    if backend == "reference":
+        return None
+    relative = bias if isinstance(bias, Relative) else None
+    if relative is not None and backend == "triton" and (shape != "band" or getattr(pattern, "dilation", 1) != 1):
+        return "Relative: over a Band without dilation alone"
+    for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
+        if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
     return None
 
@@ -114,7 +126,7 @@ def choose(
     k: Tensor,
     v: Tensor,
     pattern: Pattern | None = None,
-    bias: Distance | Dense | None = None,
+    bias: Bias | None = None,
 ) -> str:
     """The backend to run on. A named one never falls back.
 

@@ -2,7 +2,7 @@
 
 Data first, then losses; each file imports only from files before it::
 
-    masking  packing  tasks  directions  sampled
+    masking  packing  tasks  contrastive  directions  sampled
     spans  sentinels  pairs
     similar  noises
     real
@@ -10,6 +10,7 @@ Data first, then losses; each file imports only from files before it::
     layerwise  modes
 """
 
+from .contrastive import contrastive_loss
 from .directions import both_directions
 from .distillation import (
     DISTILBERT,
@@ -56,6 +57,7 @@ __all__ = [
     "choose_spans",
     "choose_tokens",
     "consecutive_pairs",
+    "contrastive_loss",
     "corrupt",
     "corrupt_similar",
     "cosine_loss",
