@@ -58,6 +58,45 @@ def big_bird(config: bigbird.Config) -> Model:
     return model
 
 
+# Models beside what they need to learn
+
+
+def the_model(learner: Any) -> Mapping[str, Model]:
+    return {".": learner.model}
+
+
+def of_modes(out: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {"words": out.words, "relation": out.relation}
+
+
+@dataclass
+class Told:
+    """``loss`` of all labels, and of the words of the text among them."""
+
+    loss: Tensor
+    words: Tensor
+
+
+class Telling(nn.Module):
+    """A model that tells a text, or pieces of it with marks in between, which are easy.
+
+    ``words (B, T)`` are booleans: the labels that are words of the text.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, labels: Tensor, words: Tensor, **arguments: Any) -> Told:
+        out = self.model(labels=labels, **arguments)
+        with torch.no_grad():
+            return Told(out.loss, F.cross_entropy(out.logits[words], labels[words]))
+
+
+def told(out: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {"words": out.words}
+
+
 # ELECTRA
 
 
@@ -126,5 +165,22 @@ def of_student(out: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     return {"words": out.masked, "soft": out.soft, "cosine": out.cosine}
 
 
-def the_student(learner: Any) -> Mapping[str, Model]:
+# TinyBERT
+
+
+class Read(LayerwiseLoss):
+    """General distillation (Jiao et al. 2020, arXiv:1909.10351, section 3.2) on masked texts, as the authors'
+    program has them. The student predicts no words; but as its last states become its teacher's, his
+    head reads words from them."""
+
+    def forward(self, input_ids: Tensor, labels: Tensor, **arguments: Any) -> tuple[Layerwise, Tensor]:  # type: ignore[override]
+        out = super().forward(input_ids, **arguments)
+        teacher: Any = self.teacher
+        chosen = labels != IGNORED
+        with torch.no_grad():
+            x = out.last[chosen][None]
+            states = States(x, Whole(1, x.shape[1], x.device), teacher.body.embeddings.words.weight)
+            words = F.cross_entropy(teacher.head.words(states)[0], labels[chosen])
+        return out, words
+learner: Any) -> Mapping[str, Model]:
     return {".": learner.student}

@@ -130,7 +130,7 @@ def test_pairs_come_again_if_they_are_static(corpus: Corpus) -> None:
         epochs.append([batches.rows[i] for i in range(len(batches.rows))])
     assert epochs[0] == epochs[2] != epochs[1]
     row = epochs[0][0]
-    assert row.ids[0] == vocabulary("bert").first and row.ids[row.second - 1] == row.ids[-1] == vocabulary("bert").last
+    assert row.ids[0] == vocabulary("bert").first and row.ids[row.starts[0] - 1] == row.ids[-1] == vocabulary("bert").last
 
 
 def test_streams_are_the_text_without_gaps(corpus: Corpus) -> None:
