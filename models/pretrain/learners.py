@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from .. import bert, bigbird, distilbert, electra
+from ..parts.heads import States
+from ..parts.layouts import IGNORED, Whole
 from ..parts.model import Model
-from ..parts.objectives import DISTILBERT, ReplacedTokens, TripleLoss, initialise_student, share_embeddings
+from ..parts.objectives import (
+    DISTILBERT,
+    LayerwiseLoss,
+    ReplacedTokens,
+    TripleLoss,
+    initialise_student,
+    share_embeddings,
+)
+from ..parts.objectives.layerwise import Layerwise
 from ..pretrained import build, from_pretrained
 
 Losses = Callable[[Any, Mapping[str, Any]], dict[str, Tensor]]
@@ -165,7 +177,18 @@ def of_student(out: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     return {"words": out.masked, "soft": out.soft, "cosine": out.cosine}
 
 
+def the_student(learner: Any) -> Mapping[str, Model]:
+    return {".": learner.student}
+
+
 # TinyBERT
+
+
+@dataclass
+class ReadLayers(Layerwise):
+    """And how well words are read from ``last``."""
+
+    words: Tensor
 
 
 class Read(LayerwiseLoss):
@@ -173,7 +196,7 @@ class Read(LayerwiseLoss):
     program has them. The student predicts no words; but as its last states become its teacher's, his
     head reads words from them."""
 
-    def forward(self, input_ids: Tensor, labels: Tensor, **arguments: Any) -> tuple[Layerwise, Tensor]:  # type: ignore[override]
+    def forward(self, input_ids: Tensor, labels: Tensor, **arguments: Any) -> ReadLayers:  # type: ignore[override]
         out = super().forward(input_ids, **arguments)
         teacher: Any = self.teacher
         chosen = labels != IGNORED
@@ -181,6 +204,24 @@ class Read(LayerwiseLoss):
             x = out.last[chosen][None]
             states = States(x, Whole(1, x.shape[1], x.device), teacher.body.embeddings.words.weight)
             words = F.cross_entropy(teacher.head.words(states)[0], labels[chosen])
-        return out, words
-learner: Any) -> Mapping[str, Model]:
-    return {".": learner.student}
+        return ReadLayers(**vars(out), words=words)
+
+
+def reader_of(teacher: Model) -> Callable[[bert.Config], Read]:
+    """Learners whose student is a BERT without a head, with as many heads of attention as the teacher."""
+
+    def learner(config: bert.Config) -> Read:
+        c: Any = teacher.config
+        for name in ("num_attention_heads", "vocab_size"):
+            if getattr(config, name) != getattr(c, name):
+                allowed, got = getattr(c, name), getattr(config, name)
+                raise ValueError(f"model: {name} {allowed} (the teacher's) is allowed, got {got}")
+        student = build("BertModel", config)
+        student.head.requires_grad_(False)  # its pooler, which no loss reaches: processes would wait for it
+        return Read(student, teacher, nn.Linear(config.hidden_size, c.hidden_size))
+
+    return learner
+
+
+def of_reader(out: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {"words": out.words, "embedding": out.embedding, "hidden": out.hidden, "attention": out.attention}

@@ -25,11 +25,13 @@ def in_modes(corpus: Corpus, vocabulary: Vocabulary) -> Objective:
     of the second segments are others of the text."""
 
     def objective(rows: Rows, vocabulary: Vocabulary, generator: torch.Generator) -> dict[str, Any]:
-        ids = {"first": vocabulary.first, "last": vocabulary.last, "padding": vocabulary.pad}
-        words: dict[str, Any] = {"mask_id": vocabulary.mask, "words": vocabulary.size, "generator": generator}
+        ids: dict[str, Any] = {"first": vocabulary.first, "last": vocabulary.last, "padding": vocabulary.pad}
+        words = {"mask_id": vocabulary.mask, "words": vocabulary.size}
         while True:
             pairs = iter(_pairs(rows))
-            [parts] = unilm_batches(len(rows), _related(pairs, corpus, generator), pairs, **ids, **words)
+            [parts] = unilm_batches(
+                len(rows), _related(pairs, corpus, generator), pairs, **ids, **words, generator=generator
+            )
             if any(bool((part.labels != IGNORED).any()) for part in parts):  # else there is no loss: drawn again
                 return {"parts": [_arguments(part) for part in parts]}
 

@@ -98,7 +98,7 @@ def denoised(rows: Rows, vocabulary: Vocabulary, generator: torch.Generator) -> 
     ``words`` are the labels that are words of it."""
     noises, given = bart_noises(vocabulary.mask), {"first": vocabulary.first, "last": vocabulary.last}
     pairs = [
-        denoising(_segments(row), noises, **given, generator=generator)  # type: ignore[arg-type]
+        denoising(_segments(row), noises, **given, generator=generator)
         for row in (rows[i : i + 1] for i in range(len(rows)))
     ]
     ids, lengths = padded([spoilt.tolist() for spoilt, _ in pairs], vocabulary.pad)

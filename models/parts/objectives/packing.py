@@ -64,9 +64,7 @@ def full_sentences(
         yield [first, *chain.from_iterable(pieces), last]
 
 
-def whole_sentences(
-    documents: Iterable[Document], length: int, *, between: Sentence = ()
-) -> Iterator[list[list[int]]]:
+def whole_sentences(documents: Iterable[Document], length: int, *, between: Sentence = ()) -> Iterator[list[list[int]]]:
     """The same rows as lists of their sentences, without special tokens.
 
     Args:

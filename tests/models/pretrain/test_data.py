@@ -36,7 +36,7 @@ def test_a_vocabulary_is_made_from_text(name: str) -> None:
     first = learn(LINES, SCHEMES[name], 280)
     assert 250 < first.get_vocab_size() <= 280
     ids = first.encode(LINES[3]).ids
-    assert (first.token_to_id(SCHEMES[name].last) == ids[-1]) == (SCHEMES[name].first is not None)
+    assert (first.token_to_id(SCHEMES[name].last) == ids[-1]) == (SCHEMES[name].framed is not None)
     whole = "".join(LINES[3].split())
     assert "".join(first.decode(ids).split()) == (whole.lower() if name == "bert" else whole)
     assert [first.token_to_id(token) for token in SCHEMES[name].special] == list(range(len(SCHEMES[name].special)))

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from pkernels.models.pretrain import RECIPES, Outcome, Settings, Sizes, pretrain
-from pkernels.models.pretrain.vocabulary import ALBERT, BERT, GPT2, PLAIN, ROBERTA, learn
+from pkernels.models.pretrain.vocabulary import ALBERT, BERT, GPT2, PLAIN, ROBERTA, T5, learn
 
 SIZES = Sizes(hidden=16, layers=2, heads=2, inner=24, vocabulary=300, dropout=0.1)
 SETTINGS = Settings(length=32, batch=4, micro=2, steps=6, log=1, save=3)
 
-SCHEMES = {"bert": BERT, "roberta": ROBERTA, "albert": ALBERT, "plain": PLAIN, "gpt2": GPT2}
+SCHEMES = {"bert": BERT, "roberta": ROBERTA, "albert": ALBERT, "plain": PLAIN, "t5": T5, "gpt2": GPT2}
 
 
 def documents(count: int = 8) -> list[list[str]]:
