@@ -15,7 +15,7 @@ from pkernels.models.pretrain import RECIPES, Outcome, Settings, Sizes, pretrain
 from pkernels.models.pretrain.vocabulary import ALBERT, BERT, GPT2, PLAIN, ROBERTA, T5, learn
 
 SIZES = Sizes(hidden=16, layers=2, heads=2, inner=24, vocabulary=300, dropout=0.1)
-SETTINGS = Settings(length=32, batch=4, micro=2, steps=6, log=1, save=3)
+SETTINGS = Settings(length=32, batch=4, micro=2, steps=3, log=1, save=2)
 
 SCHEMES = {"bert": BERT, "roberta": ROBERTA, "albert": ALBERT, "plain": PLAIN, "t5": T5, "gpt2": GPT2}
 
@@ -45,7 +45,17 @@ def tokenizer(family: str) -> Path:
 
 def train(family: str, out: Path, settings: Settings = SETTINGS, **changes: Any) -> Outcome:
     given = {"model": SIZES, "tokenizer": tokenizer(family), **changes}
+    if RECIPES[family].learner is None:
+        given = {"teacher": trained("bert"), **given}
     return pretrain(family, folder() / "text.txt", out, settings=settings, **given)
+
+
+@functools.cache
+def trained(family: str) -> Path:
+    """The directory of a training without a stop."""
+    out = folder() / family
+    assert train(family, out).step == SETTINGS.steps
+    return out
 
 
 def state(out: Path) -> dict[str, Any]:
