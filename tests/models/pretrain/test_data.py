@@ -19,7 +19,7 @@ from pkernels.models.pretrain.vocabulary import ALBERT, BERT, Scheme, Vocabulary
 
 from .tiny import SCHEMES, documents, folder
 
-LINES = [line for lines in documents(6) for line in lines]
+LINES = [line for lines in documents() for line in lines]
 
 
 def vocabulary(name: str) -> Vocabulary:

@@ -24,7 +24,7 @@ STILL = {
 FOLDERS = {
     "electra": {".": "discriminator.", "generator": "generator."},
     "tinybert": {".": "student."},
-} | dict.fromkeys(("bart", "t5", "unilm"), {".": "model."})
+} | {family: {".": "model."} for family in ("bart", "t5", "unilm")}
 """Folders within the output, and how the names of their tensors begin in the checkpoint."""
 
 
@@ -69,8 +69,8 @@ def test_the_directory_is_a_model_here_and_in_transformers(family: str) -> None:
 
 
 def test_a_model_learns_more_of_the_text_than_its_tokens_shares(tmp_path: Path) -> None:
-    settings = Settings(length=32, batch=8, steps=60, rate=2e-2, log=15)
-    sizes = Sizes(hidden=24, layers=1, heads=2, inner=24)
+    settings = Settings(length=32, batch=16, steps=80, rate=1e-2, log=20)
+    sizes = Sizes(hidden=32, layers=1, heads=2, inner=32)
     done = train("reformer", tmp_path / "out", settings, model=sizes)
     words = [row["words"] for row in done.log]
     assert words[0] > done.unigram > words[-1] + 0.5

@@ -20,7 +20,7 @@ SETTINGS = Settings(length=32, batch=4, micro=2, steps=3, log=1, save=2)
 SCHEMES = {"bert": BERT, "roberta": ROBERTA, "albert": ALBERT, "plain": PLAIN, "t5": T5, "gpt2": GPT2}
 
 
-def documents(count: int = 8) -> list[list[str]]:
+def documents(count: int = 4) -> list[list[str]]:
     """Lines of the first topics."""
     topics = pydoc_data.topics.topics
     of_topics = [[line.strip() for line in topics[name].splitlines()] for name in sorted(topics)[:count]]
@@ -38,9 +38,9 @@ def folder() -> Path:
     return path
 
 
-def tokenizer(family: str) -> Path:
+def tokenizer(family: str, there: Path | None = None) -> Path:
     [name] = [name for name, scheme in SCHEMES.items() if scheme == RECIPES[family].scheme]
-    return folder() / f"{name}.json"
+    return (there or folder()) / f"{name}.json"
 
 
 def train(family: str, out: Path, settings: Settings = SETTINGS, **changes: Any) -> Outcome:

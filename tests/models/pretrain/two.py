@@ -8,30 +8,34 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import torch._dynamo  # which DDP would import in each process
 import torch.multiprocessing
 
-from pkernels.models.pretrain import pretrain
+from pkernels.models.pretrain import Sizes, pretrain
 
-from .tiny import SETTINGS, SIZES
+from .tiny import SETTINGS, SIZES, tokenizer
 
 PROCESSES = 2
-FAMILIES = {"albert": "albert", "electra": "bert", "reformer": "plain", "unilm": "bert"}
+FAMILIES = {"albert": 2, "electra": 1, "reformer": 2, "unilm": 1, "distilbert": 1}
 """Layers that work more than once, embeddings of two models, reversible layers, several calls for each
-batch; and their tokenizers."""
+batch, a stop that one process goes on from; and how many layers."""
 SHORT = replace(SETTINGS, steps=2, save=1, batch=8)
 """Two micro-batches for each process, so that gradients add up before they are shared."""
+
+
+def sizes(family: str) -> Sizes:
+    return replace(SIZES, layers=FAMILIES[family])
 
 
 def main(rank: int, port: str, text: Path, out: Path) -> None:
     names = {"WORLD_SIZE": str(PROCESSES), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update(names, RANK=str(rank), LOCAL_RANK=str(rank))
     for parallel in ("ddp", "fsdp"):
-        for family, tokenizer in FAMILIES.items():
-            given = {"model": SIZES, "settings": SHORT, "tokenizer": text / f"{tokenizer}.json"}
-            for stop in (1, 2) if family == "electra" else (2,):  # one of them goes on where it stopped
+        for family in FAMILIES:
+            given = {"model": sizes(family), "settings": SHORT, "tokenizer": tokenizer(family, text)}
+            # One goes on where it stopped.
+            for stop in {"electra": (1, 2), "distilbert": (1,)}.get(family, (2,)):
                 pretrain(family, text / "text.txt", out / parallel / family, parallel=parallel, stop=stop, **given)
-        given = {"model": SIZES, "settings": SHORT, "tokenizer": text / "bert.json"}
-        pretrain("distilbert", text / "text.txt", out / parallel / "distilbert", parallel=parallel, stop=1, **given)
 
 
 if __name__ == "__main__":
