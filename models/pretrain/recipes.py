@@ -1,6 +1,6 @@
 """The table of families: what each is made of, and how it is trained. To add one, add an entry.
 
-Small models are the papers' but for their sizes; a config of any size can be given instead.
+Small models (``small``) are the papers' but for their sizes; a config of any size can be given instead.
 """
 
 from __future__ import annotations

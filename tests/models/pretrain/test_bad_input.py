@@ -81,6 +81,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], dict[str, Any]], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*has no use for")  # a teacher's head for pairs
 @pytest.mark.parametrize("case", WRONG)
 def test_errors_name_what_is_wrong(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     family, changes, message = WRONG[case]

@@ -16,7 +16,7 @@ import torch
 from pkernels.models.pretrain import read_log
 
 from .tiny import flat, folder, state, train
-from .two import FAMILIES, SHORT, sizes
+from .two import FAMILIES, SHORT
 
 ROOT = Path(__file__).resolve().parents[3]
 Alone = Callable[[str], Path]
@@ -43,7 +43,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
 
     @functools.cache
     def of(family: str) -> Path:
-        train(family, out / family, SHORT, model=sizes(family))
+        train(family, out / family, SHORT)
         return out / family
 
     return of
@@ -64,6 +64,6 @@ def test_two_processes_learn_what_one_learns(family: str, parallel: str, shared:
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_one_process_goes_on_where_two_stopped(parallel: str, shared: Path, alone: Alone) -> None:
     there = shared / parallel / "distilbert"
-    assert train("distilbert", there, SHORT, model=sizes("distilbert")).step == 2
+    assert train("distilbert", there, SHORT).step == 2
     for name, tensor in state(alone("distilbert"))["learner"].items():
         torch.testing.assert_close(state(there)["learner"][name], tensor, rtol=1e-4, atol=2e-6, msg=name)

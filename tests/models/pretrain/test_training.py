@@ -28,6 +28,7 @@ FOLDERS = {
 """Folders within the output, and how the names of their tensors begin in the checkpoint."""
 
 
+@pytest.mark.filterwarnings("ignore:.*has no use for")  # a teacher's head for pairs
 @pytest.mark.parametrize("family", RECIPES)
 def test_stopped_trainings_go_on_to_the_same_bits(family: str, tmp_path: Path) -> None:
     """And every parameter learns: those that get no gradient would keep other processes waiting. (That of
@@ -51,6 +52,7 @@ def test_stopped_trainings_go_on_to_the_same_bits(family: str, tmp_path: Path) -
     assert still == STILL.get(family, set())
 
 
+@pytest.mark.filterwarnings("ignore:.*has no use for")
 @pytest.mark.parametrize("family", RECIPES)
 def test_the_directory_is_a_model_here_and_in_transformers(family: str) -> None:
     out = trained(family)
@@ -81,7 +83,7 @@ def test_a_model_learns_more_of_the_text_than_its_tokens_shares(tmp_path: Path) 
 def test_bfloat16_is_nearly_the_same(family: str, tmp_path: Path) -> None:
     rounded = train(family, tmp_path / "rounded", replace(SETTINGS, bf16=True), stop=1).log
     exact = read_log(trained(family))
-    assert rounded[0]["loss"] != exact[0]["loss"]
+    assert rounded[0]["gradient"] != exact[0]["gradient"]
     assert rounded[0]["loss"] == pytest.approx(exact[0]["loss"], rel=0.02)
 
 

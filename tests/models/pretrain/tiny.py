@@ -15,6 +15,9 @@ from pkernels.models.pretrain import RECIPES, Outcome, Settings, Sizes, pretrain
 from pkernels.models.pretrain.vocabulary import ALBERT, BERT, GPT2, PLAIN, ROBERTA, T5, learn
 
 SIZES = Sizes(hidden=16, layers=2, heads=2, inner=24, vocabulary=300, dropout=0.1)
+FLAT = Sizes(hidden=16, layers=1, heads=2, inner=24, vocabulary=300, dropout=0.1)
+DEEP = {"bert", "albert", "longformer", "reformer", "gpt3", "gpt_neo"}
+"""Families whose layers differ or are shared, and the teacher; one layer is enough for the others."""
 SETTINGS = Settings(length=32, batch=4, micro=2, steps=3, log=1, save=2)
 
 SCHEMES = {"bert": BERT, "roberta": ROBERTA, "albert": ALBERT, "plain": PLAIN, "t5": T5, "gpt2": GPT2}
@@ -44,7 +47,7 @@ def tokenizer(family: str, there: Path | None = None) -> Path:
 
 
 def train(family: str, out: Path, settings: Settings = SETTINGS, **changes: Any) -> Outcome:
-    given = {"model": SIZES, "tokenizer": tokenizer(family), **changes}
+    given = {"model": SIZES if family in DEEP else FLAT, "tokenizer": tokenizer(family), **changes}
     if RECIPES[family].learner is None:
         given = {"teacher": trained("bert"), **given}
     return pretrain(family, folder() / "text.txt", out, settings=settings, **given)

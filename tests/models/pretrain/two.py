@@ -11,20 +11,16 @@ from pathlib import Path
 import torch._dynamo  # which DDP would import in each process
 import torch.multiprocessing
 
-from pkernels.models.pretrain import Sizes, pretrain
+from pkernels.models.pretrain import pretrain
 
-from .tiny import SETTINGS, SIZES, tokenizer
+from .tiny import DEEP, FLAT, SETTINGS, SIZES, tokenizer
 
 PROCESSES = 2
-FAMILIES = {"albert": 2, "electra": 1, "reformer": 2, "unilm": 1, "distilbert": 1}
+FAMILIES = ("albert", "electra", "reformer", "unilm", "distilbert")
 """Layers that work more than once, embeddings of two models, reversible layers, several calls for each
-batch, a stop that one process goes on from; and how many layers."""
+batch, a stop that one process goes on from."""
 SHORT = replace(SETTINGS, steps=2, save=1, batch=8)
 """Two micro-batches for each process, so that gradients add up before they are shared."""
-
-
-def sizes(family: str) -> Sizes:
-    return replace(SIZES, layers=FAMILIES[family])
 
 
 def main(rank: int, port: str, text: Path, out: Path) -> None:
@@ -32,7 +28,11 @@ def main(rank: int, port: str, text: Path, out: Path) -> None:
     os.environ.update(names, RANK=str(rank), LOCAL_RANK=str(rank))
     for parallel in ("ddp", "fsdp"):
         for family in FAMILIES:
-            given = {"model": sizes(family), "settings": SHORT, "tokenizer": tokenizer(family, text)}
+            given = {
+                "model": SIZES if family in DEEP else FLAT,
+                "settings": SHORT,
+                "tokenizer": tokenizer(family, text),
+            }
             # One goes on where it stopped.
             for stop in {"electra": (1, 2), "distilbert": (1,)}.get(family, (2,)):
                 pretrain(family, text / "text.txt", out / parallel / family, parallel=parallel, stop=stop, **given)
