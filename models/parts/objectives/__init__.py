@@ -24,7 +24,7 @@ from .layerwise import LayerwiseLoss
 from .masking import BERT, ELECTRA, choose_tokens, corrupt, mask_tokens, static_generator
 from .modes import MODES, ModeBatch, draw_modes, mask_targets, unilm_batches
 from .noises import Noise, Passage, bart_noises, delete, denoising, hide, infill, permute, rotate
-from .packing import cut, full_sentences, padded
+from .packing import cut, full_sentences, padded, whole_sentences
 from .pairs import Pair, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
 from .replaced import ReplacedTokens, replaced_loss, sample, share_embeddings
 from .sampled import expected_counts, log_uniform, sampled_softmax_loss
@@ -96,4 +96,5 @@ __all__ = [
     "span_counts",
     "static_generator",
     "unilm_batches",
+    "whole_sentences",
 ]
