@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ import pkernels
 
 from .oracle import TENSORS, Call, Result, evaluate, softmax_attention
 
-FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3, "dbias": 3}
+FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3, "dbias": 3, "dtable": 3}
 
 
 def device_of(backend: str) -> str:
@@ -44,7 +45,10 @@ def run(call: Call, backend: str) -> Result:
     """The call on a backend, with the gradients it asks for; the result lies in main memory."""
     device = device_of(backend)
     leaves = [moved(x.detach(), device).requires_grad_() for x in call.leaves()]
-    bias = None if call.bias is None else type(call.bias)(leaves[3])
+    bias = None if call.bias is None else type(call.bias)(*leaves[3:])
+    reason = backend and pkernels.why_not(backend, *leaves[:3], call.pattern, bias)
+    if reason:
+        pytest.skip(f"{backend}: {reason}")
     out, lse = pkernels.attention(
         *leaves[:3],
         call.pattern,

@@ -22,6 +22,7 @@ LAYERS = (
     ("patterns", "blocks", "buckets", "bias", "reversible"),
     ("problem",),
     ("checks", "sequences"),
+    ("added",),
     ("reference", "native", "triton"),
     ("ops",),
     ("merge",),

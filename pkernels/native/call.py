@@ -34,8 +34,8 @@ def forward(
 def backward(
     shape: str, dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
     problem: Problem, spans: tuple[list, list], pattern: tuple,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """``(dq, dk, dv, ddistance, ddense)``; the last two are None where not asked for."""
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """``(dq, dk, dv, ddistance, ddense, dquery, dtable)``; those of biases are None where not asked for."""
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
     if problem.q_spans is not None:
         dq.zero_()
@@ -55,7 +55,7 @@ def backward(
         dlse = None if dlse is None else dlse.float()
         operator = getattr(operators(), f"{shape}_backward")
         operator(dout, dlse, q, k, v, out, lse, dq, dk, dv, ddistance, ddense, *_arguments(problem, spans), *pattern)
-    return dq, dk, dv, None if ddistance is None else ddistance.sum(0), ddense
+    return dq, dk, dv, None if ddistance is None else ddistance.sum(0), ddense, None, None
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -16,11 +16,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ..bias import Dense, Distance
+from ..bias import Bias, Relative
 from ..problem import Pattern
 
 BACKENDS = ("reference", "cpu", "triton")
 _MODULES = {"reference": "pkernels.reference", "cpu": "pkernels.native", "triton": "pkernels.triton"}
+_RELATIVE = ("reference",)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -35,7 +36,7 @@ def why_not(
     k: Tensor,
     v: Tensor,
     pattern: Pattern | None = None,
-    bias: Distance | Dense | None = None,
+    bias: Bias | None = None,
 ) -> str | None:
     """Why ``backend`` cannot compute this attention, or None if it can.
 
@@ -59,7 +60,10 @@ def why_not(
     shape = "band" if pattern is None else type(pattern).__name__.lower()
     if importlib.util.find_spec(f"{_MODULES[backend]}.{shape}") is None:
         return f"{type(pattern).__name__}: the kernels are not there yet"
-    for name, x in (("q", q), ("v", v)):
+    relative = bias if isinstance(bias, Relative) else None
+    if relative is not None and backend not in _RELATIVE:
+        return f"Relative: the kernels are not there yet, {' and '.join(_RELATIVE)} have it"
+    for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
     return _why_not_cpu(q) if backend == "cpu" else _why_not_triton(q)
@@ -94,7 +98,7 @@ def choose(
     k: Tensor,
     v: Tensor,
     pattern: Pattern | None = None,
-    bias: Distance | Dense | None = None,
+    bias: Bias | None = None,
 ) -> str:
     """The backend to run on. A named one never falls back.
 

@@ -290,8 +290,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
 
 def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """``(dq, dk, dv, ddistance, ddense)``; the last two are None where not asked for."""
+) -> tuple[Tensor | None, ...]:
+    """``(dq, dk, dv, ddistance, ddense, None, None)``; those of biases are None where not asked for."""
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
     if problem.q_spans is not None or q.numel() == 0:
         dq.zero_()
@@ -316,4 +316,4 @@ def backward(
         ddistance = band_bias.distance(launch, dout, lse, delta)
     if problem.dense is not None and problem.dense_grad:
         ddense = band_bias.dense(launch, dout, lse, delta)
-    return dq, dk, dv, ddistance, ddense
+    return dq, dk, dv, ddistance, ddense, None, None

@@ -245,8 +245,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
 
 def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
-) -> tuple[Tensor, Tensor, Tensor, None, None]:
-    """``(dq, dk, dv, None, None)``."""
+) -> tuple[Tensor | None, ...]:
+    """``(dq, dk, dv)`` and None for each bias."""
     q, k, v, dout = (dense_rows(x) for x in (q, k, v, dout))
     dead = lse == -torch.inf
     delta = (dout.float() * out.float()).sum(-1)
@@ -264,7 +264,7 @@ def backward(
     dq.copy_(sum_q)
     for grad, of in ((dk, sum_k), (dv, sum_v)):
         grad.copy_(of.unflatten(1, (k.shape[1], launch.heads // max(1, k.shape[1]))).sum(2))
-    return dq, dk, dv, None, None
+    return dq, dk, dv, None, None, None, None
 
 
 def _separate(lse: Tensor, own: float | None) -> tuple[Tensor, Tensor | None]:
