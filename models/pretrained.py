@@ -17,6 +17,7 @@ from .parts.model import Family, Model
 # model_type in config.json -> module of the family.
 FAMILIES = {
     "albert": "albert",
+    "bart": "bart",
     "bert": "bert",
     "big_bird": "bigbird",
     "distilbert": "distilbert",
@@ -27,6 +28,7 @@ FAMILIES = {
     "longformer": "longformer",
     "reformer": "reformer",
     "roberta": "roberta",
+    "t5": "t5",
     "unilm": "unilm",
 }
 
@@ -83,9 +85,10 @@ def from_pretrained(
     one = family(model_type)
     architecture = _architecture(architecture, values, one, path)
     config = one.config.from_dict(values, str(path))
+    weights, theirs = files.read_tensors(local_dir)
+    config, theirs = one.stored(architecture, config, theirs)
     with torch.device("meta"):
         model = Model(one, architecture, config)
-    weights, theirs = files.read_tensors(local_dir)
     _fill(model, theirs, weights, dtype)
     return model.eval()
 
@@ -118,11 +121,15 @@ def _fill(model: Model, theirs: dict[str, Tensor], path: Path, dtype: torch.dtyp
 
 def _other_heads(model: Model) -> set[str]:
     """Names in files of all the family's architectures."""
+    family = model.family
     names: set[str] = set()
-    for make in model.family.heads.values():
+    parts = [("head", make) for make in family.heads.values()]
+    if family.bodies:
+        parts += [("body", make) for make in (family.body, *family.bodies.values())]
+    for part, make in parts:
         with torch.device("meta"):
-            head = nn.ModuleDict({"head": make(model.config)})
-        names.update(model.family.keys.export(head.state_dict()))
+            module = nn.ModuleDict({part: make(model.config)})
+        names.update(family.keys.export(module.state_dict()))
     return names
 
 

@@ -4,10 +4,10 @@ Each file imports only from files before it::
 
     layouts  layers  axial  config  files  keys  outputs  scores
     attention  embeddings  chosen  relative  runs  cache
-    chunked  global_rows  writing
+    chunked  crossing  global_rows  writing
     objectives  search  beams
     heads  generation
-    encoder  model
+    encoder  seq2seq  model
     cloze_generation  decoder
     gpt
 """

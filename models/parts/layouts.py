@@ -18,6 +18,7 @@ from ...globals import Globals, locate
 from ...patterns import Band
 
 Pair = tuple[Tensor, Tensor]
+Bias = Distance | Dense | None
 IGNORED = -100  # the label that carries no loss, as in torch and transformers
 
 
@@ -70,15 +71,9 @@ class Whole:
         return torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        pattern: Band | Blocks,
-        bias: Distance | Dense | None,
-        dropout: float,
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
         scale: float | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """:func:`pkernels.attention` within the sequences."""
         return attention(q, k, v, pattern, bias, scale=scale, dropout=dropout)  # type: ignore[return-value]
 
@@ -127,18 +122,10 @@ class Ragged(_Covered):
         self.lengths = lengths
 
     def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        pattern: Band | Blocks,
-        bias: Distance | Dense | None,
-        dropout: float,
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
         scale: float | None = None,
-    ) -> Tensor:
-        return attention(  # type: ignore[return-value]
-            q, k, v, pattern, bias, lengths=self.lengths, scale=scale, dropout=dropout
-        )
+    ) -> Tensor:  # fmt: skip
+        return attention(q, k, v, pattern, bias, scale=scale, lengths=self.lengths, dropout=dropout)  # type: ignore[return-value]
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, self.shape, self.device, lengths=self.lengths)
@@ -153,19 +140,12 @@ class Masked(_Covered):
         self.padding = self.bias = Dense(keys[:, None, None, :])
 
     def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        pattern: Band | Blocks,
-        bias: Distance | Dense | None,
-        dropout: float,
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
         scale: float | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         if isinstance(bias, Distance):
-            raise NotImplementedError(
-                "attention_mask: beside a position bias, padding on the right is supported (or lengths=)"
-            )
+            hidden = _with_hidden_keys(q, k, self.real, scale)
+            return attention(*hidden[:2], v, pattern, bias, scale=hidden[2], dropout=dropout)  # type: ignore[return-value]
         both = self.padding if bias is None else Dense(bias.values + self.padding.values)
         return attention(q, k, v, pattern, both, scale=scale, dropout=dropout)  # type: ignore[return-value]
 
@@ -203,18 +183,10 @@ class Packed(Whole):
         return torch.bucketize(torch.arange(self.total, device=self.device), self.offsets[1:], right=True)
 
     def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        pattern: Band | Blocks,
-        bias: Distance | Dense | None,
-        dropout: float,
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
         scale: float | None = None,
-    ) -> Tensor:
-        return attention(  # type: ignore[return-value]
-            q, k, v, pattern, bias, offsets=self.offsets, scale=scale, dropout=dropout
-        )
+    ) -> Tensor:  # fmt: skip
+        return attention(q, k, v, pattern, bias, scale=scale, offsets=self.offsets, dropout=dropout)  # type: ignore[return-value]
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, (1, self.total), self.device, offsets=self.offsets)
@@ -243,6 +215,21 @@ class Unpadded(Packed):
 
     def globals(self, positions: Tensor) -> Globals:
         return super().globals(self.pack(locate(positions, self.shape, self.device)[0]))
+
+
+def _with_hidden_keys(q: Tensor, k: Tensor, real: Tensor, scale: float | None) -> tuple[Tensor, Tensor, float]:
+    """``(q, k, scale)`` with a feature by which keys that are not ``real`` score lowest, for beside a
+    position bias the op takes no other: 1 in queries, so no matrix of pairs is needed."""
+    if q.shape[-1] > 255:
+        raise NotImplementedError(
+            "attention_mask: beside a position bias, padding elsewhere than on the right is supported for heads "
+            f"up to 255 wide, got {q.shape[-1]}"
+        )
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    lowest = torch.finfo(k.dtype).min / (2 * max(scale, 1.0))
+    hidden = torch.zeros(real.shape, dtype=k.dtype, device=k.device).masked_fill(~real, lowest)
+    column = hidden[:, None, :, None].expand(-1, k.shape[1], -1, -1)
+    return torch.cat([q, torch.ones_like(q[..., :1])], -1), torch.cat([k, column], -1), scale
 
 
 def layout(

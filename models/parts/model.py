@@ -16,7 +16,6 @@ from . import files
 from .cache import Caches
 from .config import BaseConfig
 from .generation import generate
-from .heads import CausalLM
 from .keys import KeyMap
 from .writing import Prompt, Read
 
@@ -33,6 +32,8 @@ class Family:
         initialise: Fills a new model's parameters.
         arguments: Architecture -> from config and arguments of a call, those that the body takes
             (what a task adds to them, or another shape of them); none is needed for most.
+        bodies: Architecture -> makes its body, where that is another (an encoder alone).
+        stored: From architecture and a file's config and tensors to those that they are to be read as.
     """
 
     config: type[BaseConfig]
@@ -41,6 +42,8 @@ class Family:
     keys: KeyMap
     initialise: Callable[[nn.Module, Any], None]
     arguments: Mapping[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
+    bodies: Mapping[str, Callable[[Any], nn.Module]] = field(default_factory=dict)
+    stored: Callable[[str, Any, dict[str, Tensor]], tuple[Any, dict[str, Tensor]]] = lambda _, c, tensors: (c, tensors)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By name, as functions are pickled: the family of a config is its module's FAMILY.
@@ -70,7 +73,7 @@ class Model(nn.Module):
     def __init__(self, family: Family, architecture: str, config: BaseConfig) -> None:
         super().__init__()
         self.family, self.architecture, self.config = family, architecture, config
-        self.body = family.body(config)
+        self.body = family.bodies.get(architecture, family.body)(config)
         self.head = family.heads[architecture](config)
         self._names = tuple(inspect.signature(self.body.forward).parameters)
         family.initialise(self, config)
@@ -90,14 +93,14 @@ class Model(nn.Module):
 
     def generate(self, *inputs: Any, **arguments: Any) -> Tensor:
         """The prompt and what the model writes after it: see :func:`generation.generate`."""
-        if not isinstance(self.head, CausalLM) or not hasattr(self.body, "prepare"):
+        if not hasattr(self.head, "words") or not hasattr(self.body, "prepare"):
             raise ValueError(f"generate: a model that predicts the next word is allowed, got {self.architecture}")
         return generate(self, *inputs, **arguments)
 
     def prepare(self, *inputs: Any, room: Callable[[int], int], **arguments: Any) -> Prompt:
         """Read a prompt, and give the scores of the word after it; see :class:`writing.Writer`."""
         read: Read = self.body.prepare(*inputs, room=room, **arguments)  # type: ignore[operator]
-        return Prompt(self.head.words(read.states)[:, -1], read.caches, read.ids, read.real)  # type: ignore[operator]
+        return Prompt(self.head.words(read.states)[:, -1], read.caches, read.ids, read.real, read.steps)  # type: ignore[operator]
 
     def step(self, ids: Tensor, caches: Caches) -> Tensor:
         """Scores ``(B, V)`` after the next words ``ids (B,)``."""

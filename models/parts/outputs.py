@@ -6,7 +6,7 @@ Any field that was not computed is None. Positions of padding hold 0 (start and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -61,5 +61,40 @@ class Span:
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-for _output in (Encoding, PreTraining, OrderPreTraining, Prediction, Span):
+@dataclass
+class OfEncoder:
+    """What outputs of an encoder and a decoder tell beside the task: ``encoder_last_hidden_state
+    (B, S, H)``, and the hidden states of both, each as ``Encoding`` has them."""
+
+    decoder_hidden_states: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
+    encoder_last_hidden_state: Tensor | None = field(default=None, kw_only=True)
+    encoder_hidden_states: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
+
+
+@dataclass
+class Seq2SeqEncoding(OfEncoder):
+    """``last_hidden_state (B, T, H)`` of the decoder."""
+
+    last_hidden_state: Tensor
+
+
+@dataclass
+class Seq2SeqPrediction(OfEncoder):
+    """As ``Prediction``, of the decoder's tokens."""
+
+    loss: Tensor | None
+    logits: Tensor
+
+
+@dataclass
+class Seq2SeqSpan(OfEncoder):
+    """As ``Span``, of the decoder's tokens."""
+
+    loss: Tensor | None
+    start_logits: Tensor
+    end_logits: Tensor
+
+
+_OF_DECODERS = (Seq2SeqEncoding, Seq2SeqPrediction, Seq2SeqSpan)
+for _output in (Encoding, PreTraining, OrderPreTraining, Prediction, Span, *_OF_DECODERS):
     torch.export.register_dataclass(_output)

@@ -88,10 +88,6 @@ def test_pre_training_in_every_mode(tmp_path: Path, version: str, mode: str, pad
     given, pairs = batch(mask, mode)
     labels = token_labels(mask, WORDS)
     relation = torch.tensor([1, 0, 1])[: len(mask)] if mode == "bidirectional" else None
-    if (version, padding) == ("v2", "holes"):
-        with pytest.raises(NotImplementedError, match="attention_mask: beside a position bias"):
-            ours(**given)
-        return
     states = oracle.states(given["input_ids"], given["token_type_ids"], pairs)
     words, related = (
         oracle.words(states),

@@ -2,9 +2,9 @@
 
 Data first, then losses; each file imports only from files before it::
 
-    masking  packing
-    spans  pairs
-    similar
+    masking  packing  tasks
+    spans  sentinels  pairs
+    similar  noises
     real
     replaced  distillation  scores
     layerwise  modes
@@ -21,12 +21,15 @@ from .distillation import (
 from .layerwise import LayerwiseLoss
 from .masking import BERT, ELECTRA, choose_tokens, corrupt, mask_tokens, static_generator
 from .modes import MODES, ModeBatch, draw_modes, mask_targets, unilm_batches
+from .noises import Noise, Passage, bart_noises, delete, denoising, hide, infill, permute, rotate
 from .packing import cut, full_sentences, padded
 from .pairs import Pair, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
 from .replaced import ReplacedTokens, replaced_loss, sample, share_embeddings
 from .scores import score_loss
+from .sentinels import choose_spans, fitting_length, hide_spans, span_corruption, span_counts
 from .similar import corrupt_similar, similar_by_vectors, similar_in_table
 from .spans import MACBERT, UNILM, WHOLE_WORDS, choose_ngrams, inverse_lengths, segmented
+from .tasks import TASKS, as_text, similarity_text
 
 __all__ = [
     "BERT",
@@ -34,29 +37,43 @@ __all__ = [
     "ELECTRA",
     "MACBERT",
     "MODES",
+    "TASKS",
     "UNILM",
     "WHOLE_WORDS",
     "LayerwiseLoss",
     "ModeBatch",
+    "Noise",
     "Pair",
+    "Passage",
     "ReplacedTokens",
     "TripleLoss",
+    "as_text",
+    "bart_noises",
     "choose_ngrams",
+    "choose_spans",
     "choose_tokens",
     "consecutive_pairs",
     "corrupt",
     "corrupt_similar",
     "cosine_loss",
     "cut",
+    "delete",
+    "denoising",
     "draw_modes",
+    "fitting_length",
     "full_sentences",
+    "hide",
+    "hide_spans",
+    "infill",
     "initialise_student",
     "inverse_lengths",
     "mask_targets",
     "mask_tokens",
     "next_sentence_pairs",
     "padded",
+    "permute",
     "replaced_loss",
+    "rotate",
     "sample",
     "score_loss",
     "segmented",
@@ -64,8 +81,11 @@ __all__ = [
     "share_embeddings",
     "similar_by_vectors",
     "similar_in_table",
+    "similarity_text",
     "soft_cross_entropy",
     "soft_loss",
+    "span_corruption",
+    "span_counts",
     "static_generator",
     "unilm_batches",
 ]
