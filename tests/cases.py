@@ -287,17 +287,19 @@ def biases() -> list[Case]:
 def relatives() -> list[Case]:
     masked = [Case(f"relative, {name}", pattern, sq=67, bias="relative") for name, pattern in MASKS.items()]
     packed = {"batch": 1, "sq": 60, "offsets": [0, 23, 24, 24, 57], "bias": "relative"}
-    sizes = [(1, 1), (1, 50), (50, 1), (5, 130), (130, 5), (49, 97), (211, 211)]
-    wide = [Case(f"relative, causal, {n}x{m}", causal, batch=1, sq=n, sk=m, bias="relative") for n, m in sizes[1:]]
+    sizes = [(5, 130), (130, 5), (48, 97), (49, 96), (211, 211)]
+    wide = [Case(f"relative, causal, {n}x{m}", causal, batch=1, sq=n, sk=m, bias="relative") for n, m in sizes]
+    few = [Case(f"relative, S {n}x{m}", batch=4, heads=5, sq=n, sk=m, bias="relative") for n, m in ((1, 50), (50, 1))]
     return [
         *masked,
         *wide,
+        *few,
         Case("relative, shared", bias="relative shared"),
         Case("relative, S 1", batch=4, heads=5, sq=1, bias="relative"),
         Case("relative, D 26", causal, d=26, bias="relative"),
         Case("relative, D 41", causal, d=41, bias="relative"),
         Case("relative, D 64, Dr 7", d=64, bias="relative 7", batch=1),
-        Case("relative, D 8, Dr 256", causal, d=8, bias="relative 256", batch=1),
+        Case("relative, D 8, Dr 256", causal, d=8, bias="relative 256", batch=1, scale=1 / 16),
         Case("relative, scale 0.3", scale=0.3, bias="relative"),
         Case("relative, heads 4:2", causal, heads=4, kv_heads=2, sk=60, bias="relative"),
         Case("relative, heads 4:1, shared", heads=4, kv_heads=1, bias="relative shared"),

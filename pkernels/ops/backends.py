@@ -21,7 +21,7 @@ from ..problem import Pattern
 
 BACKENDS = ("reference", "cpu", "triton")
 _MODULES = {"reference": "pkernels.reference", "cpu": "pkernels.native", "triton": "pkernels.triton"}
-_RELATIVE = ("reference",)
+_RELATIVE = ("reference", "cpu")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
