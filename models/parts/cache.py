@@ -20,7 +20,7 @@ from ...attention import attention
 from ...bias import Dense, Distance
 from ...blocks import Blocks
 from ...patterns import INF, Band
-from .layouts import Whole
+from .layouts import Bias, Whole
 
 Pair = tuple[Tensor, Tensor]
 
@@ -208,7 +208,7 @@ class Reading(Whole):
         k: Tensor,
         v: Tensor,
         pattern: Band | Blocks,
-        bias: Distance | Dense | None,
+        bias: Bias,
         dropout: float,
         scale: float | None = None,
     ) -> Tensor:
@@ -230,7 +230,7 @@ class Writing(Whole):
         k: Tensor,
         v: Tensor,
         pattern: Band | Blocks,
-        bias: Distance | Dense | None,
+        bias: Bias,
         dropout: float,
         scale: float | None = None,
     ) -> Tensor:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ...attention import attention
-from ...bias import Dense, Distance
+from ...bias import Dense, Distance, Relative
 from ...blocks import Blocks
 from ...globals import Globals, locate
 from ...patterns import Band
 
 Pair = tuple[Tensor, Tensor]
-Bias = Distance | Dense | None
+Bias = Distance | Dense | Relative | None
 IGNORED = -100  # the label that carries no loss, as in torch and transformers
 
 
@@ -143,8 +143,8 @@ class Masked(_Covered):
         self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
         scale: float | None = None,
     ) -> Tensor:  # fmt: skip
-        if isinstance(bias, Distance):
-            hidden = _with_hidden_keys(q, k, self.real, scale)
+        if isinstance(bias, (Distance, Relative)):
+            hidden = with_hidden_keys(q, k, self.real, scale)
             return attention(*hidden[:2], v, pattern, bias, scale=hidden[2], dropout=dropout)  # type: ignore[return-value]
         both = self.padding if bias is None else Dense(bias.values + self.padding.values)
         return attention(q, k, v, pattern, both, scale=scale, dropout=dropout)  # type: ignore[return-value]
@@ -217,7 +217,7 @@ class Unpadded(Packed):
         return super().globals(self.pack(locate(positions, self.shape, self.device)[0]))
 
 
-def _with_hidden_keys(q: Tensor, k: Tensor, real: Tensor, scale: float | None) -> tuple[Tensor, Tensor, float]:
+def with_hidden_keys(q: Tensor, k: Tensor, real: Tensor, scale: float | None) -> tuple[Tensor, Tensor, float]:
     """``(q, k, scale)`` with a feature by which keys that are not ``real`` score lowest, for beside a
     position bias the op takes no other: 1 in queries, so no matrix of pairs is needed."""
     if q.shape[-1] > 255:
