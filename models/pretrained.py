@@ -29,7 +29,9 @@ FAMILIES = {
     "reformer": "reformer",
     "roberta": "roberta",
     "t5": "t5",
+    "transfo-xl": "transformer_xl",
     "unilm": "unilm",
+    "xlnet": "xlnet",
 }
 
 

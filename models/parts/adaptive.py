@@ -57,7 +57,7 @@ class AdaptiveEmbedding(nn.Module):
 
     def __init__(self, cutoffs: tuple[int, ...], words: int, *, width: int, narrow: int, div: int) -> None:
         super().__init__()
-        self.words, self.width = words, width
+        self.num_embeddings, self.embedding_dim = words, width  # as nn.Embedding has them
         self.clusters = clusters(cutoffs, words) if div > 1 else ((0, words),)
         sizes = [narrow // div**i for i in range(len(self.clusters))]
         self.tables = nn.ModuleList(
@@ -72,14 +72,14 @@ class AdaptiveEmbedding(nn.Module):
         if len(parts) == 1:
             table, projection = parts[0]
             x = F.embedding(ids, table)
-            return (x if projection is None else F.linear(x, projection)) * self.width**0.5
+            return (x if projection is None else F.linear(x, projection)) * self.embedding_dim**0.5
         # The vectors of all clusters side by side, 0 but for the word's own: one product, whatever the words.
         # The narrow ones add little to its size.
         pieces = []
         for (first, last), (table, _) in zip(self.clusters, parts, strict=True):
             inside = (ids >= first) & (ids < last)
             pieces.append(F.embedding((ids - first).where(inside, 0), table) * inside[..., None])
-        return F.linear(torch.cat(pieces, -1), torch.cat(list(self.projections), 1)) * self.width**0.5
+        return F.linear(torch.cat(pieces, -1), torch.cat(list(self.projections), 1)) * self.embedding_dim**0.5
 
     def parts(self) -> Tables:
         """Tables and projections, to which a softmax may be tied."""

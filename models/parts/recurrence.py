@@ -18,6 +18,11 @@ Memories = tuple[Tensor, ...]
 that either library goes on where the other left off."""
 
 
+def rates(width: int, device: torch.device | None = None) -> Tensor:
+    """Of the sinusoids, ``(width / 2,)``."""
+    return 1 / 10000 ** (torch.arange(0.0, width, 2.0, device=device) / width)
+
+
 def sinusoids(steps: Tensor, width: int) -> Tensor:
     """``steps (n,)`` -> ``(n, width)`` in float32: sines, then cosines (not in turn, as in Vaswani et al.
     2017, arXiv:1706.03762, section 3.5).
@@ -26,8 +31,7 @@ def sinusoids(steps: Tensor, width: int) -> Tensor:
         >>> sinusoids(torch.tensor([0]), 4)
         tensor([[0., 0., 1., 1.]])
     """
-    rates = 1 / 10000 ** (torch.arange(0.0, width, 2.0, device=steps.device) / width)
-    angles = steps.float()[:, None] * rates
+    angles = steps.float()[:, None] * rates(width, steps.device)
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
