@@ -216,9 +216,8 @@ class Body(nn.Module):
         super().__init__()
         self.width, self.mem_len, self.clamp = c.d_model, c.mem_len, c.clamp_len
         self.embeddings = AdaptiveEmbedding(**c.softmax)
-        shared = Biases(c.n_head, c.d_head)
-        makes = (Biases(c.n_head, c.d_head) if c.untie_r else shared for _ in range(c.n_layer))
-        self.layers = nn.ModuleList(Layer(c, biases) for biases in makes)
+        self.biases = None if c.untie_r else Biases(c.n_head, c.d_head)
+        self.layers = nn.ModuleList(Layer(c, self.biases or Biases(c.n_head, c.d_head)) for _ in range(c.n_layer))
         self.dropout = nn.Dropout(c.dropout)
         self.register_buffer("rates", rates(c.d_model))  # for files alone: transformers reads it
 
@@ -347,9 +346,8 @@ def stored(architecture: str, c: Config, tensors: dict[str, Tensor]) -> tuple[Co
             raise ValueError(f"{copy}: must equal {original}, to which it is tied; it differs")
     if not c.untie_r:
         for bias in ("r_w_bias", "r_r_bias"):
-            names = [f"transformer.layers.{i}.dec_attn.{bias}" for i in range(c.n_layer)]
-            shared = next((out[name] for name in (f"transformer.{bias}", *names) if name in out), None)
-            out.pop(f"transformer.{bias}", None)
+            names = [f"transformer.{bias}", *(f"transformer.layers.{i}.dec_attn.{bias}" for i in range(c.n_layer))]
+            shared = next((out[name] for name in names if name in out), None)
             out |= {} if shared is None else dict.fromkeys(names, shared)
     out.setdefault("transformer.pos_emb.inv_freq", rates(c.d_model))
     return c, out
@@ -360,6 +358,8 @@ _LAYER = "transformer.layers.{}"
 KEYS = KeyMap(
     prefix="transformer",
     rules={
+        "body.biases.content": Same("transformer.r_w_bias"),
+        "body.biases.position": Same("transformer.r_r_bias"),
         "body.rates": Same("transformer.pos_emb.inv_freq"),
         "body.embeddings.tables.{}": Same("transformer.word_emb.emb_layers.{}"),
         "body.embeddings.projections": Same("transformer.word_emb.emb_projs"),
