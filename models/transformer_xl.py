@@ -117,7 +117,9 @@ class Config(BaseConfig):
         if self.tie_projs is None:  # written out: transformers reads a null as none
             object.__setattr__(self, "tie_projs", (False, *[True] * len(self.cutoffs)))
         elif len(self.tie_projs) != len(self.cutoffs) + 1:
-            raise ValueError(f"tie_projs: {len(self.cutoffs) + 1} values, one a cluster, are allowed, got {self.tie_projs}")
+            raise ValueError(
+                f"tie_projs: {len(self.cutoffs) + 1} values, one a cluster, are allowed, got {self.tie_projs}"
+            )
         if self.mem_len < self.same_length:
             raise ValueError(f"mem_len: at least {int(self.same_length)} is allowed here, got {self.mem_len}")
 
@@ -334,7 +336,9 @@ def stored(architecture: str, c: Config, tensors: dict[str, Tensor]) -> tuple[Co
     out = {name if name.startswith(("transformer.", "crit.", "score.")) else f"transformer.{name}": x
            for name, x in tensors.items()}  # fmt: skip
     embedding = "transformer.word_emb.emb_{}.{}"
-    copies = {f"crit.out_layers.{i}.weight": embedding.format("layers", f"{i}.weight") for i in range(len(c.cutoffs) + 1)}
+    copies = {
+        f"crit.out_layers.{i}.weight": embedding.format("layers", f"{i}.weight") for i in range(len(c.cutoffs) + 1)
+    }
     copies |= {
         f"crit.out_projs.{i}": embedding.format("projs", 0 if c.div_val == 1 else i)
         for i, tied in enumerate(c.tie_projs or ())

@@ -4,11 +4,11 @@ Each file imports only from files before it::
 
     layouts  layers  axial  config  files  keys  outputs  scores
     attention  embeddings  chosen  relative  recurrence  runs  cache
-    chunked  crossing  global_rows  writing
-    objectives  search  beams
+    chunked  crossing  global_rows  streams  writing
+    order  objectives  search  beams
     heads  generation
-    adaptive
+    adaptive  two_streams
     encoder  seq2seq  model
     cloze_generation  decoder
-    gpt
+    gpt  permutation
 """

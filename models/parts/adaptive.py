@@ -156,7 +156,7 @@ class AdaptiveSoftmax(nn.Module):
             table, bias = (y[slice(*self.clusters[i])] for y in (table, bias))
         if i == 0 and self.columns is not None and self.column_bias is not None:
             table, bias = torch.cat([table, self.columns]), torch.cat([bias, self.column_bias])
-        projection = self.projections[str(i)] if str(i) in self.projections else projection
+        projection = self.projections.get(str(i), projection)
         return F.linear(x if projection is None else F.linear(x, projection.t()), table, bias)
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ...attention import attention
-from ...bias import Dense, Distance
 from ...blocks import Blocks
 from ...patterns import INF, Band
 from .layouts import Bias, Whole

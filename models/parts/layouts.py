@@ -226,10 +226,14 @@ def with_hidden_keys(q: Tensor, k: Tensor, real: Tensor, scale: float | None) ->
             f"up to 255 wide, got {q.shape[-1]}"
         )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    lowest = torch.finfo(k.dtype).min / (2 * max(scale, 1.0))
-    hidden = torch.zeros(real.shape, dtype=k.dtype, device=k.device).masked_fill(~real, lowest)
-    column = hidden[:, None, :, None].expand(-1, k.shape[1], -1, -1)
+    column = hiding(real, k.dtype, scale)[:, None].expand(-1, k.shape[1], -1, -1)
     return torch.cat([q, torch.ones_like(q[..., :1])], -1), torch.cat([k, column], -1), scale
+
+
+def hiding(real: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
+    """That feature of keys ``real (B, S)``: ``(B, S, 1)``, 0 or a number near the lowest."""
+    lowest = torch.finfo(dtype).min / (2 * max(scale, 1.0))
+    return torch.zeros(real.shape, dtype=dtype, device=real.device).masked_fill(~real, lowest)[..., None]
 
 
 def layout(

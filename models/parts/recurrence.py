@@ -35,19 +35,22 @@ def sinusoids(steps: Tensor, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
-def encodings(queries: int, keys: int, width: int, *, clamp: int, device: torch.device, ahead: int = 0) -> Tensor:
+def encodings(
+    queries: int, keys: int, width: int, *, clamp: int, device: torch.device, ahead: int = 0, way: int = 1
+) -> Tensor:
     """Encodings of all distances, in the order of a :class:`pkernels.Relative` table.
 
     Args:
         queries, keys: How many there are; the last ones stand beside each other.
         clamp: Distances beyond it count as this one; 0 or less for no such limit.
         ahead: How much further on the queries stand.
+        way: -1 where the text is read backwards.
 
     Example:
         >>> encodings(2, 3, 4, clamp=0, device=torch.device("cpu")).shape
         torch.Size([4, 4])
     """
-    steps = torch.arange(keys - 1, -queries, -1, device=device) + ahead
+    steps = (torch.arange(keys - 1, -queries, -1, device=device) + ahead) * way
     return sinusoids(steps.clamp(-clamp, clamp) if clamp > 0 else steps, width)
 
 
@@ -138,7 +141,9 @@ class Sliding:
 
     def beside(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """What is kept with ``k`` and ``v`` behind, which are not to be kept."""
-        return (k, v) if self.kept is None else tuple(torch.cat(pair, 2) for pair in zip(self.kept, (k, v), strict=True))  # type: ignore[return-value]
+        return (
+            (k, v) if self.kept is None else tuple(torch.cat(pair, 2) for pair in zip(self.kept, (k, v), strict=True))
+        )  # type: ignore[return-value]
 
     def reorder(self, rows: Tensor) -> None:
         self.kept = None if self.kept is None else tuple(x[rows] for x in self.kept)  # type: ignore[assignment]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...attention import attention
-from ...bias import Dense, Distance
+from ...bias import Distance
 from ...blocks import Blocks
 from ...patterns import Band
 from .layouts import Bias, Masked, Whole
