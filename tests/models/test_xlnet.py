@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from pkernels.models import Model, build, xlnet
 
 from . import agreement
-from .agreement import MASKS, WORDS, count, inputs, labels_for
-from .pairs import assert_close, assert_same_gradients, fill_with_noise, pair
+from .agreement import MASKS, WORDS, inputs, labels_for
+from .pairs import assert_close, assert_same_gradients, pair
 
 # Two heads of 13.
 TINY = {"vocab_size": WORDS, "d_model": 26, "n_layer": 2, "n_head": 2, "d_inner": 37}
@@ -42,9 +42,7 @@ def test_heads_agree_with_transformers(tmp_path: Path, architecture: str, paddin
     memories = {"use_mems_eval": padding in ("whole", "one")}
     config = tiny(num_labels=labels_number(architecture), **memories, **other)
     labels = labels_for(architecture.removesuffix("Simple"), MASKS[padding])
-    agreement.assert_head_agrees(
-        tmp_path, architecture, config, MASKS[padding], labels, torch.float32, **KIND
-    )
+    agreement.assert_head_agrees(tmp_path, architecture, config, MASKS[padding], labels, torch.float32, **KIND)
 
 
 @pytest.mark.parametrize("padding", ["left", "holes"])
@@ -64,7 +62,9 @@ def order(batch: int, size: int, targets: int, seed: int = 0) -> dict[str, Tenso
     return {"perm_mask": mask, "target_mapping": mapping}
 
 
-def assert_two_segments_agree(oracle: nn.Module, ours: Model, given: dict[str, Any], real: Tensor | None = None) -> None:
+def assert_two_segments_agree(
+    oracle: nn.Module, ours: Model, given: dict[str, Any], real: Tensor | None = None
+) -> None:
     """The second segment sees the memories of the first: outputs, hidden states, memories, gradients."""
     batch, size = given["input_ids"].shape
     first = torch.randint(2, WORDS, (batch, size + 1), generator=torch.Generator().manual_seed(5))
