@@ -19,17 +19,17 @@ def partial_spans(
     count: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Spans of tokens, one in each stretch that is ``context`` times as long: a share of 1 / ``context``.
+    """Spans of tokens, each with ``context`` times as many around it: about a share of 1 / (``context`` + 1).
 
     Row by row: a length n up to ``longest`` is drawn with p(n) in proportion to 1 / n; the span
-    stands anywhere within a stretch of ``context * n`` tokens, but at the start of a word; the
-    next stretch begins behind it. One that would reach the row's last token is not taken.
+    stands anywhere in ``context * n`` other tokens, but at the start of a word; the next one's
+    begin behind those. One that would reach the row's last token is not taken.
 
     Args:
         starts: ``(B, S)`` booleans, where words start. A span has n tokens, whole words or not: so
             has the paper, and so does the authors' program.
-        context: The paper's K, "mask_alpha" over "mask_beta".
-        count: Tokens to choose in each row exactly: the last span is cut, and single ones are
+        context: "mask_alpha" over "mask_beta" in the authors' program.
+        count: Tokens to choose in each row exactly, S / K in the paper: the last span is cut, and single ones are
             drawn where spans were too few. As many as come out, if not given.
 
     Returns:
