@@ -33,16 +33,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ..bias import Relative
 from ..patterns import Band, causal, window
 from .parts.adaptive import AdaptiveEmbedding, AdaptiveSoftmax, AdaptiveStates, NextWord
-from .parts.attention import join_heads, split_heads
 from .parts.cache import Caches, Reading, Writing
 from .parts.config import BaseConfig
 from .parts.decoder import together
@@ -53,7 +51,8 @@ from .parts.keys import KeyMap, Same
 from .parts.layers import FeedForward, PostNorm, PreNorm
 from .parts.layouts import Masked, Whole
 from .parts.model import Family
-from .parts.recurrence import Biases, Sliding, check_memories, encodings, rates, remember, with_memory
+from .parts.recurrence import Biases, Memories, Sliding, check_memories, encodings, rates, remember
+from .parts.recurrent_layers import Attention, Layer
 from .parts.writing import Read
 
 
@@ -161,54 +160,13 @@ class Config(BaseConfig):
         return cls.enwik8(d_model=1024, d_embed=1024, d_head=128, d_inner=3072, n_layer=24, mem_len=768)
 
 
-class Attention(nn.Module):
-    """Section 3.3, with the authors' names: ``qkv`` W_q, W_kE, W_v; ``distances`` W_kR; ``biases`` u, v."""
-
-    def __init__(self, c: Config, biases: Biases) -> None:
-        super().__init__()
-        self.heads, self.dropout, self.pattern = c.n_head, c.dropatt, c.pattern
-        inner = c.n_head * c.d_head
-        self.qkv = nn.Linear(c.d_model, 3 * inner, bias=False)
-        self.distances = nn.Linear(c.d_model, inner, bias=False)
-        self.out = nn.Linear(inner, c.d_model, bias=False)
-        self.biases = biases
-
-    def forward(self, x: Tensor, layout: Whole, steps: Tensor, memory: Tensor | None = None) -> Tensor:
-        """``x (B, S, width)`` sees itself and ``memory (M, B, width)``; ``steps``: encodings of distances."""
-        q, k, v = self._projected(x, memory)
-        content, position = self.biases(q)
-        table = self.distances(steps).unflatten(-1, (self.heads, -1)).transpose(0, 1)
-        dropout = self.dropout if self.training else 0.0
-        return self.out(join_heads(layout.attend(content, k, v, self.pattern, Relative(position, table), dropout)))
-
-    def _projected(self, x: Tensor, memory: Tensor | None) -> tuple[Tensor, ...]:
-        if memory is None:
-            return split_heads(self.qkv(x), 3, self.heads)
-        inner = self.out.in_features
-        to_q, to_kv = self.qkv.weight.split((inner, 2 * inner))
-        (q,) = split_heads(F.linear(x, to_q), 1, self.heads)
-        return q, *split_heads(F.linear(with_memory(x, memory), to_kv), 2, self.heads)
-
-
-class Layer(nn.Module):
-    """Attention and a feed-forward network, each normed after its residual, or before."""
-
-    def __init__(self, c: Config, biases: Biases) -> None:
-        super().__init__()
-        attention = Attention(c, biases)
-        network = FeedForward(c.d_model, c.d_inner, "relu", dropout=c.dropout)
-        self.attention, self.feed_forward = (_wrapped(c, inner) for inner in (attention, network))
-
-    def forward(self, x: Tensor, layout: Whole, steps: Tensor, memory: Tensor | None = None) -> Tensor:
-        if memory is not None and isinstance(self.attention, PreNorm):
-            memory = self.attention.norm(memory)
-        return self.feed_forward(self.attention(x, layout, steps, memory))
-
-
-def _wrapped(c: Config, inner: nn.Module) -> PreNorm | PostNorm:
+def _layer(c: Config, biases: Biases) -> Layer:
+    attention = Attention(c.d_model, biases, dropout=c.dropatt, pattern=c.pattern)
+    network = FeedForward(c.d_model, c.d_inner, "relu", dropout=c.dropout)
     if c.pre_lnorm:
-        return PreNorm(inner, nn.LayerNorm(c.d_model, eps=c.layer_norm_epsilon), dropout=c.dropout)
-    return PostNorm(inner, c.d_model, eps=c.layer_norm_epsilon, dropout=c.dropout)
+        norm = partial(nn.LayerNorm, c.d_model, eps=c.layer_norm_epsilon)
+        return Layer(*(PreNorm(x, norm(), dropout=c.dropout) for x in (attention, network)))
+    return Layer(*(PostNorm(x, c.d_model, eps=c.layer_norm_epsilon, dropout=c.dropout) for x in (attention, network)))
 
 
 class Body(nn.Module):
@@ -219,7 +177,7 @@ class Body(nn.Module):
         self.width, self.mem_len, self.clamp = c.d_model, c.mem_len, c.clamp_len
         self.embeddings = AdaptiveEmbedding(**c.softmax)
         self.biases = None if c.untie_r else Biases(c.n_head, c.d_head)
-        self.layers = nn.ModuleList(Layer(c, self.biases or Biases(c.n_head, c.d_head)) for _ in range(c.n_layer))
+        self.layers = nn.ModuleList(_layer(c, self.biases or Biases(c.n_head, c.d_head)) for _ in range(c.n_layer))
         self.dropout = nn.Dropout(c.dropout)
         self.register_buffer("rates", rates(c.d_model))  # for files alone: transformers reads it
 
@@ -303,9 +261,11 @@ class Body(nn.Module):
         steps = encodings(queries, keys, self.width, clamp=self.clamp, device=x.device)
         return self.dropout(steps.to(x.dtype))
 
-    def _states(self, x: Tensor, layout: Whole, *more: Any) -> AdaptiveStates:
+    def _states(
+        self, x: Tensor, layout: Whole, hidden: Memories | None = None, mems: Memories | None = None
+    ) -> AdaptiveStates:
         tables = self.embeddings.parts()
-        return AdaptiveStates(x, layout, tables[0][0], *more, tables=tables)
+        return AdaptiveStates(x, layout, tables[0][0], hidden, mems=mems, tables=tables)
 
 
 HEADS: dict[str, Callable[[Config], nn.Module]] = {

@@ -4,7 +4,7 @@ Each file imports only from files before it::
 
     layouts  layers  axial  config  files  keys  outputs  scores
     attention  embeddings  chosen  relative  recurrence  runs  cache
-    chunked  crossing  global_rows  streams  writing
+    chunked  crossing  global_rows  recurrent_layers  streams  writing
     order  objectives  search  beams
     heads  generation
     adaptive  two_streams

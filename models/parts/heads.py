@@ -6,7 +6,7 @@ needs come in through its parts, so a family composes heads out of its own piece
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class States:
     layout: Whole
     words: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
-    mems: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
 
 
 class Pooler(nn.Module):
@@ -232,7 +232,7 @@ class MultipleChoice(nn.Module):
 
     targets = ("labels", "choices")
 
-    def __init__(self, pooler: nn.Module, classifier: nn.Linear, *, dropout: float) -> None:
+    def __init__(self, pooler: nn.Module, classifier: nn.Module, *, dropout: float) -> None:
         super().__init__()
         self.pooler, self.classifier = pooler, classifier
         self.dropout = nn.Dropout(dropout)

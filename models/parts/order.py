@@ -36,8 +36,8 @@ class Order:
 
     def rows(self, rows: slice) -> Order:
         """Of some rows of the batch."""
-        some = (None if x is None else x[rows] for x in (self.perm_mask, self.target_mapping, self.ranks))
-        return Order(*some, self.split)
+        some = [None if x is None else x[rows] for x in (self.perm_mask, self.target_mapping, self.ranks)]
+        return Order(some[0], some[1], some[2], self.split)
 
     def check(self, batch: int, size: int) -> None:
         """Shapes, and that each row maps to one token at most."""

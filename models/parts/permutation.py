@@ -134,7 +134,7 @@ class Body(nn.Module):
             keep()
         last = self.dropout(h if g is None else g)
         states = tuple(hidden) if call.keep else None
-        return States(last, after, self.words.weight, states, tuple(new) if call.use_mems else None)
+        return States(last, after, self.words.weight, states, mems=tuple(new) if call.use_mems else None)
 
     def _sight(self, call: _Call, way: int) -> Sight:
         where, order, size = call.layout, call.order, call.layout.longest
@@ -233,10 +233,12 @@ def _joined(where: Whole, parts: list[States]) -> States:
     """The halves of a batch as one."""
     hidden, mems = [part.hidden_states for part in parts], [part.mems for part in parts]
     return States(
-        torch.cat([part.last for part in parts]), where, parts[0].words,
+        torch.cat([part.last for part in parts]),
+        where,
+        parts[0].words,
         None if hidden[0] is None else tuple(torch.cat(xs) for xs in zip(*cast(Any, hidden), strict=True)),
-        None if mems[0] is None else tuple(torch.cat(xs, 1) for xs in zip(*cast(Any, mems), strict=True)),
-    )  # fmt: skip
+        mems=None if mems[0] is None else tuple(torch.cat(xs, 1) for xs in zip(*cast(Any, mems), strict=True)),
+    )
 
 
 def _mask(attention_mask: Tensor | None, input_mask: Tensor | None) -> Tensor | None:

@@ -136,14 +136,13 @@ class Sliding:
     def append(self, k: Tensor, v: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         seen = self.beside(k, v)
         ends = None if lengths is None else len(self) + lengths
-        self.kept = tuple(last(x.transpose(1, 2), self.size, ends).transpose(1, 2) for x in seen)  # type: ignore[assignment]
+        k, v = (last(x.transpose(1, 2), self.size, ends).transpose(1, 2) for x in seen)
+        self.kept = k, v
         return seen
 
     def beside(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """What is kept with ``k`` and ``v`` behind, which are not to be kept."""
-        return (
-            (k, v) if self.kept is None else tuple(torch.cat(pair, 2) for pair in zip(self.kept, (k, v), strict=True))
-        )  # type: ignore[return-value]
+        return (k, v) if self.kept is None else (torch.cat([self.kept[0], k], 2), torch.cat([self.kept[1], v], 2))
 
     def reorder(self, rows: Tensor) -> None:
-        self.kept = None if self.kept is None else tuple(x[rows] for x in self.kept)  # type: ignore[assignment]
+        self.kept = None if self.kept is None else (self.kept[0][rows], self.kept[1][rows])
