@@ -34,26 +34,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..patterns import Band, causal, window
-from .parts.adaptive import AdaptiveEmbedding, AdaptiveSoftmax, AdaptiveStates, NextWord
-from .parts.cache import Caches, Reading, Writing
+from .parts.adaptive import AdaptiveEmbedding, AdaptiveSoftmax, NextWord
 from .parts.config import BaseConfig
-from .parts.decoder import together
-from .parts.embeddings import inputs_layout, look_up
 from .parts.gpt import last_word
 from .parts.heads import PROBLEMS, Bare, LastScore, SequenceClassification
 from .parts.keys import KeyMap, Same
 from .parts.layers import FeedForward, PostNorm, PreNorm
-from .parts.layouts import Masked, Whole
 from .parts.model import Family
-from .parts.recurrence import Biases, Memories, Sliding, check_memories, encodings, rates, remember
+from .parts.recurrence import Biases, rates
 from .parts.recurrent_layers import Attention, Layer
-from .parts.writing import Read
+from .parts.segments import Body
 
 
 @dataclass(frozen=True)
@@ -169,103 +165,12 @@ def _layer(c: Config, biases: Biases) -> Layer:
     return Layer(*(PostNorm(x, c.d_model, eps=c.layer_norm_epsilon, dropout=c.dropout) for x in (attention, network)))
 
 
-class Body(nn.Module):
-    """Section 3: a segment after its memories."""
-
-    def __init__(self, c: Config) -> None:
-        super().__init__()
-        self.width, self.mem_len, self.clamp = c.d_model, c.mem_len, c.clamp_len
-        self.embeddings = AdaptiveEmbedding(**c.softmax)
-        self.biases = None if c.untie_r else Biases(c.n_head, c.d_head)
-        self.layers = nn.ModuleList(_layer(c, self.biases or Biases(c.n_head, c.d_head)) for _ in range(c.n_layer))
-        self.dropout = nn.Dropout(c.dropout)
-        self.register_buffer("rates", rates(c.d_model))  # for files alone: transformers reads it
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        mems: Any = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        *,
-        lengths: Tensor | None = None,
-        output_hidden_states: bool = False,
-    ) -> AdaptiveStates:
-        """A segment ``(B, S)`` after memories, by default of zeros. Padding stands on the right."""
-        layout = self._layout(input_ids, inputs_embeds, attention_mask, lengths)
-        counts = getattr(layout, "lengths", None)
-        x = self.dropout(self._embedded(layout, input_ids, inputs_embeds))
-        memories = self._memories(mems, layout, x)
-        trace, new = [x], []
-        # No token sees those on its right, so none sees padding.
-        where = Whole(x.shape[0], x.shape[1], x.device)
-        steps = self._steps(x.shape[1], (0 if memories is None else memories[0].shape[0]) + x.shape[1], x)
-        for i, layer in enumerate(self.layers):
-            memory = None if memories is None else memories[i]
-            if memories is not None:
-                new.append(remember(trace[-1], memory, self.mem_len, counts))
-            x = layer(trace[-1], where, steps, memory)
-            trace = [*(trace if output_hidden_states else ()), x]
-        trace[-1] = self.dropout(trace[-1])
-        hidden = tuple(layout.unpack(x) for x in trace) if output_hidden_states else None
-        return self._states(trace[-1], layout, hidden, tuple(new) or None)
-
-    def prepare(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, mems: Any = None,
-        *, lengths: Tensor | None = None, room: Callable[[int], int],
-    ) -> Read:  # fmt: skip
-        """Read a prompt ``(B, P)``, padded on any side, after ``mems``; see :class:`writing.Writer`."""
-        if self.mem_len == 0:
-            raise ValueError("mem_len: at least 1 is needed to write: what was read is remembered, or lost")
-        ids, lengths, real = together(input_ids, attention_mask, lengths)
-        room(input_ids.shape[1])
-        layout = Whole(ids.shape[0], ids.shape[1], ids.device)
-        x = self._embedded(layout, ids, None)
-        memories = self._memories(mems, layout, x)
-        if memories is None:
-            raise AssertionError("memories: a model with mem_len has some")
-        before, size = memories[0].shape[0], x.shape[1]
-        counts = torch.full((len(ids),), size, device=ids.device) if lengths is None else lengths
-        caches = Caches((Sliding(self.mem_len) for _ in self.layers), counts)
-        steps = self._steps(size, before + size, x)
-        for layer, cache, memory in zip(self.layers, caches, memories, strict=True):
-            x = layer(x, Reading(layout, None if lengths is None else before + lengths, cache), steps, memory)
-        last = x[torch.arange(len(x), device=x.device), counts - 1][:, None]
-        return Read(self._states(last, Whole(len(x), 1, x.device)), caches, input_ids, real)
-
-    def step(self, ids: Tensor, caches: Caches) -> AdaptiveStates:
-        """States of ``ids (B, S)``, the words that follow those in ``caches``."""
-        layout = Whole(ids.shape[0], ids.shape[1], ids.device)
-        x = self._embedded(layout, ids, None)
-        steps = self._steps(x.shape[1], len(cast(Sliding, caches.layers[0])) + x.shape[1], x)
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x = layer(x, Writing(x.shape[0], x.shape[1], x.device, cache), steps)
-        caches.lengths = caches.lengths + x.shape[1]
-        return self._states(x, layout)
-
-    def _layout(self, ids: Any, embeds: Any, mask: Tensor | None, lengths: Tensor | None) -> Whole:
-        layout = inputs_layout(ids, embeds, mask, lengths, None, packs_up_to=0)
-        if isinstance(layout, Masked):
-            raise ValueError("attention_mask: padding on the right is allowed, for memories stand before a text")
-        return layout
-
-    def _embedded(self, layout: Whole, ids: Tensor | None, embeds: Tensor | None) -> Tensor:
-        return look_up(self.embeddings, layout, ids, embeds)[1]  # type: ignore[arg-type]
-
-    def _memories(self, mems: Any, layout: Whole, x: Tensor) -> tuple[Tensor, ...] | None:
-        if mems is None and self.mem_len > 0:
-            return (x.new_zeros(self.mem_len, x.shape[0], self.width),) * len(self.layers)
-        return check_memories(mems, len(self.layers), layout, self.width)
-
-    def _steps(self, queries: int, keys: int, x: Tensor) -> Tensor:
-        steps = encodings(queries, keys, self.width, clamp=self.clamp, device=x.device)
-        return self.dropout(steps.to(x.dtype))
-
-    def _states(
-        self, x: Tensor, layout: Whole, hidden: Memories | None = None, mems: Memories | None = None
-    ) -> AdaptiveStates:
-        tables = self.embeddings.parts()
-        return AdaptiveStates(x, layout, tables[0][0], hidden, mems=mems, tables=tables)
+def body(c: Config) -> Body:
+    """Section 3: embeddings, and layers that may share the vectors for the query's place."""
+    shared = None if c.untie_r else Biases(c.n_head, c.d_head)
+    layers = [_layer(c, shared or Biases(c.n_head, c.d_head)) for _ in range(c.n_layer)]
+    embeddings = AdaptiveEmbedding(**c.softmax)
+    return Body(embeddings, layers, shared, memory=c.mem_len, clamp=c.clamp_len, dropout=c.dropout)
 
 
 HEADS: dict[str, Callable[[Config], nn.Module]] = {
@@ -344,4 +249,4 @@ KEYS = KeyMap(
     },
 )
 
-FAMILY = Family(Config, Body, HEADS, KEYS, initialise, ARGUMENTS, stored=stored)
+FAMILY = Family(Config, body, HEADS, KEYS, initialise, ARGUMENTS, stored=stored)

@@ -10,5 +10,5 @@ Each file imports only from files before it::
     adaptive  two_streams
     encoder  seq2seq  model
     cloze_generation  decoder
-    gpt  permutation
+    gpt  permutation  segments
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -312,7 +313,8 @@ def test_traces_in_one_graph() -> None:
 MODULE = "transformers.models.deprecated.transfo_xl.modeling_transfo_xl"
 
 
-def _mended() -> types.ModuleType:
+@pytest.fixture
+def mended(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """transformers 4's module, in which every call fails (huggingface/transformers#29650), with that line mended."""
     try:
         spec = importlib.util.find_spec(MODULE)
@@ -325,15 +327,16 @@ def _mended() -> types.ModuleType:
     assert wrong in source
     module = types.ModuleType(MODULE)
     module.__package__ = MODULE.rpartition(".")[0]
+    monkeypatch.setitem(sys.modules, MODULE, module)
     exec(compile(source.replace(wrong, ".to(word_emb.dtype)"), spec.origin, "exec"), module.__dict__)
     return module
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("shared", "own projections")])
-def test_segments_agree_with_transformers_4(tmp_path: Path, kind: str) -> None:
+def test_segments_agree_with_transformers_4(tmp_path: Path, mended: types.ModuleType, kind: str) -> None:
     ours = noisy(**KINDS[kind])
     ours.save_pretrained(tmp_path)
-    theirs = _mended().TransfoXLLMHeadModel.from_pretrained(tmp_path).eval()
+    theirs = mended.TransfoXLLMHeadModel.from_pretrained(tmp_path).eval()
     mems = [None, None]
     for ids in (words(2, 7), words(2, 3, seed=1)):
         want, got = theirs(ids, mems=mems[0]), ours(ids, mems=mems[1])
