@@ -179,7 +179,7 @@ class Output(nn.Module):
         self.register_buffer("bias", torch.zeros(1, c.vocab_size))
 
     def forward(self, states: States) -> Tensor:
-        return F.linear(states.last, states.words, self.bias[0])
+        return F.linear(states.last, states.table, self.bias[0])
 
 
 class LastEnd(nn.Module):

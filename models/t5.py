@@ -222,7 +222,7 @@ class Output(nn.Module):
         self.own = None if c.tie_word_embeddings else nn.Linear(c.d_model, c.vocab_size, bias=False)
 
     def forward(self, states: States) -> Tensor:
-        return F.linear(states.last * self.factor, states.words if self.own is None else self.own.weight)
+        return F.linear(states.last * self.factor, states.table if self.own is None else self.own.weight)
 
 
 HEADS = {

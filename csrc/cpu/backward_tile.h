@@ -19,7 +19,7 @@ struct BackwardScratch {
   int64_t d, dv, dr;  // leading dimensions of rows
   float* listed[5];   // rows of q, dout, out, k and v that are copied first
   float *q, *dout, *qt, *dot, *dqt, *p, *ds, *packed, *bias, *k, *v, *lse, *own, *dlse, *delta, *diagonal, *dk, *dvs;
-  float *r, *rt, *drt, *table;  // of a relative bias
+  float *r, *rt, *drt, *table;  // of a relative bias; r is scaled
   int64_t size;
 
   BackwardScratch(const Problem& problem, int64_t keys, float* memory)
@@ -61,7 +61,6 @@ struct QuerySide {
   BackwardScratch& x;
   int64_t used, width;  // lanes in use, and the leading dimension of what has lanes
   Tile q, dout;         // rows, read in whole vectors; or pairs of rows, cleaned
-  Tile r{};             // rows of a relative bias
   bool finite, dout_finite = true, r_finite = true;
 
   QuerySide(const Backward& backward, const Place& where, const QueryTile& tile, BackwardScratch& scratch)
@@ -88,8 +87,9 @@ struct QuerySide {
       const Lines r_rows = lines(p.query, p.dr, nullptr, 0);
       read_transposed(x.rt, width, used, r_rows.data, p.type, r_rows.step, n, p.dr);
       scale_by(x.rt, p.dr * width, p.scale);
-      r = view_whole_rows(x.r, x.dr, r_rows.data, p.type, r_rows.step, n, p.dr);
-      r_finite = all_finite(r.data, r.stride, n, p.dr);
+      read_rows(x.r, x.dr, r_rows.data, p.type, r_rows.step, n, p.dr);
+      scale_by(x.r, n * x.dr, p.scale);
+      r_finite = all_finite(x.r, x.dr, n, p.dr);
     }
 #ifdef PK_PAIRS
     if (f.pairs) {

@@ -46,7 +46,7 @@ static void add_relative_apart(const QuerySide& side, const KeySegment& segment,
     const float weight = ds[j * side.width + c];
     if (weight == 0) return;  // what is masked does not leak
     const char* from = row_at(p.table, p.type, 0, side.place.head, row);
-    const float* r = side.r.data + (panel.lane + c) * side.r.stride;
+    const float* r = x.r + (panel.lane + c) * x.dr;
     for (int64_t i = 0; i < p.dr; ++i) {
       x.drt[i * side.width + panel.lane + c] += weight * load_one(from + i * bytes_of(p.type), p.type);
       if (dtable) dtable[row * table_row(p) + i] += weight * r[i];
@@ -77,8 +77,8 @@ static void add_relative(const QuerySide& side, const KeySegment& segment, int64
       transposed(p.dr, width, rows.there(), table.data, table.stride, dt, width, x.drt + lane, side.width);
     }
     if (dtable) {
-      times(rows.there(), round_up(p.dr, W), panel.queries.count, dt, width, side.r.data + lane * side.r.stride,
-            side.r.stride, dtable + rows.row(rows.begin) * ld, rows.step * ld);
+      times(rows.there(), round_up(p.dr, W), panel.queries.count, dt, width, x.r + lane * x.dr, x.dr,
+            dtable + rows.row(rows.begin) * ld, rows.step * ld);
     }
   });
 }

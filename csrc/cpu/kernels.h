@@ -49,7 +49,7 @@ struct Backward {
   Shares dq, dquery;
 
   float* ddistance;  // [part * batch + b][head][width], or nullptr
-  float* dtable;     // [part * batch + b][head][row][table_row(problem)], without scale, or nullptr
+  float* dtable;     // [part * batch + b][head][row][table_row(problem)], or nullptr
   float* ddense;     // the shape of dense, contiguous, or nullptr
   int64_t ddense_size[4];
   bool ddense_owned;  // every pair has an element of its own: the pass that writes dq does

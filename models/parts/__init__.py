@@ -3,12 +3,13 @@
 Each file imports only from files before it::
 
     layouts  layers  axial  config  files  keys  outputs  scores
-    attention  embeddings  chosen  relative  recurrence  runs  cache
-    chunked  crossing  global_rows  recurrent_layers  streams  writing
+    padding  attention  patches
+    embeddings  chosen  relative  recurrence  runs  cache
+    chunked  crossing  global_rows  prenorm  recurrent_layers  streams  writing
     order  objectives  search  beams
     heads  generation
     adaptive  two_streams
-    encoder  seq2seq  model
+    encoder  seq2seq  model  tower
     cloze_generation  decoder
     gpt  permutation  segments
 """

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .layouts import Whole, layout
+from .layouts import Whole
+from .padding import layout
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Embeddings(nn.Module):
     Args:
         words, positions, types: Sizes of the three tables; without types there is no such table.
             For words also the table itself, which several may share.
+        eps: Of the norm; None for no norm.
         padding: Id of the padding token; its row starts at 0 and gets no gradient here.
         numbering: Where a token stands, if the caller does not say it.
         scale: Factor of the words.
@@ -72,7 +74,7 @@ class Embeddings(nn.Module):
         types: int,
         width: int,
         *,
-        eps: float,
+        eps: float | None,
         dropout: float,
         padding: int | None,
         numbering: InOrder | From | AfterPadding = InOrder(),
@@ -85,7 +87,7 @@ class Embeddings(nn.Module):
         self.words = nn.Embedding(words, width, padding_idx=padding) if isinstance(words, int) else words
         self.positions = nn.Embedding(positions, width, padding_idx=numbering.padding)
         self.types = nn.Embedding(types, width) if types else None
-        self.norm = nn.LayerNorm(width, eps=eps)
+        self.norm = nn.Identity() if eps is None else nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(dropout)
 
     @property
@@ -164,8 +166,7 @@ class Unnormed(Embeddings):
     Language Understanding by Generative Pre-Training", section 3.1, and transformers)."""
 
     def __init__(self, words: int, positions: int, width: int, *, dropout: float) -> None:
-        super().__init__(words, positions, 0, width, eps=0.0, dropout=dropout, padding=None)
-        self.norm = nn.Identity()  # type: ignore[assignment]
+        super().__init__(words, positions, 0, width, eps=None, dropout=dropout, padding=None)
 
     def _typed(self, words: Tensor, token_type_ids: Tensor | None, layout: Whole) -> Tensor:
         return (

@@ -59,7 +59,8 @@ class PostNorm(nn.Module):
 
 
 class PreNorm(nn.Module):
-    """``x + dropout(inner(norm(x)))``: the norm stands before the sublayer."""
+    """``x + dropout(inner(norm(x)))``: the norm stands before the sublayer, and the residual has
+    none (Wang et al. 2019, arXiv:1906.01787, section 2.1)."""
 
     def __init__(self, inner: nn.Module, norm: nn.Module, *, dropout: float) -> None:
         super().__init__()

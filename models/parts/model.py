@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ class Family:
             (what a task adds to them, or another shape of them); none is needed for most.
         bodies: Architecture -> makes its body, where that is another (an encoder alone).
         stored: From architecture and a file's config and tensors to those that they are to be read as.
+        others: Names that other programs give: a tensor that only such a file has -> its names.
+        towers: Architecture that is a part of this family's models, and of a family of its own ->
+            from this family's config.json to that of the part.
+        optional: Architecture -> modules without which it works, and goes where a file has nothing
+            of them.
     """
 
     config: type[BaseConfig]
@@ -44,10 +49,17 @@ class Family:
     arguments: Mapping[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
     bodies: Mapping[str, Callable[[Any], nn.Module]] = field(default_factory=dict)
     stored: Callable[[str, Any, dict[str, Tensor]], tuple[Any, dict[str, Tensor]]] = lambda _, c, tensors: (c, tensors)
+    others: Mapping[str, KeyMap] = field(default_factory=dict)
+    towers: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
+    optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By name, as functions are pickled: the family of a config is its module's FAMILY.
         return _family_of, (self.config,)
+
+    def keys_of(self, names: Collection[str]) -> KeyMap:
+        """The rules by which a file's tensors are named."""
+        return next((keys for mark, keys in self.others.items() if mark in names), self.keys)
 
 
 def _family_of(config: type[BaseConfig]) -> Family:
@@ -116,8 +128,9 @@ class Model(nn.Module):
         bare = next(iter(self.family.heads)) == self.architecture
         return self.family.keys.without_prefix(theirs) if bare else theirs
 
-    def save_pretrained(self, local_dir: str | Path) -> None:
-        """Write a directory that ``from_pretrained`` here and in transformers loads."""
+    def save_pretrained(self, local_dir: str | Path, ours: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Write a directory that ``from_pretrained`` here and in transformers loads; of ``ours``, if the model's
+        own tensors are not whole, as many processes share them out."""
         dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
         config = {"architectures": [self.architecture], "dtype": dtype, **self.config.to_dict()}
-        files.write(local_dir, config, self.named_tensors())
+        files.write(local_dir, config, self.named_tensors(ours))

@@ -111,6 +111,50 @@ class Seq2SeqSpan(OfEncoder):
     end_logits: Tensor
 
 
+@dataclass
+class TextEmbedding:
+    """``text_embeds (B, E)``, of any length; ``last_hidden_state (B, S, H)``."""
+
+    text_embeds: Tensor
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class ImageEmbedding:
+    """``image_embeds (B, E)``, of any length; ``last_hidden_state (B, 1 + patches, H)``."""
+
+    image_embeds: Tensor
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class Matching:
+    """Unit vectors ``image_embeds (N, E)`` and ``text_embeds (M, E)``, and the factor ``scale`` of
+    their cosines. ``pooler_output`` of both models' outputs are the vectors before they are made
+    units. The logits are computed when they are looked at."""
+
+    loss: Tensor | None
+    text_embeds: Tensor
+    image_embeds: Tensor
+    scale: Tensor
+    text_model_output: Encoding
+    vision_model_output: Encoding
+
+    @property
+    def logits_per_image(self) -> Tensor:
+        """``(N, M)``."""
+        return self.scale * self.image_embeds @ self.text_embeds.T
+
+    @property
+    def logits_per_text(self) -> Tensor:
+        """``(M, N)``."""
+        return self.logits_per_image.T
+
+
 _OF_DECODERS = (Seq2SeqEncoding, Seq2SeqPrediction, Seq2SeqSpan)
-for _output in (Encoding, PreTraining, OrderPreTraining, Prediction, Span, AdaptivePrediction, *_OF_DECODERS):
+_OF_IMAGES = (TextEmbedding, ImageEmbedding, Matching)
+_OF_TOKENS = (Encoding, PreTraining, OrderPreTraining, Prediction, Span, AdaptivePrediction)
+for _output in (*_OF_TOKENS, *_OF_DECODERS, *_OF_IMAGES):
     torch.export.register_dataclass(_output)

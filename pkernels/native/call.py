@@ -63,8 +63,12 @@ def backward(
         sums = ddistance, ddense, dquery, dtable
         operator(dout, dlse, q, k, v, out, lse, dq, dk, dv, *sums, *_arguments(problem, spans), *pattern)
     if dtable is not None and problem.table is not None:
-        dtable = dtable.sum(0)[..., : problem.table.shape[2]] * problem.scale
-    return dq, dk, dv, None if ddistance is None else ddistance.sum(0), ddense, dquery, dtable
+        dtable = _sum(dtable)[..., : problem.table.shape[2]].contiguous()
+    return dq, dk, dv, None if ddistance is None else _sum(ddistance), ddense, dquery, dtable
+
+
+def _sum(parts: Tensor) -> Tensor:
+    return parts[0] if len(parts) == 1 else parts.sum(0)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from ..problem import Pattern
 
 BACKENDS = ("reference", "cpu", "triton")
 _MODULES = {"reference": "pkernels.reference", "cpu": "pkernels.native", "triton": "pkernels.triton"}
-_RELATIVE = ("reference", "cpu")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -61,8 +60,8 @@ def why_not(
     if importlib.util.find_spec(f"{_MODULES[backend]}.{shape}") is None:
         return f"{type(pattern).__name__}: the kernels are not there yet"
     relative = bias if isinstance(bias, Relative) else None
-    if relative is not None and backend not in _RELATIVE:
-        return f"Relative: the kernels are not there yet, {' and '.join(_RELATIVE)} have it"
+    if relative is not None and backend == "triton" and (shape != "band" or getattr(pattern, "dilation", 1) != 1):
+        return "Relative: over a Band without dilation alone"
     for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'

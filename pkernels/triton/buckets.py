@@ -216,11 +216,11 @@ class _Launch(Launch):
         steps = (heads * rounds * entries if batch > 1 else 0, rounds * entries if heads > 1 else 0)
         of_round = entries // pattern.chunk
         grid = self.batch * self.heads * of_round * -(-pattern.chunk // config.own)
-        dropout, scale = self.shared[7], self.shared[9]
+        dropout, scale = self.shared[8], self.shared[10]
         for number in range(rounds):
             chunks = (pattern.chunk, of_round, of_round * rounds, number, pattern.before, pattern.after)
             given = (pattern.own,) if kernel is buckets_forward_kernel else ()
-            arguments = (*tensors, (self.order, *steps), chunks, *given, dropout, scale, *self.shared[11:])
+            arguments = (*tensors, (self.order, *steps), chunks, *given, dropout, scale, *self.shared[12:])
             self.start(kernel, grid, config, arguments, CAUSAL=pattern.causal)
 
 

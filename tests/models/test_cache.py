@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pkernels import attention, causal, prefix_lm, window
 from pkernels.models.parts.cache import Growing, Reading, Ring, Writing, cache_of
-from pkernels.models.parts.layouts import layout
+from pkernels.models.parts.padding import layout
 from pkernels.patterns import Band
 
 CPU = torch.device("cpu")

@@ -328,7 +328,7 @@ def mended(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     module = types.ModuleType(MODULE)
     module.__package__ = MODULE.rpartition(".")[0]
     monkeypatch.setitem(sys.modules, MODULE, module)
-    exec(compile(source.replace(wrong, ".to(word_emb.dtype)"), spec.origin, "exec"), module.__dict__)
+    exec(compile(source.replace(wrong, ".to(word_emb.dtype)"), spec.origin, "exec", dont_inherit=True), module.__dict__)
     return module
 
 

@@ -2,7 +2,7 @@
 
 Data first, then losses; each file imports only from files before it::
 
-    masking  packing  tasks
+    masking  packing  tasks  contrastive
     spans  sentinels  pairs
     permutation  similar  noises
     real
@@ -10,6 +10,7 @@ Data first, then losses; each file imports only from files before it::
     layerwise  modes
 """
 
+from .contrastive import contrastive_loss
 from .distillation import (
     DISTILBERT,
     TripleLoss,
@@ -54,6 +55,7 @@ __all__ = [
     "choose_spans",
     "choose_tokens",
     "consecutive_pairs",
+    "contrastive_loss",
     "corrupt",
     "corrupt_similar",
     "cosine_loss",
