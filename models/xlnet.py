@@ -158,7 +158,7 @@ class Words(nn.Module):
         self.bias = nn.Parameter(torch.zeros(words))
 
     def forward(self, states: States) -> Tensor:
-        return F.linear(states.last, states.words, self.bias)
+        return F.linear(states.last, states.table, self.bias)
 
 
 class Summary(nn.Module):
