@@ -329,4 +329,5 @@ def test_bad_settings_are_named() -> None:
 
 @pytest.mark.compiles
 def test_traces_in_one_graph() -> None:
-    agreement.assert_traces(build("XLNetModel", xlnet.Config(**TINY, use_mems_eval=False)).eval(), **KIND)
+    config = xlnet.Config(**TINY | {"n_layer": 1}, use_mems_eval=False)
+    agreement.assert_traces(build("XLNetModel", config).eval(), **KIND)
