@@ -74,6 +74,7 @@ class Config(BaseConfig):
         "init": ("normal",),
         "tie_word_embeddings": (True,),
         "tie_weight": (True,),
+        "sample_softmax": (-1, 0),
     }
 
     vocab_size: int = 267735

@@ -90,6 +90,7 @@ class Config(BaseConfig):
     d_model: int = 1024
     n_layer: int = 24
     n_head: int = 16
+    d_head: int | None = None
     d_inner: int = 4096
     ff_activation: str = "gelu"
     attn_type: str = "bi"
@@ -114,6 +115,8 @@ class Config(BaseConfig):
     def __post_init__(self) -> None:
         self.check_positive("vocab_size", "d_model", "n_layer", "n_head", "d_inner")
         self.check_heads("d_model", "n_head")
+        if self.d_head not in (None, self.d_model // self.n_head):
+            raise ValueError(f"d_head: d_model / n_head ({self.d_model // self.n_head}) is allowed, got {self.d_head}")
         self.check_probability("dropout", "summary_last_dropout")
         self.check_choice("ff_activation", ACTIVATIONS)
         self.check_choice("attn_type", ("bi", "uni"))

@@ -316,6 +316,7 @@ def test_bad_settings_are_named() -> None:
         ({"same_length": True}, "same_length: False is supported"),
         ({"attn_type": "left"}, "attn_type: one of bi, uni"),
         ({"summary_type": "mean"}, "summary_type: one of last, first"),
+        ({"d_head": 12}, r"d_head: d_model / n_head \(13\)"),
         ({"mem_len": -1}, "mem_len: at least 0"),
     ):
         with pytest.raises(ValueError, match=message):
