@@ -247,17 +247,17 @@ def test_the_softmax_is_one() -> None:
 
 
 def test_memories_help() -> None:
-    """The second half of each row repeats the first: with memories it is known, without it is not."""
+    """Each segment comes twice: with memories the second is known, without it is not."""
     draw = torch.Generator().manual_seed(0)
     losses = {}
-    for mem_len in (8, 0):
+    for mem_len in (4, 0):
         torch.manual_seed(0)
         changes = {"mem_len": mem_len, "same_length": False, "clamp_len": -1, "cutoffs": (), "vocab_size": 8}
         model = build("TransfoXLLMHeadModel", transformer_xl.Config(**TINY | changes | {"div_val": 1, "dropout": 0.0}))
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
         recent = []
         for _ in range(100):
-            ids = torch.randint(2, 8, (16, 8), generator=draw)
+            ids = torch.randint(2, 8, (16, 4), generator=draw)
             mems = model(ids).mems if mem_len else None
             loss = model(ids, mems=mems, labels=ids).loss
             optimizer.zero_grad()
@@ -266,7 +266,7 @@ def test_memories_help() -> None:
             recent.append(float(loss.detach()))
         losses[mem_len] = sum(recent[-10:]) / 10
     assert losses[0] > 1.6  # log 6 = 1.79
-    assert losses[8] < 0.8 * losses[0]
+    assert losses[4] < 0.6 * losses[0]
 
 
 def test_dropouts_are_at_work() -> None:
