@@ -34,8 +34,10 @@ FAMILIES = {
     "reformer": "reformer",
     "roberta": "roberta",
     "t5": "t5",
+    "transfo-xl": "transformer_xl",
     "unilm": "unilm",
     "vit": "vit",
+    "xlnet": "xlnet",
 }
 
 # How timm, which writes no model_type, begins the name of an architecture -> module of the family.

@@ -4,11 +4,13 @@ Each file imports only from files before it::
 
     layouts  layers  axial  config  files  keys  outputs  scores  lstm
     padding  attention  patches
-    embeddings  chosen  relative  runs  cache
-    characters  chunked  crossing  global_rows  prenorm  writing
-    objectives  search  beams
+    embeddings  chosen  relative  recurrence  runs  cache
+    characters  chunked  crossing  global_rows  prenorm  recurrent_layers
+    streams  writing
+    order  objectives  search  beams
     heads  generation
+    adaptive  two_streams
     encoder  seq2seq  model  tower
     cloze_generation  decoder
-    gpt
+    gpt  permutation  segments
 """

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from ...attention import attention
-from ...bias import Dense, Distance
 from ...blocks import Blocks
 from ...patterns import INF, Band
-from .layouts import Whole
+from .layouts import Bias, Whole
 
 Pair = tuple[Tensor, Tensor]
 
@@ -208,7 +207,7 @@ class Reading(Whole):
         k: Tensor,
         v: Tensor,
         pattern: Band | Blocks,
-        bias: Distance | Dense | None,
+        bias: Bias,
         dropout: float,
         scale: float | None = None,
     ) -> Tensor:
@@ -230,7 +229,7 @@ class Writing(Whole):
         k: Tensor,
         v: Tensor,
         pattern: Band | Blocks,
-        bias: Distance | Dense | None,
+        bias: Bias,
         dropout: float,
         scale: float | None = None,
     ) -> Tensor:

@@ -18,7 +18,7 @@ from ...blocks import Blocks
 from ...patterns import Band, causal, dense
 from .encoder import Encoder
 from .heads import States, WordPredictor
-from .layouts import Whole
+from .layouts import Bias, Whole
 from .model import Model
 from .relative import RelativeBias
 
@@ -54,7 +54,7 @@ class Kept(Whole):
         return self.places
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float,
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
         scale: float | None = None,
     ) -> Tensor:  # fmt: skip
         if self.asked == len(self.layers):

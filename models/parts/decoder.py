@@ -61,7 +61,7 @@ class Decoder(Encoder):
     ) -> Read:
         """Read a prompt ``(B, P)``, padded on any side by mask or on the right by ``lengths``; what
         is masked takes no position. ``room`` as :class:`writing.Writer` has it."""
-        ids, lengths, real = _together(input_ids, attention_mask, lengths)
+        ids, lengths, real = together(input_ids, attention_mask, lengths)
         where = layout(ids.shape[0], ids.shape[1], ids.device, lengths=lengths)
         size = where.longest + room(input_ids.shape[1])
         # The last new word is not read.
@@ -91,7 +91,7 @@ class Decoder(Encoder):
         return States(x, Whole(x.shape[0], x.shape[1], x.device), self.embeddings.words.weight)
 
 
-def _together(ids: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def together(ids: Tensor, mask: Tensor | None, lengths: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Real tokens of each row at its start, how many there are, and which were real; Nones if all are."""
     if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.shape[1] == 0:
         given = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__

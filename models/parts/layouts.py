@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ...attention import attention
-from ...bias import Dense, Distance
+from ...bias import Dense, Distance, Relative
 from ...blocks import Blocks
 from ...globals import Globals, locate
 from ...patterns import Band
 
 Pair = tuple[Tensor, Tensor]
-Bias = Distance | Dense | None
+Bias = Distance | Dense | Relative | None
 IGNORED = -100  # the label that carries no loss, as in torch and transformers
 
 
@@ -158,8 +158,8 @@ class Masked(_Covered):
         self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
         scale: float | None = None,
     ) -> Tensor:  # fmt: skip
-        if isinstance(bias, Distance):
-            hidden = _with_hidden_keys(q, k, self.real, scale)
+        if isinstance(bias, (Distance, Relative)):
+            hidden = with_hidden_keys(q, k, self.real, scale)
             return attention(*hidden[:2], v, pattern, bias, scale=hidden[2], dropout=dropout)  # type: ignore[return-value]
         both = self.padding if bias is None else Dense(bias.values + self.padding.values)
         return attention(q, k, v, pattern, both, scale=scale, dropout=dropout)  # type: ignore[return-value]
@@ -245,7 +245,7 @@ class Unpadded(Packed):
         return super().globals(self.pack(locate(positions, self.shape, self.device)[0]))
 
 
-def _with_hidden_keys(q: Tensor, k: Tensor, real: Tensor, scale: float | None) -> tuple[Tensor, Tensor, float]:
+def with_hidden_keys(q: Tensor, k: Tensor, real: Tensor, scale: float | None) -> tuple[Tensor, Tensor, float]:
     """``(q, k, scale)`` with a feature by which keys that are not ``real`` score lowest, for beside a
     position bias the op takes no other: 1 in queries, so no matrix of pairs is needed."""
     if q.shape[-1] > 255:
@@ -254,7 +254,11 @@ def _with_hidden_keys(q: Tensor, k: Tensor, real: Tensor, scale: float | None) -
             f"up to 255 wide, got {q.shape[-1]}"
         )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    lowest = torch.finfo(k.dtype).min / (2 * max(scale, 1.0))
-    hidden = torch.zeros(real.shape, dtype=k.dtype, device=k.device).masked_fill(~real, lowest)
-    column = hidden[:, None, :, None].expand(-1, k.shape[1], -1, -1)
+    column = hiding(real, k.dtype, scale)[:, None].expand(-1, k.shape[1], -1, -1)
     return torch.cat([q, torch.ones_like(q[..., :1])], -1), torch.cat([k, column], -1), scale
+
+
+def hiding(real: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
+    """That feature of keys ``real (B, S)``: ``(B, S, 1)``, 0 or a number near the lowest."""
+    lowest = torch.finfo(dtype).min / (2 * max(scale, 1.0))
+    return torch.zeros(real.shape, dtype=dtype, device=real.device).masked_fill(~real, lowest)[..., None]

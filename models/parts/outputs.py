@@ -1,7 +1,8 @@
 """What models return: transformers' names, as small dataclasses.
 
 Any field that was not computed is None. Positions of padding hold 0 (start and end logits
--inf), where transformers computes values that mean nothing.
+-inf), where transformers computes values that mean nothing. ``mems`` are memories for the next
+segment, of the families that have them (:mod:`recurrence`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Encoding:
     last_hidden_state: Tensor
     pooler_output: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Prediction:
     loss: Tensor | None
     logits: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -59,6 +62,19 @@ class Span:
     start_logits: Tensor
     end_logits: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class AdaptivePrediction:
+    """``losses (B, S - 1)`` of each token's next one, 0 where that has no label; or, without labels,
+    ``logits (B, S, V)``, which are log-probabilities."""
+
+    loss: Tensor | None
+    losses: Tensor | None
+    logits: Tensor | None
+    hidden_states: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -139,5 +155,6 @@ class Matching:
 
 _OF_DECODERS = (Seq2SeqEncoding, Seq2SeqPrediction, Seq2SeqSpan)
 _OF_IMAGES = (TextEmbedding, ImageEmbedding, Matching)
-for _output in (Encoding, PreTraining, OrderPreTraining, Prediction, Span, *_OF_DECODERS, *_OF_IMAGES):
+_OF_TOKENS = (Encoding, PreTraining, OrderPreTraining, Prediction, Span, AdaptivePrediction)
+for _output in (*_OF_TOKENS, *_OF_DECODERS, *_OF_IMAGES):
     torch.export.register_dataclass(_output)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ...attention import attention
-from ...bias import Dense, Distance
+from ...bias import Distance
 from ...blocks import Blocks
 from ...patterns import Band
-from .layouts import Masked, Whole
+from .layouts import Bias, Masked, Whole
 
 
 class Runs(Masked):
@@ -37,7 +37,7 @@ class Runs(Masked):
         return x[torch.arange(len(x), device=self.device), self.before]
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float,
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
         scale: float | None = None,
     ) -> Tensor:  # fmt: skip
         if not isinstance(bias, Distance) or not isinstance(pattern, Band) or pattern.rows:

@@ -176,7 +176,9 @@ def test_packed_texts_are_shifted_each_by_itself() -> None:
 
 @pytest.mark.compiles
 def test_traces_in_one_graph() -> None:
-    seq2seq.assert_traces(build("BartModel", bart.Config(**TINY | {"encoder_layers": 1, "decoder_layers": 1})).eval(), 1)
+    seq2seq.assert_traces(
+        build("BartModel", bart.Config(**TINY | {"encoder_layers": 1, "decoder_layers": 1})).eval(), 1
+    )
 
 
 @pytest.mark.parametrize("name", ["dropout", "attention_dropout", "activation_dropout"])

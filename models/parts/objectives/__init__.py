@@ -4,7 +4,7 @@ Data first, then losses; each file imports only from files before it::
 
     masking  packing  tasks  contrastive  directions  sampled
     spans  sentinels  pairs
-    similar  noises
+    permutation  similar  noises
     real
     replaced  distillation  scores
     layerwise  modes
@@ -26,6 +26,7 @@ from .modes import MODES, ModeBatch, draw_modes, mask_targets, unilm_batches
 from .noises import Noise, Passage, bart_noises, delete, denoising, hide, infill, permute, rotate
 from .packing import cut, full_sentences, padded, whole_sentences
 from .pairs import Pair, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
+from .permutation import partial_spans, permutation_lm
 from .replaced import ReplacedTokens, replaced_loss, sample, share_embeddings
 from .sampled import expected_counts, log_uniform, sampled_softmax_loss
 from .scores import score_loss
@@ -78,6 +79,8 @@ __all__ = [
     "mask_tokens",
     "next_sentence_pairs",
     "padded",
+    "partial_spans",
+    "permutation_lm",
     "permute",
     "replaced_loss",
     "rotate",
