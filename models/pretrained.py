@@ -28,6 +28,8 @@ FAMILIES = {
     "reformer": "reformer",
     "roberta": "roberta",
     "unilm": "unilm",
+    "unimo": "unimo",
+    "uniter": "uniter",
 }
 
 

@@ -2,12 +2,12 @@
 
 Each file imports only from files before it::
 
-    layouts  layers  axial  config  files  keys  outputs  scores
+    layouts  layers  axial  config  files  keys  outputs  scores  regions
     attention  embeddings  chosen  relative  runs  cache
     chunked  global_rows  writing
     objectives  search  beams
     heads  generation
     encoder  model
-    cloze_generation  decoder
-    gpt
+    cloze_generation  decoder  joint
+    gpt  region_heads
 """

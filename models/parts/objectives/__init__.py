@@ -2,10 +2,10 @@
 
 Data first, then losses; each file imports only from files before it::
 
-    masking  packing
-    spans  pairs
-    similar
-    real
+    masking  packing  transport
+    spans  pairs  regions  fragments
+    similar  image_text
+    real  contrast
     replaced  distillation  scores
     layerwise  modes
 """

@@ -1,0 +1,126 @@
+"""What was hidden of a picture, told from the states of its regions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from .heads import States, class_loss, token_loss
+from .joint import JointStates
+from .layers import ACTIVATIONS
+from .layouts import IGNORED
+from .objectives.regions import divergence_loss, feature_loss, same_regions
+
+
+@dataclass
+class PairPreTraining:
+    """``prediction_logits (B, T, V)`` of words, ``region_features (B, R, D)``, ``region_logits (B, R, C)``,
+    ``matching_logits (B, 2)`` (1 is: they belong together); the loss is the sum of the losses asked for."""
+
+    loss: Tensor | None = None
+    prediction_logits: Tensor | None = None
+    region_features: Tensor | None = None
+    region_logits: Tensor | None = None
+    matching_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+torch.export.register_dataclass(PairPreTraining)
+
+
+class Transform(nn.Module):
+    """``norm(act(dense(x)))``."""
+
+    def __init__(self, width: int, *, act: str, eps: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.act = ACTIVATIONS[act]
+        self.norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.act(self.dense(x)))
+
+
+class RegionPredictor(Transform):
+    """``decoder(norm(act(dense(x))))`` of each region: classes or features."""
+
+    def __init__(self, width: int, out: int, *, act: str = "gelu", eps: float) -> None:
+        super().__init__(width, act=act, eps=eps)
+        self.decoder = nn.Linear(width, out)
+
+    def forward(self, states: JointStates) -> Tensor:  # type: ignore[override]
+        return self.decoder(super().forward(part("regions", states).last))
+
+
+class TiedFeatures(Transform):
+    """Features of each region: the matrix that took them to states takes them back."""
+
+    def __init__(self, width: int, features: int, *, act: str = "gelu", eps: float) -> None:
+        super().__init__(width, act=act, eps=eps)
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, states: JointStates) -> Tensor:  # type: ignore[override]
+        x = super().forward(part("regions", states).last)
+        assert states.projection is not None
+        return F.linear(x, states.projection.t(), self.bias)
+
+
+def part(name: str, states: JointStates) -> States:
+    """The states of the text or of the regions."""
+    found: States | None = getattr(states, name)
+    if found is None:
+        raise ValueError(f"{'input_ids' if name == 'text' else 'regions'}: needed by this task, got None")
+    return found
+
+
+def regression(predicted: Tensor, targets: Tensor, states: JointStates) -> Tensor:
+    """:func:`feature_loss` of ``predicted``, of the layout's regions, from ``targets (B, R, D)``."""
+    layout = part("regions", states).layout
+    _like("feature_targets", targets, (*layout.shape, predicted.shape[-1]))
+    return feature_loss(predicted, layout.pack(targets), _masked(states))
+
+
+def divergence(logits: Tensor, targets: Tensor, states: JointStates) -> Tensor:
+    """:func:`divergence_loss` of ``logits``, of the layout's regions, from ``targets (B, R, C)``."""
+    layout = part("regions", states).layout
+    _like("class_probabilities", targets, (*layout.shape, logits.shape[-1]))
+    return divergence_loss(logits, layout.pack(targets), _masked(states))
+
+
+def classes(logits: Tensor, labels: Tensor, states: JointStates) -> Tensor:
+    """Cross-entropy of ``labels (B, R)``, -100 where there is none."""
+    try:
+        loss = token_loss(part("regions", states).layout, logits, labels)
+    except ValueError as error:
+        raise ValueError(f"class_{error}") from error
+    assert loss is not None
+    return loss
+
+
+def _masked(states: JointStates) -> Tensor:
+    layout = part("regions", states).layout
+    if states.masked is None:
+        raise ValueError("masked_regions: needed by this task, got None")
+    # As labels, so that padding is none.
+    hidden = torch.where(states.masked, 1, IGNORED)
+    return layout.labels(hidden) == 1
+
+
+def _like(name: str, targets: Tensor, shape: tuple[int, ...]) -> None:
+    same_regions(name, targets, torch.empty(shape, device="meta"))
+
+
+__all__ = [
+    "PairPreTraining",
+    "RegionPredictor",
+    "TiedFeatures",
+    "Transform",
+    "class_loss",
+    "classes",
+    "divergence",
+    "part",
+    "regression",
+]
