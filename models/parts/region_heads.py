@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from .heads import States, class_loss, token_loss
+from .heads import States, token_loss
 from .joint import JointStates
 from .layers import ACTIVATIONS
 from .layouts import IGNORED
-from .objectives.regions import divergence_loss, feature_loss, same_regions
+from .objectives.regions import check_shape, divergence_loss, feature_loss
 
 
 @dataclass
@@ -79,14 +79,14 @@ def part(name: str, states: JointStates) -> States:
 def regression(predicted: Tensor, targets: Tensor, states: JointStates) -> Tensor:
     """:func:`feature_loss` of ``predicted``, of the layout's regions, from ``targets (B, R, D)``."""
     layout = part("regions", states).layout
-    _like("feature_targets", targets, (*layout.shape, predicted.shape[-1]))
+    check_shape("feature_targets", targets, (*layout.shape, predicted.shape[-1]))
     return feature_loss(predicted, layout.pack(targets), _masked(states))
 
 
 def divergence(logits: Tensor, targets: Tensor, states: JointStates) -> Tensor:
     """:func:`divergence_loss` of ``logits``, of the layout's regions, from ``targets (B, R, C)``."""
     layout = part("regions", states).layout
-    _like("class_probabilities", targets, (*layout.shape, logits.shape[-1]))
+    check_shape("class_probabilities", targets, (*layout.shape, logits.shape[-1]))
     return divergence_loss(logits, layout.pack(targets), _masked(states))
 
 
@@ -107,20 +107,3 @@ def _masked(states: JointStates) -> Tensor:
     # As labels, so that padding is none.
     hidden = torch.where(states.masked, 1, IGNORED)
     return layout.labels(hidden) == 1
-
-
-def _like(name: str, targets: Tensor, shape: tuple[int, ...]) -> None:
-    same_regions(name, targets, torch.empty(shape, device="meta"))
-
-
-__all__ = [
-    "PairPreTraining",
-    "RegionPredictor",
-    "TiedFeatures",
-    "Transform",
-    "class_loss",
-    "classes",
-    "divergence",
-    "part",
-    "regression",
-]

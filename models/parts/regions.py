@@ -281,15 +281,16 @@ def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _picture(where: str, line: dict[str, Any]) -> tuple[str, float, float, int]:
-    kinds = {"image": str, "width": (int, float), "height": (int, float), "regions": int}
-    _known(where, line, kinds)
-    for name, kind in kinds.items():
-        value = line.get(name)
-        least = isinstance(value, str) or (isinstance(value, kind) and not isinstance(value, bool) and value > 0)
-        if not isinstance(value, kind) or not value or not least:
-            what = "a name" if kind is str else "a number above 0"
-            raise ValueError(f"{where}: {name}: {what} is allowed, got {value!r}")
-    return line["image"], line["width"], line["height"], line["regions"]
+    _known(where, line, ("image", "width", "height", "regions"))
+    name = line.get("image")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{where}: image: a name is allowed, got {name!r}")
+    for key, kinds in (("width", (int, float)), ("height", (int, float)), ("regions", (int,))):
+        value = line.get(key)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
+            what = "a whole number" if kinds == (int,) else "a number"
+            raise ValueError(f"{where}: {key}: {what} above 0 is allowed, got {value!r}")
+    return name, line["width"], line["height"], line["regions"]
 
 
 def _caption(where: str, line: dict[str, Any], images: Mapping[str, Image]) -> Caption:

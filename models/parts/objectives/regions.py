@@ -86,7 +86,7 @@ def feature_loss(predicted: Tensor, features: Tensor, masked: Tensor) -> Tensor:
         >>> float(feature_loss(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), torch.tensor([[True, False]])))
         1.0
     """
-    same_regions("features", features, predicted)
+    check_shape("features", features, predicted.shape)
     return _mean_of((predicted - features).square().mean(-1), masked)
 
 
@@ -118,7 +118,7 @@ def divergence_loss(logits: Tensor, probabilities: Tensor, masked: Tensor) -> Te
         >>> float(divergence_loss(p.log(), p, torch.tensor([True])))
         0.0
     """
-    same_regions("probabilities", probabilities, logits)
+    check_shape("probabilities", probabilities, logits.shape)
     parts = F.kl_div(logits.log_softmax(-1), probabilities.to(logits.dtype), reduction="none")
     return _mean_of(parts.sum(-1), masked)
 
@@ -130,6 +130,6 @@ def _mean_of(values: Tensor, masked: Tensor) -> Tensor:
     return values.where(masked, 0).sum() / masked.sum().clamp(min=1)
 
 
-def same_regions(name: str, given: Tensor, like: Tensor) -> None:
-    if given.shape != like.shape:
-        raise ValueError(f"{name}: shape {tuple(like.shape)} is allowed, got {tuple(given.shape)}")
+def check_shape(name: str, given: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(given.shape) != tuple(shape):
+        raise ValueError(f"{name}: shape {tuple(shape)} is allowed, got {tuple(given.shape)}")
