@@ -38,14 +38,15 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from .parts.encoder import embeddings_of, layer_of
-from .parts.heads import Bare, MaskedLM, Pooler, SequenceClassification, States, WordPredictor, class_loss, token_loss
+from .parts.heads import Bare, Pooler, SequenceClassification, States, WordPredictor, class_loss
 from .parts.joint import Joint, JointConfig, JointStates, real_places
 from .parts.keys import BERT_HEADS, KeyMap, Same, encoder_rules, tied_words
 from .parts.layers import initialise
 from .parts.model import Family
 from .parts.objectives.transport import alignment_cost
 from .parts.outputs import Prediction
-from .parts.region_heads import PairPreTraining, RegionPredictor, TiedFeatures, classes, divergence, part, regression
+from .parts.region_heads import HiddenParts, PairPreTraining, RegionPredictor, TextCloze, TiedFeatures, part
+from .parts.regions import Image, in_shares
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,14 @@ class Config(JointConfig):
     """
 
     model_type: ClassVar[str] = "uniter"
+    least_types: ClassVar[int] = 2
 
     vocab_size: int = 28996
     itm_ot_lambda: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.type_vocab_size < 2:
-            raise ValueError(f"type_vocab_size: at least 2 (words, regions) is allowed, got {self.type_vocab_size}")
-        if self.itm_ot_lambda < 0:
-            raise ValueError(f"itm_ot_lambda: at least 0 is allowed, got {self.itm_ot_lambda}")
+        self.check_least("itm_ot_lambda", 0)
 
     @classmethod
     def base(cls, **sizes: Any) -> Config:
@@ -85,13 +84,14 @@ def locations(boxes: Tensor, width: float, height: float) -> Tensor:
         >>> locations(torch.tensor([[0.0, 12.0, 32.0, 48.0]]), 64, 48)
         tensor([[0.0000, 0.2500, 0.5000, 1.0000, 0.5000, 0.7500, 0.3750]])
     """
-    if boxes.shape[-1] != 4 or not (width > 0 and height > 0):
-        raise ValueError(
-            f"boxes, width, height: shape (..., 4) and sizes above 0 are allowed, "
-            f"got {tuple(boxes.shape)}, {width}, {height}"
-        )
-    x1, y1, x2, y2 = (boxes.float() / boxes.new_tensor([width, height, width, height]).float()).unbind(-1)
-    return torch.stack([x1, y1, x2, y2, x2 - x1, y2 - y1, (x2 - x1) * (y2 - y1)], -1)
+    corners = in_shares(boxes, width, height)
+    sides = corners[..., 2:] - corners[..., :2]
+    return torch.cat([corners, sides, sides.prod(-1, keepdim=True)], -1)
+
+
+def view(image: Image) -> tuple[Tensor, Tensor]:
+    """A picture's features and locations, as ``objectives.Pairs`` wants them."""
+    return image.features, locations(image.boxes, image.width, image.height)
 
 
 class RegionEmbeddings(nn.Module):
@@ -120,66 +120,39 @@ def body(c: Config) -> Joint:
     return Joint(embeddings_of(c, c.hidden_size), regions, layers, ("text", "regions"))
 
 
-class Tasks(nn.Module):
+class Tasks(HiddenParts):
     """Section 3.2. A call names its tasks by their targets, and gets what those need; without any it gets
     all that its input has room for.
 
     Args (of a call):
-        labels: ``(B, T)``, words where they are hidden, else -100.
-        feature_targets: ``(B, R, D)``, features; those of masked regions count.
-        class_labels: ``(B, R)``, the detector's classes, else -100.
-        class_probabilities: ``(B, R, C)``, its probabilities; those of masked regions count.
+        labels, feature_targets, class_labels, class_probabilities: As :class:`HiddenParts` takes them.
         matching_labels: ``(B,)``, 1 where text and picture belong together, else 0.
     """
 
-    targets = ("labels", "feature_targets", "class_labels", "class_probabilities", "matching_labels")
+    targets = (*HiddenParts.targets, "matching_labels")
 
     def __init__(self, c: Config) -> None:
-        super().__init__()
         width, eps = c.hidden_size, c.layer_norm_eps
-        self.words = _words(c)
-        self.features = TiedFeatures(width, c.image_embedding_size, eps=eps)
-        self.classes = RegionPredictor(width, c.image_class_size, eps=eps)
+        features = TiedFeatures(width, c.image_embedding_size, eps=eps)
+        super().__init__(_words(c), features, RegionPredictor(width, c.image_class_size, eps=eps))
         self.pooler, self.matching = Pooler(width), nn.Linear(width, 2)
         self.alignment = c.itm_ot_lambda
 
-    def forward(
-        self,
-        states: JointStates,
-        labels: Tensor | None = None,
-        feature_targets: Tensor | None = None,
-        class_labels: Tensor | None = None,
-        class_probabilities: Tensor | None = None,
-        matching_labels: Tensor | None = None,
-    ) -> PairPreTraining:
-        given = (labels, feature_targets, class_labels, class_probabilities, matching_labels)
-        every = all(x is None for x in given)
-        out, losses = PairPreTraining(hidden_states=states.hidden_states), []
-        if labels is not None or (every and states.text is not None):
-            text = part("text", states)
-            logits = self.words(text)
-            losses.append(token_loss(text.layout, logits, labels))
-            out.prediction_logits = text.layout.unpack(logits)
-        if feature_targets is not None or (every and states.regions is not None):
-            found = self.features(states)
-            losses.append(None if feature_targets is None else regression(found, feature_targets, states))
-            out.region_features = part("regions", states).layout.unpack(found)
-        if class_labels is not None or class_probabilities is not None or (every and states.regions is not None):
-            found = self.classes(states)
-            losses.append(None if class_labels is None else classes(found, class_labels, states))
-            losses.append(None if class_probabilities is None else divergence(found, class_probabilities, states))
-            out.region_logits = part("regions", states).layout.unpack(found)
+    def forward(self, states: JointStates, matching_labels: Tensor | None = None, **hidden: Tensor) -> PairPreTraining:
+        out = PairPreTraining(hidden_states=states.hidden_states)
+        every = matching_labels is None and not hidden
+        losses = self.tell(out, states, hidden, every=every)
         if matching_labels is not None or (every and states.text is not None and states.regions is not None):
             out.matching_logits = self.matching(self.pooler(states))
             losses += self._matching_losses(states, out.matching_logits, matching_labels)
-        known = [loss for loss in losses if loss is not None]
-        out.loss = torch.stack(known).sum() if known else None
+        out.loss = torch.stack(losses).sum() if losses else None
         return out
 
-    def _matching_losses(self, states: JointStates, logits: Tensor, labels: Tensor | None) -> list[Tensor | None]:
+    def _matching_losses(self, states: JointStates, logits: Tensor, labels: Tensor | None) -> list[Tensor]:
         if labels is None:
             return []
         loss = class_loss("matching_labels", logits, labels)
+        assert loss is not None
         if not self.alignment:
             return [loss]
         text, regions = part("text", states), part("regions", states)
@@ -221,14 +194,6 @@ class QuestionAnswering(nn.Module):
             each = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
             loss = each.sum(1).mean()
         return Prediction(loss, logits, states.hidden_states)
-
-
-class TextCloze(MaskedLM):
-    """The cloze alone: ``labels (B, T)``."""
-
-    def forward(self, states: JointStates, labels: Tensor | None = None) -> Prediction:  # type: ignore[override]
-        out = super().forward(part("text", states), labels)
-        return Prediction(out.loss, out.logits, states.hidden_states)
 
 
 def _words(c: Config) -> WordPredictor:

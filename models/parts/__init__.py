@@ -2,7 +2,7 @@
 
 Each file imports only from files before it::
 
-    layouts  layers  axial  config  files  keys  outputs  scores  regions
+    layouts  layers  axial  config  files  keys  outputs  scores  regions  paddle
     attention  embeddings  chosen  relative  runs  cache
     chunked  global_rows  writing
     objectives  search  beams

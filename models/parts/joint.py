@@ -34,8 +34,7 @@ class JointConfig(ClassifierConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("image_embedding_size")
-        if self.image_class_size < 2:
-            raise ValueError(f"image_class_size: at least 2 is allowed, got {self.image_class_size}")
+        self.check_least("image_class_size", 2)
 
 
 @dataclass
@@ -195,6 +194,8 @@ class Joint(Encoder):
         starts = dict(zip(names, [0, *(one.shape[1] for one in layouts)][: len(names)], strict=True))
         pattern = None
         if source_lengths is not None:
+            if names[-1] != "text":
+                raise ValueError("source_lengths: None is allowed, as regions stand behind the words here")
             pattern = prefix_lm(prefix(whole, _sources(source_lengths, parts["text"][0]) + starts["text"]))
         found = self.through(x, whole, None, pattern, output_hidden_states=output_hidden_states)
         apart: dict[str, States] = {}

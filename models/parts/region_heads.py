@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from .heads import States, token_loss
+from .heads import MaskedLM, States, token_loss
 from .joint import JointStates
 from .layers import ACTIVATIONS
 from .layouts import IGNORED
 from .objectives.regions import check_shape, divergence_loss, feature_loss
+from .outputs import Prediction
 
 
 @dataclass
@@ -107,3 +109,52 @@ def _masked(states: JointStates) -> Tensor:
     # As labels, so that padding is none.
     hidden = torch.where(states.masked, 1, IGNORED)
     return layout.labels(hidden) == 1
+
+
+class HiddenParts(nn.Module):
+    """Hidden words and regions, told from the states of a pair.
+
+    Args:
+        words, features, classes: From states to what is told of words or of regions.
+
+    Args (of a call):
+        labels: ``(B, T)``, words where they are hidden, else -100.
+        feature_targets: ``(B, R, D)``, features; those of masked regions count.
+        class_labels: ``(B, R)``, the detector's classes, else -100.
+        class_probabilities: ``(B, R, C)``, its probabilities; those of masked regions count.
+    """
+
+    targets: tuple[str, ...] = ("labels", "feature_targets", "class_labels", "class_probabilities")
+
+    def __init__(self, words: nn.Module, features: nn.Module, classes: nn.Module) -> None:
+        super().__init__()
+        self.words, self.features, self.classes = words, features, classes
+
+    def tell(
+        self, out: PairPreTraining, states: JointStates, targets: Mapping[str, Tensor], *, every: bool
+    ) -> list[Tensor]:
+        """Put what the targets ask for into ``out``, or all there is, and give the losses."""
+        losses: list[Tensor] = []
+        if "labels" in targets or (every and states.text is not None):
+            text = part("text", states)
+            found = self.words(text)
+            losses += [loss for loss in [token_loss(text.layout, found, targets.get("labels"))] if loss is not None]
+            out.prediction_logits = text.layout.unpack(found)
+        if "feature_targets" in targets or (every and states.regions is not None):
+            found = self.features(states)
+            losses += [regression(found, x, states) for name, x in targets.items() if name == "feature_targets"]
+            out.region_features = part("regions", states).layout.unpack(found)
+        ways = {"class_labels": classes, "class_probabilities": divergence}
+        if ways.keys() & targets or (every and states.regions is not None):
+            found = self.classes(states)
+            losses += [ways[name](found, x, states) for name, x in targets.items() if name in ways]
+            out.region_logits = part("regions", states).layout.unpack(found)
+        return losses
+
+
+class TextCloze(MaskedLM):
+    """The cloze alone: ``labels (B, T)``."""
+
+    def forward(self, states: JointStates, labels: Tensor | None = None) -> Prediction:  # type: ignore[override]
+        out = super().forward(part("text", states), labels)
+        return Prediction(out.loss, out.logits, states.hidden_states)

@@ -210,6 +210,11 @@ def check(folder: str | Path) -> tuple[int, int, int]:
     return len(images), regions, len(read_captions(folder, images))
 
 
+View = Callable[[Image], tuple[Tensor, Tensor]]
+"""From a picture to the features ``(m, D)`` and locations ``(m, L)`` that a family sees of it. Where m is
+more than the picture's regions, those in front stand for the whole picture."""
+
+
 @dataclass
 class RegionBatch:
     """Pictures side by side, padded on the right with 0.
@@ -218,30 +223,49 @@ class RegionBatch:
         regions: ``(B, R, D)``.
         locations: ``(B, R, L)``.
         lengths: ``(B,)``.
-        probabilities: ``(B, R, C)``, None if a picture has none.
+        whole: Regions in front of each picture that stand for all of it; their boxes and probabilities are 0.
+        boxes: ``(B, R, 4)`` in pixels.
+        probabilities: ``(B, R, C)``, None if the pictures have none.
     """
 
     regions: Tensor
     locations: Tensor
     lengths: Tensor
+    whole: int
+    boxes: Tensor
     probabilities: Tensor | None
 
 
-def collate(images: Sequence[Image], locate: Callable[[Image], Tensor]) -> RegionBatch:
-    """A batch of pictures, in float32.
-
-    Args:
-        locate: Gives a picture's locations ``(n, L)``, as a family's own ``locations`` does.
-    """
+def collate(images: Sequence[Image], view: View) -> RegionBatch:
+    """A batch of pictures, in float32."""
     _alike(images)
-    known = images[0].probabilities is not None
     rows = torch.nn.utils.rnn.pad_sequence
-    return RegionBatch(
-        rows([image.features.float() for image in images], batch_first=True),
-        rows([locate(image) for image in images], batch_first=True),
-        torch.tensor([image.regions for image in images]),
-        rows([image.probabilities.float() for image in images], batch_first=True) if known else None,  # type: ignore[union-attr]
-    )
+    seen = [view(image) for image in images]
+    regions, locations = (rows([pair[i].float() for pair in seen], batch_first=True) for i in range(2))
+    whole = len(seen[0][0]) - images[0].regions
+
+    def behind(name: str) -> Tensor:
+        found = [torch.nn.functional.pad(getattr(image, name).float(), (0, 0, whole, 0)) for image in images]
+        return rows(found, batch_first=True)
+
+    probabilities = None if images[0].probabilities is None else behind("probabilities")
+    lengths = torch.tensor([len(features) for features, _ in seen])
+    return RegionBatch(regions, locations, lengths, whole, behind("boxes"), probabilities)
+
+
+def in_shares(boxes: Tensor, width: float, height: float) -> Tensor:
+    """``boxes (..., 4)``, x1, y1, x2, y2 in pixels, in shares of the picture's width and height.
+
+    Example:
+        >>> in_shares(torch.tensor([0.0, 12.0, 32.0, 48.0]), 64, 48)
+        tensor([0.0000, 0.2500, 0.5000, 1.0000])
+    """
+    if boxes.shape[-1] != 4 or not (width > 0 and height > 0):
+        raise ValueError(
+            f"boxes, width, height: shape (..., 4) and sizes above 0 are allowed, "
+            f"got {tuple(boxes.shape)}, {width}, {height}"
+        )
+    return boxes.float() / torch.tensor([width, height, width, height], device=boxes.device)
 
 
 def _alike(images: Sequence[Image]) -> None:

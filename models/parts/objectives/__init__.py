@@ -5,7 +5,7 @@ Data first, then losses; each file imports only from files before it::
     masking  packing  transport
     spans  pairs  regions  fragments
     similar  image_text
-    real  contrast
+    real  contrast  unified
     replaced  distillation  scores
     layerwise  modes
 """

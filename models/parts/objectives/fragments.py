@@ -12,7 +12,7 @@ from ..layouts import IGNORED
 from .masking import check_rate
 from .packing import padded
 
-UNIMO = tuple(0.2 * 0.8**n / (1 - 0.8**10) for n in range(10))
+SPANS = tuple(0.2 * 0.8**n / (1 - 0.8**10) for n in range(10))
 """Lengths of spans in words: geometric with p = 0.2, at most 10 (section 2.2, as SpanBERT's: Joshi et al.
 2019, arXiv:1907.10529), for :func:`choose_ngrams`."""
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..regions import Caption, Image, RegionBatch, collate
-from .masking import BERT, choose_tokens, corrupt
+from ..regions import Caption, Image, RegionBatch, View, collate
+from .masking import choose_tokens, corrupt
 from .packing import padded
 from .regions import at_least_one, best_classes, choose_regions
 
-UNITER = {"matching": 2.0, "words": 2.0, "features": 1.0, "divergence": 1.0}
-"""How often each task is drawn, in proportion (the authors' configuration; "classes" is the one of
-section 3.2's tasks that its best model leaves out)."""
+Arguments = dict[str, Tensor]
+"""What a model is called with."""
+Draw = torch.Generator | None
 
 
 @dataclass(frozen=True)
@@ -34,79 +34,92 @@ class Vocabulary:
     words: int
 
 
-@dataclass
-class TaskBatch:
-    """
-    Args:
-        task: Its name.
-        arguments: What the pre-training model is called with.
-    """
-
-    task: str
-    arguments: dict[str, Tensor]
-
-
-def uniter_batches(
-    captions: Sequence[Caption],
-    images: Mapping[str, Image],
-    *,
-    rows: int,
-    encode: Callable[[str], Sequence[int]],
-    locate: Callable[[Image], Tensor],
-    vocabulary: Vocabulary,
-    tasks: Mapping[str, float] = UNITER,
-    longest: int = 60,
-    rate: float = 0.15,
-    exchanged: float = 0.5,
-    generator: torch.Generator | None = None,
-) -> Iterator[TaskBatch]:
-    """One pass over the captions in random order, in batches of ``rows`` (a last one with fewer is left
-    out), each with a task of its own.
-
-    - "words": 15 % of the words, at least one, as BERT hides them.
-    - "features", "classes", "divergence": 15 % of the regions, at least one, are hidden: to be
-      found are their features, the detector's best class, or its probabilities.
-    - "matching": of half the rows the picture is another one.
+@dataclass(frozen=True)
+class Pairs:
+    """Captioned pictures, and how a model sees them.
 
     Args:
+        captions, images: Those of a folder (``parts.regions``).
         encode: From a text to ids without special ones.
-        locate: From a picture to its locations ``(n, L)``.
-        tasks: Name -> how often, in proportion.
+        view: From a picture to features and locations: ``view`` of the family.
         longest: The most tokens of a text, [CLS] and [SEP] among them; longer ones are cut.
-        rate, exchanged: Shares of words or regions, and of pictures.
+    """
+
+    captions: Sequence[Caption]
+    images: Mapping[str, Image]
+    encode: Callable[[str], Sequence[int]]
+    view: View
+    vocabulary: Vocabulary
+    longest: int = 60
+
+    def __post_init__(self) -> None:
+        if self.longest < 3:
+            raise ValueError(f"longest: at least 3 is allowed, got {self.longest}")
+
+    def tokens(self, text: str) -> list[int]:
+        """Ids without special ones, cut."""
+        tokens = list(self.encode(text))[: self.longest - 2]
+        if not tokens:
+            raise ValueError(f"encode: at least one token of a text is allowed, got none for {text!r}")
+        return tokens
+
+    def texts(self, texts: Sequence[str]) -> Arguments:
+        """``[CLS] text [SEP]`` of each."""
+        v = self.vocabulary
+        ids, lengths = padded([[v.first, *self.tokens(text), v.last] for text in texts], v.padding)
+        return {"input_ids": ids, "lengths": lengths}
+
+    def pictures(self, names: Sequence[str]) -> RegionBatch:
+        return collate([self.images[name] for name in names], self.view)
+
+    def both(self, captions: Sequence[Caption]) -> tuple[Arguments, RegionBatch]:
+        """Arguments for texts with their pictures, and the pictures."""
+        batch = self.pictures([caption.image for caption in captions])
+        return {**self.texts([caption.caption for caption in captions]), **seen(batch)}, batch
+
+
+Task = Callable[[Pairs, Sequence[Caption], Draw], Arguments]
+"""From pairs and some captions to what the pre-training model is called with."""
+
+
+def seen(batch: RegionBatch) -> Arguments:
+    """A model's arguments for pictures."""
+    return {"regions": batch.regions, "locations": batch.locations, "region_lengths": batch.lengths}
+
+
+def batches(
+    pairs: Pairs, tasks: Mapping[str, tuple[float, Task]], rows: int, generator: Draw = None
+) -> Iterator[tuple[str, Arguments]]:
+    """One pass over the captions in random order, in batches of ``rows`` (a last one with fewer is left
+    out): the name of the batch's task, and what the pre-training model is called with.
+
+    Args:
+        tasks: Name -> how often it is drawn, in proportion, and the task: :data:`UNITER` or others.
 
     Raises:
         ValueError: Naming the argument.
     """
-    known = {*UNITER, "classes"}
-    if not tasks or set(tasks) - known or min(tasks.values()) < 0 or sum(tasks.values()) <= 0:
-        raise ValueError(f"tasks: shares, not all 0, of {', '.join(sorted(known))} are allowed, got {dict(tasks)}")
-    if not 1 <= rows <= len(captions):
-        raise ValueError(f"rows: 1 to {len(captions)} (the captions) is allowed, got {rows}")
-    if longest < 3:
-        raise ValueError(f"longest: at least 3 is allowed, got {longest}")
-    names, shares = list(tasks), torch.tensor(list(tasks.values()), dtype=torch.float64)
-    order = torch.randperm(len(captions), generator=generator).tolist()
+    if not 1 <= rows <= len(pairs.captions):
+        raise ValueError(f"rows: 1 to {len(pairs.captions)} (the captions) is allowed, got {rows}")
+    shares = torch.tensor([share for share, _ in tasks.values()], dtype=torch.float64)
+    if not len(shares) or bool((shares < 0).any()) or not bool(shares.any()):
+        raise ValueError(f"tasks: shares of at least 0, not all 0, are allowed, got {shares.tolist()}")
+    names, order = list(tasks), torch.randperm(len(pairs.captions), generator=generator).tolist()
     for start in range(0, len(order) - rows + 1, rows):
-        task = names[int(torch.multinomial(shares, 1, generator=generator))]
-        drawn = [captions[i] for i in order[start : start + rows]]
-        texts = [_row(encode(caption.caption), vocabulary, longest, caption) for caption in drawn]
-        pictures, matched = [caption.image for caption in drawn], None
-        if task == "matching":
-            pictures, matched = exchange(pictures, list(images), exchanged, generator)
-        batch = collate([images[name] for name in pictures], locate)
-        given = text_arguments(texts, vocabulary.padding) | region_arguments(batch)
-        if matched is not None:
-            yield TaskBatch(task, given | {"matching_labels": matched})
-        elif task == "words":
-            yield TaskBatch(task, given | hide_words(given, vocabulary, rate, generator))
-        else:
-            masked = choose_regions(batch.lengths, batch.regions.shape[1], rate=rate, generator=generator)
-            yield TaskBatch(task, given | {"masked_regions": masked} | _targets(task, batch, masked))
+        name = names[int(torch.multinomial(shares, 1, generator=generator))]
+        drawn = [pairs.captions[i] for i in order[start : start + rows]]
+        yield name, tasks[name][1](pairs, drawn, generator)
+
+
+def matching(pairs: Pairs, captions: Sequence[Caption], generator: Draw = None, *, exchanged: float = 0.5) -> Arguments:
+    """Image-text matching: a share of the rows gets another picture."""
+    names, labels = exchange([caption.image for caption in captions], list(pairs.images), exchanged, generator)
+    texts = pairs.texts([caption.caption for caption in captions])
+    return {**texts, **seen(pairs.pictures(names)), "matching_labels": labels}
 
 
 def exchange(
-    names: Sequence[str], others: Sequence[str], share: float, generator: torch.Generator | None = None
+    names: Sequence[str], others: Sequence[str], share: float, generator: Draw = None
 ) -> tuple[list[str], Tensor]:
     """Pictures, a ``share`` of them exchanged for another one, and labels: 1 where none was.
 
@@ -127,42 +140,66 @@ def exchange(
     return out, torch.tensor(labels)
 
 
-def text_arguments(texts: Sequence[Sequence[int]], padding: int) -> dict[str, Tensor]:
-    """A model's arguments for texts, ids with special ones."""
-    ids, lengths = padded(texts, padding)
-    return {"input_ids": ids, "lengths": lengths}
-
-
-def region_arguments(batch: RegionBatch) -> dict[str, Tensor]:
-    """A model's arguments for pictures."""
-    return {"regions": batch.regions, "locations": batch.locations, "region_lengths": batch.lengths}
-
-
-def hide_words(
-    given: Mapping[str, Tensor], vocabulary: Vocabulary, rate: float, generator: torch.Generator | None = None
-) -> dict[str, Tensor]:
-    """``input_ids`` and ``labels`` of the cloze, at least one word of each text hidden."""
-    ids, lengths = given["input_ids"], given["lengths"]
-    place = torch.arange(ids.shape[1])
-    special = (place == 0) | (place >= lengths[:, None] - 1)
+def hidden_words(pairs: Pairs, captions: Sequence[Caption], generator: Draw = None, *, rate: float = 0.15) -> Arguments:
+    """Masked LM beside a whole picture, at least one word of each text hidden."""
+    given, _ = pairs.both(captions)
+    special = special_places(given)
     chosen = at_least_one(choose_tokens(special, rate=rate, generator=generator), special, generator)
-    masked, labels = corrupt(
-        ids, chosen, mask_id=vocabulary.mask, words=vocabulary.words, shares=BERT, generator=generator
-    )
-    return {"input_ids": masked, "labels": labels}
+    return {**given, **cloze(given, chosen, pairs.vocabulary, generator)}
 
 
-def _row(tokens: Sequence[int], vocabulary: Vocabulary, longest: int, caption: Caption) -> list[int]:
-    if not len(tokens):
-        raise ValueError(f"encode: at least one token of a text is allowed, got none for {caption.caption!r}")
-    return [vocabulary.first, *list(tokens)[: longest - 2], vocabulary.last]
+def special_places(given: Arguments) -> Tensor:
+    """``(B, T)`` booleans: [CLS], [SEP] and padding."""
+    place = torch.arange(given["input_ids"].shape[1])
+    return (place == 0) | (place >= given["lengths"][:, None] - 1)
 
 
-def _targets(task: str, batch: RegionBatch, masked: Tensor) -> dict[str, Tensor]:
-    if task == "features":
-        return {"feature_targets": batch.regions}
+def cloze(given: Arguments, chosen: Tensor, v: Vocabulary, generator: Draw = None) -> Arguments:
+    """``input_ids`` and ``labels``, the chosen hidden as BERT hides them."""
+    ids, labels = corrupt(given["input_ids"], chosen, mask_id=v.mask, words=v.words, generator=generator)
+    return {"input_ids": ids, "labels": labels}
+
+
+def hidden_features(
+    pairs: Pairs, captions: Sequence[Caption], generator: Draw = None, *, rate: float = 0.15
+) -> Arguments:
+    """Features of hidden regions beside a whole text."""
+    given, batch = pairs.both(captions)
+    return {**given, "masked_regions": _hidden(batch, rate, generator), "feature_targets": batch.regions}
+
+
+def hidden_classes(
+    pairs: Pairs, captions: Sequence[Caption], generator: Draw = None, *, rate: float = 0.15
+) -> Arguments:
+    """The detector's best class of hidden regions."""
+    given, batch = pairs.both(captions)
+    masked = _hidden(batch, rate, generator)
+    return {**given, "masked_regions": masked, "class_labels": best_classes(known_classes(batch), masked)}
+
+
+def hidden_probabilities(
+    pairs: Pairs, captions: Sequence[Caption], generator: Draw = None, *, rate: float = 0.15
+) -> Arguments:
+    """The detector's probabilities of hidden regions."""
+    given, batch = pairs.both(captions)
+    return {**given, "masked_regions": _hidden(batch, rate, generator), "class_probabilities": known_classes(batch)}
+
+
+def _hidden(batch: RegionBatch, rate: float, generator: Draw) -> Tensor:
+    return choose_regions(batch.lengths, batch.regions.shape[1], rate=rate, first=batch.whole, generator=generator)
+
+
+def known_classes(batch: RegionBatch) -> Tensor:
     if batch.probabilities is None:
-        raise ValueError(f"tasks: {task} needs pictures with probabilities")
-    if task == "classes":
-        return {"class_labels": best_classes(batch.probabilities, masked)}
-    return {"class_probabilities": batch.probabilities}
+        raise ValueError("images: pictures with probabilities are needed to tell classes")
+    return batch.probabilities
+
+
+UNITER: dict[str, tuple[float, Task]] = {
+    "matching": (2.0, matching),
+    "words": (2.0, hidden_words),
+    "features": (1.0, hidden_features),
+    "probabilities": (1.0, hidden_probabilities),
+}
+"""The tasks of UNITER's best model and how often each is drawn (the authors' configuration; of the three
+for regions :func:`hidden_classes` is not among them). Another rate: ``functools.partial``."""
