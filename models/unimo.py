@@ -126,12 +126,12 @@ class RegionEmbeddings(nn.Module):
 
 def body(c: Config) -> Joint:
     """Section 2.1."""
-    sizes = {"eps": c.layer_norm_eps, "dropout": c.hidden_dropout_prob}
+    eps, dropout = c.layer_norm_eps, c.hidden_dropout_prob
     embeddings = Embeddings(
         c.vocab_size, c.max_position_embeddings, 0, c.hidden_size,
-        padding=c.pad_token_id, numbering=AfterPadding(c.pad_token_id), **sizes,
+        eps=eps, dropout=dropout, padding=c.pad_token_id, numbering=AfterPadding(c.pad_token_id),
     )  # fmt: skip
-    regions = RegionEmbeddings(c.image_embedding_size, c.hidden_size, **sizes)
+    regions = RegionEmbeddings(c.image_embedding_size, c.hidden_size, eps=eps, dropout=dropout)
     return Joint(embeddings, regions, [layer_of(c) for _ in range(c.num_hidden_layers)], ("regions", "text"))
 
 

@@ -10,6 +10,7 @@ Data first, then losses; each file imports only from files before it::
     layerwise  modes
 """
 
+from .contrast import ContrastBatch, contrast_batch, contrastive_loss
 from .distillation import (
     DISTILBERT,
     TripleLoss,
@@ -18,15 +19,20 @@ from .distillation import (
     soft_cross_entropy,
     soft_loss,
 )
+from .fragments import SPANS, FragmentBatch, fragment_batch, fragments
+from .image_text import UNITER, Pairs, Vocabulary, batches, exchange
 from .layerwise import LayerwiseLoss
 from .masking import BERT, ELECTRA, choose_tokens, corrupt, mask_tokens, static_generator
 from .modes import MODES, ModeBatch, draw_modes, mask_targets, unilm_batches
 from .packing import cut, full_sentences, padded
 from .pairs import Pair, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
+from .regions import best_classes, choose_regions, divergence_loss, feature_loss, spread_overlapping
 from .replaced import ReplacedTokens, replaced_loss, sample, share_embeddings
 from .scores import score_loss
 from .similar import corrupt_similar, similar_by_vectors, similar_in_table
 from .spans import MACBERT, UNILM, WHOLE_WORDS, choose_ngrams, inverse_lengths, segmented
+from .transport import alignment_cost, ipot
+from .unified import UNIMO
 
 __all__ = [
     "BERT",
@@ -34,24 +40,43 @@ __all__ = [
     "ELECTRA",
     "MACBERT",
     "MODES",
+    "SPANS",
     "UNILM",
+    "UNIMO",
+    "UNITER",
     "WHOLE_WORDS",
+    "ContrastBatch",
+    "FragmentBatch",
     "LayerwiseLoss",
     "ModeBatch",
     "Pair",
+    "Pairs",
     "ReplacedTokens",
     "TripleLoss",
+    "Vocabulary",
+    "alignment_cost",
+    "batches",
+    "best_classes",
     "choose_ngrams",
+    "choose_regions",
     "choose_tokens",
     "consecutive_pairs",
+    "contrast_batch",
+    "contrastive_loss",
     "corrupt",
     "corrupt_similar",
     "cosine_loss",
     "cut",
+    "divergence_loss",
     "draw_modes",
+    "exchange",
+    "feature_loss",
+    "fragment_batch",
+    "fragments",
     "full_sentences",
     "initialise_student",
     "inverse_lengths",
+    "ipot",
     "mask_targets",
     "mask_tokens",
     "next_sentence_pairs",
@@ -66,6 +91,7 @@ __all__ = [
     "similar_in_table",
     "soft_cross_entropy",
     "soft_loss",
+    "spread_overlapping",
     "static_generator",
     "unilm_batches",
 ]
