@@ -79,21 +79,20 @@ def ipot(
     real = real_rows[:, :, None] & real_columns[:, None, :]
     kernel = torch.exp(costs / -beta) * real
     plan = real.to(costs.dtype)
-    many, few = (x.sum(1).clamp(min=1).to(costs.dtype)[:, None] for x in (real_rows, real_columns))
-    rows = real_rows / many
+    per_row, per_column = (1 / x.sum(1).clamp(min=1)[:, None, None].to(costs.dtype) for x in (real_rows, real_columns))
+    rows = real_rows[:, :, None] * per_row
     for _ in range(steps):
         q = kernel * plan
         for _ in range(inner):
-            columns = _shares(real_columns, few, (q.mT @ rows[..., None])[..., 0])
-            rows = _shares(real_rows, many, (q @ columns[..., None])[..., 0])
-        plan = rows[:, :, None] * q * columns[:, None, :]
+            columns = _shares(per_column, rows.mT @ q)
+            rows = _shares(per_row, q @ columns.mT)
+        plan = rows * q * columns
     return plan
 
 
-def _shares(real: Tensor, count: Tensor, mass: Tensor) -> Tensor:
-    """``1 / (count * mass)`` where there is something."""
-    some = real & (mass > 0)
-    return torch.where(some, 1 / (count * mass.where(some, 1)), 0)
+def _shares(each: Tensor, mass: Tensor) -> Tensor:
+    """``each / mass`` where there is something; there is nothing in padding."""
+    return torch.where(mass > 0, each / mass, 0)
 
 
 def _check(costs: Tensor, rows: Tensor, columns: Tensor, beta: float, steps: int, inner: int) -> None:
