@@ -87,6 +87,51 @@ def prefix(layout: Whole, places: Tensor) -> Tensor:
     return (real_places(layout) & inside).sum(1)
 
 
+@dataclass
+class Row:
+    """Parts one behind the other.
+
+    Args:
+        x, layout: What the layers work on.
+        parts: The parts' layouts, in order.
+    """
+
+    x: Tensor
+    layout: Whole
+    parts: dict[str, Whole]
+
+    @classmethod
+    def of(cls, parts: dict[str, tuple[Whole, Tensor]]) -> Row:
+        """Of layouts and their tokens."""
+        layouts = {name: layout for name, (layout, _) in parts.items()}
+        sizes = [layout.shape[0] for layout in layouts.values()]
+        if len(set(sizes)) > 1:
+            raise ValueError(f"input_ids, regions: one batch size is allowed, got {' and '.join(map(str, sizes))}")
+        whole = joined(list(layouts.values()))
+        if len(parts) == 1:
+            return cls(next(iter(parts.values()))[1], whole, layouts)
+        return cls(whole.pack(torch.cat([layout.unpack(x) for layout, x in parts.values()], 1)), whole, layouts)
+
+    def apart(self, x: Tensor) -> dict[str, tuple[Whole, Tensor]]:
+        """The layers' tokens as those of each part."""
+        if len(self.parts) == 1:
+            return {name: (layout, x) for name, layout in self.parts.items()}
+        pieces = self.layout.unpack(x).split([layout.shape[1] for layout in self.parts.values()], 1)
+        return {
+            name: (layout, layout.pack(piece)) for (name, layout), piece in zip(self.parts.items(), pieces, strict=True)
+        }
+
+    def before(self, lengths: Tensor) -> Tensor:
+        """Places of a row up to the end of the text's first ``lengths (B,)``."""
+        if list(self.parts)[-1] != "text":
+            raise ValueError("source_lengths: None is allowed where no text stands at the end")
+        batch, size = self.parts["text"].shape
+        if not isinstance(lengths, Tensor) or lengths.shape != (batch,) or lengths.is_floating_point():
+            seen = tuple(lengths.shape) if isinstance(lengths, Tensor) else type(lengths).__name__
+            raise ValueError(f"source_lengths: integers of shape ({batch},) are allowed, got {seen}")
+        return lengths + self.layout.shape[1] - size
+
+
 class Joint(Encoder):
     """Embeddings of both parts, then layers over them together.
 
@@ -109,16 +154,43 @@ class Joint(Encoder):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         *,
+        source_lengths: Tensor | None = None,
+        output_hidden_states: bool = False,
+        **given: Tensor | None,
+    ) -> JointStates:
+        """A text, a picture, or both, as :meth:`embedded` takes them.
+
+        Args:
+            source_lengths: ``(B,)``: a target begins after so many of the text's places. All
+                before it, the regions too, see one another; a target's word sees those up to itself.
+        """
+        row = self.embedded(input_ids, attention_mask, position_ids, **given)
+        pattern = None
+        if source_lengths is not None:
+            pattern = prefix_lm(prefix(row.layout, row.before(source_lengths)))
+        found = self.through(row.x, row.layout, None, pattern, output_hidden_states=output_hidden_states)
+        apart = {name: States(x, layout, found.words) for name, (layout, x) in row.apart(found.last).items()}
+        weight: Tensor = self.regions.features.weight  # type: ignore[union-attr, assignment]
+        return JointStates(
+            found.last, row.layout, found.words, found.hidden_states,
+            text=apart.get("text"), regions=apart.get("regions"),
+            masked=given.get("masked_regions"), projection=weight,
+        )  # fmt: skip
+
+    def embedded(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        *,
         lengths: Tensor | None = None,
         regions: Tensor | None = None,
         locations: Tensor | None = None,
         region_mask: Tensor | None = None,
         region_lengths: Tensor | None = None,
         masked_regions: Tensor | None = None,
-        source_lengths: Tensor | None = None,
-        output_hidden_states: bool = False,
-    ) -> JointStates:
-        """A text, a picture, or both.
+    ) -> Row:
+        """What the layers begin with.
 
         Args:
             input_ids: ``(B, T)``.
@@ -127,24 +199,21 @@ class Joint(Encoder):
             locations: ``(B, R, L)``.
             region_mask, region_lengths: Which regions are real, ``(B, R)`` or ``(B,)``.
             masked_regions: ``(B, R)`` booleans: regions whose features are hidden.
-            source_lengths: ``(B,)``: a target begins after so many of the text's places. All
-                before it, the regions too, see one another; a target's word sees those up to itself.
         """
         parts: dict[str, tuple[Whole, Tensor]] = {}
         if input_ids is not None:
             text = inputs_layout(input_ids, None, attention_mask, lengths, None)
             parts["text"] = text, self.embeddings(text, input_ids, None, position_ids, None)
         else:
-            _unused(attention_mask=attention_mask, lengths=lengths, position_ids=position_ids, needs="input_ids")
-            _unused(source_lengths=source_lengths, needs="input_ids")
+            _unused("input_ids", attention_mask=attention_mask, lengths=lengths, position_ids=position_ids)
         if regions is not None:
             parts["regions"] = self._picture(regions, locations, region_mask, region_lengths, masked_regions)
         else:
-            _unused(locations=locations, region_mask=region_mask, needs="regions")
-            _unused(region_lengths=region_lengths, masked_regions=masked_regions, needs="regions")
+            _unused("regions", locations=locations, region_mask=region_mask)
+            _unused("regions", region_lengths=region_lengths, masked_regions=masked_regions)
         if not parts:
             raise ValueError("input_ids, regions: at least one is allowed, got neither")
-        return self._together(parts, masked_regions, source_lengths, output_hidden_states)
+        return Row.of({name: parts[name] for name in self.order if name in parts})
 
     def _picture(
         self, x: Tensor, locations: Tensor | None, mask: Tensor | None, lengths: Tensor | None, masked: Tensor | None
@@ -161,8 +230,9 @@ class Joint(Encoder):
             if not isinstance(masked, Tensor) or masked.shape != x.shape[:2] or masked.dtype != torch.bool:
                 raise ValueError(f"masked_regions: booleans of shape {tuple(x.shape[:2])} are allowed")
             masked = found.pack(masked)
-        assert locations is not None
-        return found, self.regions(found.pack(x), found.pack(locations), masked, self.embeddings.types)
+        dtype = linear["regions"].weight.dtype  # type: ignore[union-attr]
+        features, where = (found.pack(y).to(dtype) for y in (x, locations))  # type: ignore[arg-type]
+        return found, self.regions(features, where, masked, self.embeddings.types)
 
     @staticmethod
     def _named(x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Whole:
@@ -175,50 +245,8 @@ class Joint(Encoder):
                 text = text.replace(name, ours)
             raise ValueError(text) from error
 
-    def _together(
-        self,
-        parts: dict[str, tuple[Whole, Tensor]],
-        masked: Tensor | None,
-        source_lengths: Tensor | None,
-        output_hidden_states: bool,
-    ) -> JointStates:
-        names = [name for name in self.order if name in parts]
-        layouts = [parts[name][0] for name in names]
-        if len({one.shape[0] for one in layouts}) > 1:
-            sizes = [one.shape[0] for one in layouts]
-            raise ValueError(f"input_ids, regions: one batch size is allowed, got {' and '.join(map(str, sizes))}")
-        whole = joined(layouts)
-        x = parts[names[0]][1]
-        if len(names) > 1:
-            x = whole.pack(torch.cat([one.unpack(y) for one, y in (parts[name] for name in names)], 1))
-        starts = dict(zip(names, [0, *(one.shape[1] for one in layouts)][: len(names)], strict=True))
-        pattern = None
-        if source_lengths is not None:
-            if names[-1] != "text":
-                raise ValueError("source_lengths: None is allowed, as regions stand behind the words here")
-            pattern = prefix_lm(prefix(whole, _sources(source_lengths, parts["text"][0]) + starts["text"]))
-        found = self.through(x, whole, None, pattern, output_hidden_states=output_hidden_states)
-        apart: dict[str, States] = {}
-        for name, one in zip(names, layouts, strict=True):
-            y = found.last
-            if len(names) > 1:
-                y = one.pack(whole.unpack(y)[:, starts[name] : starts[name] + one.shape[1]])
-            apart[name] = States(y, one, found.words)
-        weight: Tensor = self.regions.features.weight  # type: ignore[union-attr, assignment]
-        return JointStates(
-            found.last, whole, found.words, found.hidden_states,
-            text=apart.get("text"), regions=apart.get("regions"), masked=masked, projection=weight,
-        )  # fmt: skip
 
-
-def _sources(lengths: Tensor, text: Whole) -> Tensor:
-    if not isinstance(lengths, Tensor) or lengths.shape != text.shape[:1] or lengths.is_floating_point():
-        seen = tuple(lengths.shape) if isinstance(lengths, Tensor) else type(lengths).__name__
-        raise ValueError(f"source_lengths: integers of shape ({text.shape[0]},) are allowed, got {seen}")
-    return lengths
-
-
-def _unused(*, needs: str, **given: Tensor | None) -> None:
+def _unused(needs: str, **given: Tensor | None) -> None:
     for name, value in given.items():
         if value is not None:
             raise ValueError(f"{name}: None is allowed without {needs}")
