@@ -10,6 +10,7 @@ What differs from RoBERTa (Liu et al. 2019, arXiv:1907.11692), whose layers, wor
 - Section 2.2: of a hidden region the features are 0, and both they and the detector's probabilities are
   told. Of texts half have hidden spans to be found with all in sight, and half have fragments to be
   written: a call says so by ``source_lengths``, and the same mask is a prefix (``objectives.UNIMO``).
+  :func:`generate` writes.
 - Section 2.3: contrast. Texts rewritten so that they still fit, or no more, are read together with the
   picture; texts and pictures found by retrieval are read alone (:func:`contrast`). How near a text and a
   picture are is a linear layer on the product of their first tokens' vectors, as in the authors' program
@@ -52,14 +53,20 @@ from .parts.layers import initialise
 from .parts.model import Family, Model
 from .parts.objectives.contrast import ContrastBatch, contrastive_loss
 from .parts.paddle import read_variables
+from .parts.pair_generation import Told
 from .parts.region_heads import HiddenParts, PairPreTraining, RegionPredictor, TextCloze
 from .parts.regions import Image, in_shares
+from .parts.search import Generation, search
 
 
 @dataclass(frozen=True)
 class Config(JointConfig):
     """Section 3.1 and the authors' ``unimo_base_en.json``, which has no epsilon (1e-5 is its program's) and
-    no ``intermediate_size`` (four times the width)."""
+    no ``intermediate_size`` (four times the width).
+
+    Args:
+        bos_token_id, eos_token_id: [CLS] and [SEP], between which a target stands; RoBERTa's.
+    """
 
     model_type: ClassVar[str] = "unimo"
     least_types: ClassVar[int] = 0
@@ -69,6 +76,8 @@ class Config(JointConfig):
     type_vocab_size: int = 0
     layer_norm_eps: float = 1e-5
     pad_token_id: int = 1
+    bos_token_id: int = 0
+    eos_token_id: int | None = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -239,6 +248,50 @@ def convert(folder: str | Path, config: str | Path, local_dir: str | Path, *, ar
     values = {**files.read_json(Path(config)), "model_type": "unimo", "architectures": [architecture]}
     Config.from_dict(values, str(config))
     files.write(local_dir, values, read_variables(folder))
+
+
+@torch.no_grad()
+def generate(model: Model, settings: Mapping[str, Any] | None = None, **given: Any) -> Tensor:
+    """Texts to pictures, to texts, or to both (section 2.2, sequence-to-sequence generation).
+
+    Args:
+        model: One that predicts words.
+        settings: Those of :class:`Generation`, under the names of transformers' ``generate``:
+            ``max_new_tokens``, ``num_beams``, ... ``eos_token_id`` and ``pad_token_id`` are the config's
+            unless given.
+        given: The model's arguments for the sources: ``input_ids``, ``lengths``, ``regions``, ...
+
+    Returns:
+        ``(B, n)``, n at most ``max_new_tokens``: targets without the [CLS] before them, with padding
+        after the end of each.
+
+    Raises:
+        ValueError: Naming the argument.
+
+    Example:
+        >>> from pkernels.models import build
+        >>> sizes = {"vocab_size": 50, "hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 24}
+        >>> c = Config(num_hidden_layers=1, image_embedding_size=8, eos_token_id=None, **sizes)
+        >>> model = build("UNIMOForMaskedLM", c).eval()
+        >>> generate(model, {"max_new_tokens": 4}, regions=torch.randn(2, 3, 8), locations=torch.rand(2, 3, 5)).shape
+        torch.Size([2, 4])
+    """
+    c = model.config
+    if not isinstance(c, Config) or not hasattr(model.head, "words"):
+        raise ValueError(f"model: a UNIMO that predicts words is allowed, got {model.architecture}")
+    how = Generation(**{"eos_token_id": c.eos_token_id, "pad_token_id": c.pad_token_id, **(settings or {})})
+    for name in ("bos_token_id", "eos_token_id"):
+        value = getattr(c if name == "bos_token_id" else how, name)
+        if value is not None and not 0 <= value < c.vocab_size:
+            raise ValueError(f"{name}: a word of the vocabulary ({c.vocab_size}) is allowed, got {value}")
+    steps = Told(model, c.bos_token_id, how.max_new_tokens, given)
+    room = steps.body.embeddings.longest - int(steps.count.max())
+    if how.max_new_tokens > room:
+        raise ValueError(
+            f"max_new_tokens: at most {room} (max_position_embeddings less the longest source) is allowed, "
+            f"got {how.max_new_tokens}"
+        )
+    return search(steps, how)
 
 
 def _words(c: Config) -> WordPredictor:

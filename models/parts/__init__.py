@@ -9,5 +9,5 @@ Each file imports only from files before it::
     heads  generation
     encoder  model
     cloze_generation  decoder  joint
-    gpt  region_heads
+    gpt  region_heads  pair_generation
 """

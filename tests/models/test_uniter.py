@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from pkernels.models import Model, build, from_pretrained, uniter
 
+from . import agreement
 from .agreement import count
 from .dense_joint import (
     CLASSES,
@@ -328,8 +330,9 @@ def test_traces_in_one_graph(tmp_path: Path) -> None:
     assert_close(compiled(**given, **targets).loss, ours(**given, **targets).loss, "loss")
 
 
-def test_saves_what_it_loads(tmp_path: Path) -> None:
-    model = build("UniterForPretraining", uniter.Config(**SIZES, itm_ot_lambda=0.2)).eval()
+@pytest.mark.parametrize("architecture", uniter.HEADS)
+def test_saves_what_it_loads(tmp_path: Path, architecture: str) -> None:
+    model = build(architecture, uniter.Config(**SIZES, itm_ot_lambda=0.2)).eval()
     fill_with_noise(model)
     model.save_pretrained(tmp_path)
     again = from_pretrained(tmp_path)
@@ -348,6 +351,36 @@ def test_tied_copies_in_files_are_held_to_their_originals(tmp_path: Path) -> Non
     save_file({**tensors, "feat_regress.weight": weight + 1}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="feat_regress.weight: must equal uniter.img_embeddings.img_linear.weight"):
         from_pretrained(tmp_path)
+
+
+def test_dropout_is_in_attention_and_on_regions() -> None:
+    sizes = {**SIZES, "vocab_size": agreement.WORDS}
+    c = uniter.Config(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
+    agreement.assert_dropout_is_in_attention(build("UniterModel", c), types=0)
+    model = build("UniterModel", uniter.Config(**SIZES, attention_probs_dropout_prob=0.0)).train()
+    given, types = inputs(), model.body.embeddings.types
+    embed = partial(model.body.regions, given["regions"], given["locations"], None, types)
+    assert not torch.equal(embed(), embed()) and not torch.equal(model.eval() and embed(), 0 * embed())
+    assert torch.equal(embed(), embed())
+
+
+def test_halves_train_with_features_of_any_precision() -> None:
+    model = build("UniterForPretraining", uniter.Config(**SIZES)).bfloat16().train()
+    given = inputs(masked=True)
+    targets = {"feature_targets": given["regions"], "matching_labels": torch.tensor([1, 0, 1])}
+    loss = model(**given, **targets).loss
+    loss.backward()
+    assert torch.isfinite(loss) and all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.isfinite(build("UniterForPretraining", uniter.Config(**SIZES))(**given, **targets).loss)
+
+
+def test_positions_count_words_alone() -> None:
+    model = build("UniterModel", uniter.Config(**SIZES)).eval()
+    want = model(**inputs()).last_hidden_state
+    places = torch.arange(7)[None].expand(3, 7)
+    assert torch.equal(model(**inputs(), position_ids=places).last_hidden_state, want)
+    assert not torch.equal(model(**inputs(), position_ids=places + 1).last_hidden_state, want)
 
 
 def test_parameter_counts_of_the_published_sizes() -> None:
