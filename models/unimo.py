@@ -51,7 +51,7 @@ from .parts.joint import Joint, JointConfig, JointStates
 from .parts.keys import KeyMap, Same, Stacked, StackedTransposed, Transposed
 from .parts.layers import initialise
 from .parts.model import Family, Model
-from .parts.objectives.contrast import ContrastBatch, contrastive_loss
+from .parts.objectives.candidates import ContrastBatch, candidates_loss
 from .parts.paddle import read_variables
 from .parts.pair_generation import Told
 from .parts.region_heads import HiddenParts, PairPreTraining, RegionPredictor, TextCloze
@@ -227,7 +227,7 @@ def contrast(model: Model, batch: ContrastBatch, *, temperature: float = 1.0) ->
             positive.append(found == row)
             allowed.append(torch.ones_like(positive[-1]))
     both = (torch.cat(x, 1) for x in (positive, allowed))
-    return contrastive_loss(torch.cat(scores, 1), *both, temperature=temperature)
+    return candidates_loss(torch.cat(scores, 1), *both, temperature=temperature)
 
 
 def convert(folder: str | Path, config: str | Path, local_dir: str | Path, *, architecture: str = "UNIMOModel") -> None:

@@ -1,7 +1,7 @@
 """Fused attention for the models that are not another plain decoder."""
 
 from .attention import attention, dilated_attention, flash_attention, sliding_window_attention
-from .bias import Dense, Distance, alibi
+from .bias import Dense, Distance, Relative, alibi
 from .bigbird import bigbird, bigbird_attention, bigbird_evaluation, bigbird_training
 from .blocks import Blocks
 from .buckets import Buckets
@@ -21,6 +21,7 @@ __all__ = [
     "Buckets",
     "Dense",
     "Distance",
+    "Relative",
     "Reversible",
     "alibi",
     "attention",

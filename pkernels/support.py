@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .bias import Dense, Distance
+from .bias import Dense, Distance, Relative
 from .blocks import Blocks
 from .buckets import Buckets
 from .ops import BACKENDS, why_not
@@ -45,6 +45,7 @@ _ROWS = (
     Row("`Blocks` with a bias and its gradient", _BLOCKS, bias="dense"),
     Row("`Buckets`: LSH, chunks", _BUCKETS),
     Row("`Distance` bias and its gradient", bias="distance"),
+    Row("`Relative` bias and its gradients", bias="relative"),
     Row("`Dense` bias and its gradient", bias="dense"),
     Row("grouped and single key heads", kv_heads=1),
     Row("float32"),
@@ -81,6 +82,7 @@ def _cell(row: Row, backend: str) -> str:
         bias = {
             None: lambda: None,
             "distance": lambda: Distance(q.new_empty(4, 2047)),
+            "relative": lambda: Relative(q, q.new_empty(4, 2047, row.head_dim)),
             "dense": lambda: Dense(q.new_empty(2, 1, 1, 1024)),
         }[row.bias]()
         reason = why_not(backend, q, k, k, row.pattern, bias)

@@ -80,6 +80,25 @@ def test_kernel_for_infinities(family: str, kernel: str, itemsize: int, width: i
 
 
 @pytest.mark.parametrize("family", tune.FAMILIES)
+@pytest.mark.parametrize(("itemsize", "width"), [key[1:] for key in tune._TABLE if key[0] == "relative"])
+def test_relative(family: str, itemsize: int, width: int) -> None:
+    q, k, v, dout, query = (torch.zeros(2, 4, ROWS, width, dtype=DTYPES[itemsize]) for _ in range(5))
+    table, lse = torch.zeros(4, 2 * ROWS - 1, width, dtype=q.dtype), torch.zeros(2, 4, ROWS)
+    bias: dict[str, Any] = {"query": query, "table": table, "query_grad": True, "table_grad": True}
+    problem = Problem(Band(FAR, 0), width**-0.5, zero=ROWS - 1, **bias)
+    with tune.using(family=family), launches() as made:
+        band.forward(q, k, v, problem)
+        band.backward(dout, None, q, k, v, q, lse, problem)
+    assert {launch.name for launch in made} == {f"{name}_kernel" for name in (*PASSES, "query", "table")}
+    for launch in made:
+        if launch.options.get("CAREFUL"):
+            continue
+        exact = launch.options["PRECISION"] == "ieee" and family != "gfx942"
+        found = flaws(compiled(launch, family), tensor=not exact)
+        assert found == [], f"{launch.name}: {found}"
+
+
+@pytest.mark.parametrize("family", tune.FAMILIES)
 @pytest.mark.parametrize("width", [64, 128])
 def test_hashing(family: str, width: int) -> None:
     x, rotations = torch.zeros(2, 4, ROWS, width), torch.zeros(4, width, 2, 32)

@@ -23,23 +23,33 @@ constexpr int64_t most_narrow = 16;  // rows of queries that share a key head
 // Floats that the running softmax of one query takes.
 inline int64_t narrow_row(const Problem& p) { return (p.dv + 15) / 16 * 16 + 16; }
 
+// Floats of a row of the table's gradient.
+inline int64_t table_row(const Problem& p) { return (p.dr + 15) / 16 * 16; }
+
+// A gradient of rows of queries, to which every part of the keys adds: each has float32 rows of its
+// own, parts[part][b][h][row][width], that are summed afterwards. nullptr with a single part.
+struct Shares {
+  Rows to;
+  int64_t width = 0;  // 0: not asked for
+  float* parts = nullptr;
+  Rows part;  // strides within a part
+  int64_t size = 0;
+};
+
 struct Backward {
   Problem problem;
   int64_t tile;  // queries of a tile
   bool pairs;    // multiply bfloat16 in pairs: rows of q, k, v and dout are whole 32-bit words
-  Rows q, k, v, out, dout, dq, dk, dv;
+  Rows q, k, v, out, dout, dk, dv;
   const float* lse;
   const float* dlse;  // nullptr: zero
   int64_t lse_batch, lse_head, dlse_batch, dlse_head, dlse_row;
 
-  // Keys are split into parts of one batch row and key head each; dq is then summed over
-  // the parts: dq_parts[part][b][h][row][d], float32. nullptr with a single part.
-  int64_t parts;
-  float* dq_parts;
-  Rows dq_part;  // strides within a part
-  int64_t dq_part_size;
+  int64_t parts;  // of the keys of one batch row and key head
+  Shares dq, dquery;
 
   float* ddistance;  // [part * batch + b][head][width], or nullptr
+  float* dtable;     // [part * batch + b][head][row][table_row(problem)], or nullptr
   float* ddense;     // the shape of dense, contiguous, or nullptr
   int64_t ddense_size[4];
   bool ddense_owned;  // every pair has an element of its own: the pass that writes dq does
@@ -80,7 +90,7 @@ struct Kernels {
   void (*backward)(const Backward&, int64_t b, int64_t kv_head, int64_t part, KeyRange keys, float* scratch);
   // The gradient of a Dense bias at [batch, head] of the bias, for some keys.
   void (*dense_gradient)(const Backward&, int64_t batch, int64_t head, KeyRange keys, float* scratch);
-  // dq = sum of dq_parts, for rows [begin, end) of all (batch row, head, row).
+  // dq and dquery from their parts, for rows [begin, end) of all (batch row, head, row).
   void (*sum_parts)(const Backward&, int64_t b, int64_t head, int64_t begin, int64_t end);
   // Chunks of one head, into the running softmaxes of its rows; and those of several workers,
   // `stride` floats apart, merged and written.

@@ -3,11 +3,12 @@
 Each file imports only from files before it::
 
     layouts  layers  axial  config  files  keys  outputs  scores  regions  paddle
-    attention  embeddings  chosen  relative  runs  cache
-    chunked  global_rows  writing
+    padding  attention  patches
+    embeddings  chosen  relative  runs  cache
+    chunked  crossing  global_rows  prenorm  writing
     objectives  search  beams
     heads  generation
-    encoder  model
+    encoder  seq2seq  model  tower
     cloze_generation  decoder  joint
     gpt  region_heads  pair_generation
 """

@@ -50,7 +50,7 @@ def search(model: Writer, prompt: Prompt, settings: Settings, ends: Ends) -> Ten
     rows, room = len(prompt.ids), settings.room(start)
     prompt = prompt.repeated(count)
     running, finished = _empty(prompt.ids, count, room, ends.padding)
-    steps, scores = settings.steps(prompt.real), prompt.scores
+    steps, scores = [*settings.steps(prompt.real), *prompt.steps], prompt.scores
     open_ = torch.ones(rows, 1, dtype=torch.bool, device=scores.device)
     for size in range(1, room + 1):
         if size > 1:

@@ -3,9 +3,9 @@
 Decoding needs no other layers than training does. A layer asks its layout for attention
 (:mod:`layouts`); here are two layouts that put a cache in between: :class:`Reading`, while a
 prompt is read, and :class:`Writing`, when words follow one another. What the cache keeps is
-its own affair: all (:class:`Growing`), the last ones (:class:`Ring`), or what was given once
-(:class:`Fixed`, an encoder's text). A new kind is a class with ``append``, ``lengths`` and
-``reorder``.
+its own affair: all (:class:`Growing`), or the last ones (:class:`Ring`). A new kind is a class
+with ``append``, ``lengths`` and ``reorder``. (What an encoder gave once and for all is
+:class:`crossing.Texts`.)
 """
 
 from __future__ import annotations
@@ -151,21 +151,6 @@ class Ring:
     def reorder(self, rows: Tensor) -> None:
         self.k, self.v = self.k[rows], self.v[rows]
         self.counts = None if self.counts is None else self.counts[rows]
-        self.lengths = None if self.lengths is None else self.lengths[rows]
-
-
-class Fixed:
-    """Keys and values that are there from the start, ``(B, H, S, D)``: an encoder's text, which
-    each layer of a decoder projects once. Nothing is appended; ``append()`` says what there is."""
-
-    def __init__(self, k: Tensor, v: Tensor, lengths: Tensor | None = None) -> None:
-        self.k, self.v, self.lengths = k, v, lengths
-
-    def append(self, k: Tensor | None = None, v: Tensor | None = None, lengths: Tensor | None = None) -> Pair:
-        return self.k, self.v
-
-    def reorder(self, rows: Tensor) -> None:
-        self.k, self.v = self.k[rows], self.v[rows]
         self.lengths = None if self.lengths is None else self.lengths[rows]
 
 

@@ -54,15 +54,9 @@ class Kept(Whole):
         return self.places
 
     def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        pattern: Band | Blocks,
-        bias: Distance | Dense | None,
-        dropout: float,
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float,
         scale: float | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         if self.asked == len(self.layers):
             # Never read before it is written, but 0 * NaN is NaN.
             self.layers.append(tuple(x.new_zeros(*x.shape[:2], self.size, x.shape[3]) for x in (k, v)))  # type: ignore[arg-type]
@@ -73,7 +67,7 @@ class Kept(Whole):
             all_[rows, :, self.places] = some.transpose(1, 2)
         keys, values = (x[:, :, : self.longest] for x in kept)
         return attention(  # type: ignore[return-value]
-            q, keys, values, pattern, bias, lengths=(None, self.lengths), scale=scale, dropout=dropout
+            q, keys, values, pattern, bias, scale=scale, lengths=(None, self.lengths), dropout=dropout
         )
 
 

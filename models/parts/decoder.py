@@ -9,29 +9,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from . import prenorm
 from .attention import SelfAttention
 from .cache import Cache, Caches, Reading, Writing, cache_of
 from .embeddings import Embeddings
 from .encoder import Encoder
 from .heads import States
-from .layers import FeedForward, PreNorm
-from .layouts import Whole, layout
+from .layouts import Whole
+from .padding import layout
 from .writing import Read
 
 
-class Layer(nn.Module):
-    """``attention``, then a feed-forward network, each on what was normed."""
-
-    def __init__(
-        self, attention: SelfAttention, width: int, inner: int, *, act: str, dropout: float, eps: float
-    ) -> None:
-        super().__init__()
-        norms = (nn.LayerNorm(width, eps=eps) for _ in range(2))
-        self.attention = PreNorm(attention, next(norms), dropout=dropout)
-        self.feed_forward = PreNorm(FeedForward(width, inner, act), next(norms), dropout=dropout)
-
-    def forward(self, x: Tensor, layout: Whole) -> Tensor:
-        return self.feed_forward(self.attention(x, layout))
+class Layer(prenorm.Layer):
+    """One that can read on where it stopped."""
 
     def cache(self, room: int) -> Cache:
         """An empty one, for ``room`` tokens."""

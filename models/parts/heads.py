@@ -24,22 +24,31 @@ class States:
 
     Args:
         last: Hidden states of the layout's tokens.
-        words: ``(V, width)``, the table of word embeddings, to which word predictors are tied.
+        words: ``(V, width)``, the table of word embeddings, to which word predictors are tied;
+            None of bodies that read no words.
         hidden_states: Unpacked states of all layers, if asked for.
     """
 
     last: Tensor
     layout: Whole
-    words: Tensor
+    words: Tensor | None
     hidden_states: tuple[Tensor, ...] | None = None
+
+    @property
+    def table(self) -> Tensor:
+        """``words``, of a body that reads some."""
+        if self.words is None:
+            raise TypeError("a word predictor stands on a body that reads words")
+        return self.words
 
 
 class Pooler(nn.Module):
-    """``act(dense(first token))``, one vector per sequence."""
+    """``act(dense(first token))``, one vector per sequence, of ``out`` numbers if not of as many as
+    a token."""
 
-    def __init__(self, width: int, act: str = "tanh") -> None:
+    def __init__(self, width: int, act: str = "tanh", out: int | None = None) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = nn.Linear(width, out or width)
         self.act = ACTIVATIONS[act]
 
     def forward(self, states: States) -> Tensor:
@@ -68,7 +77,7 @@ class TiedWords(nn.Module):
     """Scores of every word for each token: the state times the word embeddings."""
 
     def forward(self, states: States) -> Tensor:
-        return F.linear(states.last, states.words)
+        return F.linear(states.last, states.table)
 
 
 class Classifier(nn.Module):
@@ -104,7 +113,7 @@ class WordPredictor(nn.Module):
         self.bias = nn.Parameter(torch.zeros(words))
 
     def forward(self, states: States) -> Tensor:
-        return F.linear(self.norm(self.act(self.dense(states.last))), states.words, self.bias)
+        return F.linear(self.norm(self.act(self.dense(states.last))), states.table, self.bias)
 
 
 class Bare(nn.Module):

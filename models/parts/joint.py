@@ -17,7 +17,8 @@ from ...patterns import prefix_lm
 from .embeddings import Embeddings, inputs_layout
 from .encoder import ClassifierConfig, Encoder
 from .heads import States
-from .layouts import Masked, Packed, Unpadded, Whole, layout
+from .layouts import Masked, Packed, Unpadded, Whole
+from .padding import layout
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Any field that was not computed is None. Positions of padding hold 0 (start and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -61,5 +61,83 @@ class Span:
     hidden_states: tuple[Tensor, ...] | None = None
 
 
-for _output in (Encoding, PreTraining, OrderPreTraining, Prediction, Span):
+@dataclass
+class OfEncoder:
+    """What outputs of an encoder and a decoder tell beside the task: ``encoder_last_hidden_state
+    (B, S, H)``, and the hidden states of both, each as ``Encoding`` has them."""
+
+    decoder_hidden_states: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
+    encoder_last_hidden_state: Tensor | None = field(default=None, kw_only=True)
+    encoder_hidden_states: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
+
+
+@dataclass
+class Seq2SeqEncoding(OfEncoder):
+    """``last_hidden_state (B, T, H)`` of the decoder."""
+
+    last_hidden_state: Tensor
+
+
+@dataclass
+class Seq2SeqPrediction(OfEncoder):
+    """As ``Prediction``, of the decoder's tokens."""
+
+    loss: Tensor | None
+    logits: Tensor
+
+
+@dataclass
+class Seq2SeqSpan(OfEncoder):
+    """As ``Span``, of the decoder's tokens."""
+
+    loss: Tensor | None
+    start_logits: Tensor
+    end_logits: Tensor
+
+
+@dataclass
+class TextEmbedding:
+    """``text_embeds (B, E)``, of any length; ``last_hidden_state (B, S, H)``."""
+
+    text_embeds: Tensor
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class ImageEmbedding:
+    """``image_embeds (B, E)``, of any length; ``last_hidden_state (B, 1 + patches, H)``."""
+
+    image_embeds: Tensor
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class Matching:
+    """Unit vectors ``image_embeds (N, E)`` and ``text_embeds (M, E)``, and the factor ``scale`` of
+    their cosines. ``pooler_output`` of both models' outputs are the vectors before they are made
+    units. The logits are computed when they are looked at."""
+
+    loss: Tensor | None
+    text_embeds: Tensor
+    image_embeds: Tensor
+    scale: Tensor
+    text_model_output: Encoding
+    vision_model_output: Encoding
+
+    @property
+    def logits_per_image(self) -> Tensor:
+        """``(N, M)``."""
+        return self.scale * self.image_embeds @ self.text_embeds.T
+
+    @property
+    def logits_per_text(self) -> Tensor:
+        """``(M, N)``."""
+        return self.logits_per_image.T
+
+
+_OF_DECODERS = (Seq2SeqEncoding, Seq2SeqPrediction, Seq2SeqSpan)
+_OF_IMAGES = (TextEmbedding, ImageEmbedding, Matching)
+for _output in (Encoding, PreTraining, OrderPreTraining, Prediction, Span, *_OF_DECODERS, *_OF_IMAGES):
     torch.export.register_dataclass(_output)

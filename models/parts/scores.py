@@ -86,6 +86,22 @@ class Repetition:
         return torch.where(seen, torch.where(scores < 0, scores * self.penalty, scores / self.penalty), scores)
 
 
+@dataclass(frozen=True)
+class ForcedLast:
+    """The ``total``-th word of a text is ``word``, which ends it there (transformers'
+    ``forced_eos_token_id``)."""
+
+    word: int
+    total: int
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        if ids.shape[1] != self.total - 1:
+            return scores
+        forced = torch.full_like(scores, float("-inf"))
+        forced[:, self.word] = 0
+        return forced
+
+
 def processed(ids: Tensor, scores: Tensor, steps: Sequence[Process]) -> Tensor:
     """Scores after all of ``steps``."""
     for step in steps:

@@ -27,12 +27,14 @@ class Prompt:
         ids: ``(B, P)`` what stands before the first new word: a decoder's prompt as the caller gave
             it, padding and all, or the words that start an answer.
         real: ``(B, P)`` where these are words; None if all are.
+        steps: What the model itself does to scores, behind what the settings say.
     """
 
     scores: Tensor
     caches: Caches
     ids: Tensor
     real: Tensor | None = None
+    steps: tuple[Process, ...] = ()
 
     def repeated(self, times: int) -> Prompt:
         """Each row ``times`` times, one after the other."""
@@ -40,7 +42,8 @@ class Prompt:
             return self
         rows = torch.arange(len(self.ids), device=self.ids.device).repeat_interleave(times)
         self.caches.reorder(rows)
-        return Prompt(self.scores[rows], self.caches, self.ids[rows], None if self.real is None else self.real[rows])
+        real = None if self.real is None else self.real[rows]
+        return Prompt(self.scores[rows], self.caches, self.ids[rows], real, self.steps)
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Read:
     caches: Caches
     ids: Tensor
     real: Tensor | None = None
+    steps: tuple[Process, ...] = ()
 
 
 class Writer(Protocol):

@@ -16,7 +16,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ..bias import Dense, Distance
+from ..bias import Bias, Relative
 from ..problem import Pattern
 
 BACKENDS = ("reference", "cpu", "triton")
@@ -35,7 +35,7 @@ def why_not(
     k: Tensor,
     v: Tensor,
     pattern: Pattern | None = None,
-    bias: Distance | Dense | None = None,
+    bias: Bias | None = None,
 ) -> str | None:
     """Why ``backend`` cannot compute this attention, or None if it can.
 
@@ -59,7 +59,10 @@ def why_not(
     shape = "band" if pattern is None else type(pattern).__name__.lower()
     if importlib.util.find_spec(f"{_MODULES[backend]}.{shape}") is None:
         return f"{type(pattern).__name__}: the kernels are not there yet"
-    for name, x in (("q", q), ("v", v)):
+    relative = bias if isinstance(bias, Relative) else None
+    if relative is not None and backend == "triton" and (shape != "band" or getattr(pattern, "dilation", 1) != 1):
+        return "Relative: over a Band without dilation alone"
+    for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
     return _why_not_cpu(q) if backend == "cpu" else _why_not_triton(q)
@@ -94,7 +97,7 @@ def choose(
     k: Tensor,
     v: Tensor,
     pattern: Pattern | None = None,
-    bias: Distance | Dense | None = None,
+    bias: Bias | None = None,
 ) -> str:
     """The backend to run on. A named one never falls back.
 

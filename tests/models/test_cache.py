@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pkernels import attention, causal, prefix_lm, window
-from pkernels.models.parts.cache import Caches, Fixed, Growing, Reading, Ring, Writing, cache_of
-from pkernels.models.parts.layouts import layout
+from pkernels.models.parts.cache import Growing, Reading, Ring, Writing, cache_of
+from pkernels.models.parts.padding import layout
 from pkernels.patterns import Band
 
 CPU = torch.device("cpu")
@@ -80,18 +80,6 @@ def test_reordered_rows_go_on_as_theirs(make, ragged: bool, rows: list[int]) -> 
             assert torch.equal(mine[row, :, real], want[row, :, real])
     assert (cache.lengths is None) == (other.lengths is None)
     assert cache.lengths is None or torch.equal(cache.lengths, other.lengths)
-
-
-def test_fixed_keys_stay() -> None:
-    k, v, lengths = heads(5, 0), heads(5, 1), torch.tensor([5, 2])
-    cache = Fixed(k, v, lengths)
-    q = heads(1, 2)
-    assert torch.equal(
-        Writing(2, 1, CPU, cache).attend(q, q, q, window(99), None, 0.0), attention(q, k, v, lengths=(None, lengths))
-    )
-    caches = Caches([cache], torch.tensor([1, 1]))
-    caches.reorder(torch.tensor([1, 1, 0]))
-    assert cache.append()[0].shape[0] == 3 and cache.lengths.tolist() == [2, 2, 5] and len(caches.lengths) == 3
 
 
 def test_patterns_choose_their_cache() -> None:

@@ -2,15 +2,16 @@
 
 Data first, then losses; each file imports only from files before it::
 
-    masking  packing  transport
-    spans  pairs  regions  fragments
-    similar  image_text
-    real  contrast  unified
+    masking  packing  tasks  contrastive  transport
+    spans  sentinels  pairs  regions  fragments
+    similar  noises  image_text
+    real  candidates  unified
     replaced  distillation  scores
     layerwise  modes
 """
 
-from .contrast import ContrastBatch, contrast_batch, contrastive_loss
+from .candidates import ContrastBatch, candidates_loss, contrast_batch
+from .contrastive import contrastive_loss
 from .distillation import (
     DISTILBERT,
     TripleLoss,
@@ -24,13 +25,16 @@ from .image_text import UNITER, Pairs, Vocabulary, batches, exchange
 from .layerwise import LayerwiseLoss
 from .masking import BERT, ELECTRA, choose_tokens, corrupt, mask_tokens, static_generator
 from .modes import MODES, ModeBatch, draw_modes, mask_targets, unilm_batches
+from .noises import Noise, Passage, bart_noises, delete, denoising, hide, infill, permute, rotate
 from .packing import cut, full_sentences, padded
 from .pairs import Pair, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
 from .regions import best_classes, choose_regions, divergence_loss, feature_loss, spread_overlapping
 from .replaced import ReplacedTokens, replaced_loss, sample, share_embeddings
 from .scores import score_loss
+from .sentinels import choose_spans, fitting_length, hide_spans, span_corruption, span_counts
 from .similar import corrupt_similar, similar_by_vectors, similar_in_table
 from .spans import MACBERT, UNILM, WHOLE_WORDS, choose_ngrams, inverse_lengths, segmented
+from .tasks import TASKS, as_text, similarity_text
 from .transport import alignment_cost, ipot
 from .unified import UNIMO
 
@@ -41,6 +45,7 @@ __all__ = [
     "MACBERT",
     "MODES",
     "SPANS",
+    "TASKS",
     "UNILM",
     "UNIMO",
     "UNITER",
@@ -49,16 +54,22 @@ __all__ = [
     "FragmentBatch",
     "LayerwiseLoss",
     "ModeBatch",
+    "Noise",
     "Pair",
     "Pairs",
+    "Passage",
     "ReplacedTokens",
     "TripleLoss",
     "Vocabulary",
     "alignment_cost",
+    "as_text",
+    "bart_noises",
     "batches",
     "best_classes",
+    "candidates_loss",
     "choose_ngrams",
     "choose_regions",
+    "choose_spans",
     "choose_tokens",
     "consecutive_pairs",
     "contrast_batch",
@@ -67,13 +78,19 @@ __all__ = [
     "corrupt_similar",
     "cosine_loss",
     "cut",
+    "delete",
+    "denoising",
     "divergence_loss",
     "draw_modes",
     "exchange",
     "feature_loss",
+    "fitting_length",
     "fragment_batch",
     "fragments",
     "full_sentences",
+    "hide",
+    "hide_spans",
+    "infill",
     "initialise_student",
     "inverse_lengths",
     "ipot",
@@ -81,7 +98,9 @@ __all__ = [
     "mask_tokens",
     "next_sentence_pairs",
     "padded",
+    "permute",
     "replaced_loss",
+    "rotate",
     "sample",
     "score_loss",
     "segmented",
@@ -89,8 +108,11 @@ __all__ = [
     "share_embeddings",
     "similar_by_vectors",
     "similar_in_table",
+    "similarity_text",
     "soft_cross_entropy",
     "soft_loss",
+    "span_corruption",
+    "span_counts",
     "spread_overlapping",
     "static_generator",
     "unilm_batches",

@@ -19,9 +19,9 @@ from pkernels.models.parts.objectives import (
     Pairs,
     batches,
     best_classes,
+    candidates_loss,
     choose_regions,
     contrast_batch,
-    contrastive_loss,
     divergence_loss,
     exchange,
     feature_loss,
@@ -72,7 +72,8 @@ def test_either_words_are_hidden_or_regions(folder: Path) -> None:
             assert ("labels" in given) + ("masked_regions" in given) + ("matching_labels" in given) == 1
             if task == "words":
                 hidden = given["labels"] >= 0
-                assert hidden.any(1).all() and not hidden[:, 0].any() and not (hidden & ~words).any()
+                ends = words & ~places(given["lengths"] - 1, words.shape[1])
+                assert hidden.any(1).all() and not hidden[:, 0].any() and not (hidden & (ends | ~words)).any()
             elif task != "matching":
                 masked = given["masked_regions"]
                 assert masked.any(1).all() and not (masked & ~regions).any()
@@ -311,15 +312,15 @@ def test_contrast_counts_what_is_allowed() -> None:
     allowed = torch.tensor([[1, 1, 1, 0], [1, 0, 1, 1]]).bool()
     e = (scores / 2).exp()
     want = -((e[0, 0] + e[0, 1]) / e[0, :3].sum()).log() / 2 - (e[1, 3] / (e[1, 0] + e[1, 2] + e[1, 3])).log() / 2
-    assert abs(float(contrastive_loss(scores, positive, allowed, temperature=2.0) - want)) < 1e-12
-    assert torch.isfinite(contrastive_loss(scores.half() * 300, positive, allowed))
+    assert abs(float(candidates_loss(scores, positive, allowed, temperature=2.0) - want)) < 1e-12
+    assert torch.isfinite(candidates_loss(scores.half() * 300, positive, allowed))
     for changes, message in (
         ({"positive": ~allowed}, "positive: at least one allowed candidate"),
         ({"allowed": allowed[:1]}, r"allowed: booleans of the scores' shape \(A, C\)"),
         ({"temperature": 0.0}, "temperature: above 0 is allowed, got 0.0"),
     ):
         with pytest.raises(ValueError, match=message):
-            contrastive_loss(**{"scores": scores, "positive": positive, "allowed": allowed, **changes})
+            candidates_loss(**{"scores": scores, "positive": positive, "allowed": allowed, **changes})
 
 
 # Losses ---------------------------------------------------------------------------------

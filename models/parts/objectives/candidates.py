@@ -67,7 +67,7 @@ def contrast_batch(pairs: Pairs, captions: Sequence[Caption]) -> ContrastBatch:
     )
 
 
-def contrastive_loss(scores: Tensor, positive: Tensor, allowed: Tensor, *, temperature: float = 1.0) -> Tensor:
+def candidates_loss(scores: Tensor, positive: Tensor, allowed: Tensor, *, temperature: float = 1.0) -> Tensor:
     """``-log(sum of exp(score / t) over positives / the same over all that is allowed)``, mean over rows
     .
 
@@ -83,7 +83,7 @@ def contrastive_loss(scores: Tensor, positive: Tensor, allowed: Tensor, *, tempe
      Example:
          >>> positive = torch.tensor([[True, False, False]])
          >>> allowed = torch.tensor([[True, True, False]])
-         >>> round(float(contrastive_loss(torch.zeros(1, 3), positive, allowed)), 4)
+         >>> round(float(candidates_loss(torch.zeros(1, 3), positive, allowed)), 4)
          0.6931
     """
     for name, x in (("positive", positive), ("allowed", allowed)):
