@@ -36,6 +36,8 @@ FAMILIES = {
     "t5": "t5",
     "transfo-xl": "transformer_xl",
     "unilm": "unilm",
+    "unimo": "unimo",
+    "uniter": "uniter",
     "vit": "vit",
     "xlnet": "xlnet",
 }

@@ -2,7 +2,7 @@
 
 Each file imports only from files before it::
 
-    layouts  layers  axial  config  files  keys  outputs  scores  lstm
+    layouts  layers  axial  config  files  keys  outputs  scores  lstm  regions  paddle
     padding  attention  patches
     embeddings  chosen  relative  recurrence  runs  cache
     characters  chunked  crossing  global_rows  prenorm  recurrent_layers
@@ -11,6 +11,6 @@ Each file imports only from files before it::
     heads  generation
     adaptive  two_streams
     encoder  seq2seq  model  tower
-    cloze_generation  decoder
-    gpt  permutation  segments
+    cloze_generation  decoder  joint
+    gpt  permutation  segments  region_heads  pair_generation
 """

@@ -60,8 +60,11 @@ class BaseConfig:
 
     def check_positive(self, *names: str) -> None:
         for name in names:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: at least 1 is allowed, got {getattr(self, name)}")
+            self.check_least(name, 1)
+
+    def check_least(self, name: str, least: float) -> None:
+        if getattr(self, name) < least:
+            raise ValueError(f"{name}: at least {least} is allowed, got {getattr(self, name)}")
 
     def check_probability(self, *names: str) -> None:
         for name in names:

@@ -28,6 +28,8 @@ class EncoderConfig(BaseConfig):
         "tie_word_embeddings": (True,),
     }
 
+    least_types: ClassVar[int] = 1
+
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -45,7 +47,8 @@ class EncoderConfig(BaseConfig):
 
     def __post_init__(self) -> None:
         self.check_positive("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-        self.check_positive("intermediate_size", "max_position_embeddings", "type_vocab_size")
+        self.check_positive("intermediate_size", "max_position_embeddings")
+        self.check_least("type_vocab_size", self.least_types)
         self.check_probability("hidden_dropout_prob", "attention_probs_dropout_prob")
         self.check_heads("hidden_size", "num_attention_heads")
         self.check_choice("hidden_act", ACTIVATIONS)

@@ -73,6 +73,17 @@ class Transposed(Same):
 
 
 @dataclass(frozen=True)
+class StackedTransposed(Stacked):
+    """Several matrices ``(in, out)`` there are one ``(outs, in)`` here."""
+
+    def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.t() for x in super().split(tensor))
+
+    def join(self, tensors: list[Tensor]) -> Tensor:
+        return super().join([x.t() for x in tensors])
+
+
+@dataclass(frozen=True)
 class KeyMap:
     """Our names to theirs.
 

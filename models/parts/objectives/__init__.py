@@ -2,14 +2,15 @@
 
 Data first, then losses; each file imports only from files before it::
 
-    masking  packing  tasks  contrastive  directions  sampled
-    spans  sentinels  pairs
-    permutation  similar  noises
-    real
+    masking  packing  tasks  contrastive  directions  sampled  transport
+    spans  sentinels  pairs  regions  fragments
+    permutation  similar  noises  image_text
+    real  candidates  unified
     replaced  distillation  scores
     layerwise  modes
 """
 
+from .candidates import ContrastBatch, candidates_loss, contrast_batch
 from .contrastive import contrastive_loss
 from .directions import both_directions
 from .distillation import (
@@ -20,6 +21,8 @@ from .distillation import (
     soft_cross_entropy,
     soft_loss,
 )
+from .fragments import SPANS, FragmentBatch, fragment_batch, fragments
+from .image_text import UNITER, Pairs, Vocabulary, batches, exchange
 from .layerwise import LayerwiseLoss
 from .masking import BERT, ELECTRA, choose_tokens, corrupt, mask_tokens, static_generator
 from .modes import MODES, ModeBatch, draw_modes, mask_targets, unilm_batches
@@ -27,6 +30,7 @@ from .noises import Noise, Passage, bart_noises, delete, denoising, hide, infill
 from .packing import cut, full_sentences, padded, whole_sentences
 from .pairs import Pair, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
 from .permutation import partial_spans, permutation_lm
+from .regions import best_classes, choose_regions, divergence_loss, feature_loss, spread_overlapping
 from .replaced import ReplacedTokens, replaced_loss, sample, share_embeddings
 from .sampled import expected_counts, log_uniform, sampled_softmax_loss
 from .scores import score_loss
@@ -34,6 +38,8 @@ from .sentinels import choose_spans, fitting_length, hide_spans, span_corruption
 from .similar import corrupt_similar, similar_by_vectors, similar_in_table
 from .spans import MACBERT, UNILM, WHOLE_WORDS, choose_ngrams, inverse_lengths, segmented
 from .tasks import TASKS, as_text, similarity_text
+from .transport import alignment_cost, ipot
+from .unified import UNIMO
 
 __all__ = [
     "BERT",
@@ -41,23 +47,36 @@ __all__ = [
     "ELECTRA",
     "MACBERT",
     "MODES",
+    "SPANS",
     "TASKS",
     "UNILM",
+    "UNIMO",
+    "UNITER",
     "WHOLE_WORDS",
+    "ContrastBatch",
+    "FragmentBatch",
     "LayerwiseLoss",
     "ModeBatch",
     "Noise",
     "Pair",
+    "Pairs",
     "Passage",
     "ReplacedTokens",
     "TripleLoss",
+    "Vocabulary",
+    "alignment_cost",
     "as_text",
     "bart_noises",
+    "batches",
+    "best_classes",
     "both_directions",
+    "candidates_loss",
     "choose_ngrams",
+    "choose_regions",
     "choose_spans",
     "choose_tokens",
     "consecutive_pairs",
+    "contrast_batch",
     "contrastive_loss",
     "corrupt",
     "corrupt_similar",
@@ -65,15 +84,21 @@ __all__ = [
     "cut",
     "delete",
     "denoising",
+    "divergence_loss",
     "draw_modes",
+    "exchange",
     "expected_counts",
+    "feature_loss",
     "fitting_length",
+    "fragment_batch",
+    "fragments",
     "full_sentences",
     "hide",
     "hide_spans",
     "infill",
     "initialise_student",
     "inverse_lengths",
+    "ipot",
     "log_uniform",
     "mask_targets",
     "mask_tokens",
@@ -97,6 +122,7 @@ __all__ = [
     "soft_loss",
     "span_corruption",
     "span_counts",
+    "spread_overlapping",
     "static_generator",
     "unilm_batches",
     "whole_sentences",

@@ -1,0 +1,434 @@
+"""UNITER against its equations in plain torch, one row at a time."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pkernels.models import Model, build, from_pretrained, uniter
+
+from . import agreement
+from .agreement import count
+from .dense_joint import (
+    CLASSES,
+    FEATURES,
+    INNER,
+    LAYERS,
+    PLACES,
+    SIZES,
+    WIDTH,
+    WORDS,
+    Rows,
+    Shapes,
+    gelu,
+    noise,
+    padded,
+    transport,
+)
+from .pairs import assert_close, fill_with_noise
+
+ANSWERS = 5
+IMAGE = "uniter.img_embeddings"
+TEXTS, PICTURES = [7, 3, 5], [4, 6, 1]  # words and regions of three rows
+
+
+def shapes() -> Shapes:
+    """Names and shapes of a file with all heads."""
+    linears = {
+        f"{IMAGE}.img_linear": (WIDTH, FEATURES),
+        f"{IMAGE}.pos_linear": (WIDTH, 7),
+        "uniter.pooler.dense": (WIDTH, WIDTH),
+        "cls.predictions.transform.dense": (WIDTH, WIDTH),
+        "feat_regress.net.0": (WIDTH, WIDTH),
+        "region_classifier.net.0": (WIDTH, WIDTH),
+        "region_classifier.net.3": (CLASSES, WIDTH),
+        "itm_output": (2, WIDTH),
+        "vqa_output.0": (2 * WIDTH, WIDTH),
+        "vqa_output.3": (ANSWERS, 2 * WIDTH),
+        "classifier": (ANSWERS, WIDTH),
+    }
+    norms = {
+        "uniter.embeddings.LayerNorm": WIDTH,
+        f"{IMAGE}.img_layer_norm": WIDTH,
+        f"{IMAGE}.pos_layer_norm": WIDTH,
+        f"{IMAGE}.LayerNorm": WIDTH,
+        "cls.predictions.transform.LayerNorm": WIDTH,
+        "feat_regress.net.2": WIDTH,
+        "region_classifier.net.2": WIDTH,
+        "vqa_output.2": 2 * WIDTH,
+    }
+    for i in range(LAYERS):
+        layer = f"uniter.encoder.layer.{i}"
+        linears |= {f"{layer}.attention.self.{name}": (WIDTH, WIDTH) for name in ("query", "key", "value")}
+        linears |= {f"{layer}.attention.output.dense": (WIDTH, WIDTH)}
+        linears |= {f"{layer}.intermediate.dense": (INNER, WIDTH), f"{layer}.output.dense": (WIDTH, INNER)}
+        norms |= {f"{layer}.attention.output.LayerNorm": WIDTH, f"{layer}.output.LayerNorm": WIDTH}
+    found: Shapes = {"cls.predictions.bias": (WORDS,), "feat_regress.bias": (FEATURES,)}
+    found |= {f"uniter.embeddings.{name}_embeddings.weight": (rows, WIDTH) for name, rows in TABLES.items()}
+    found |= {f"{IMAGE}.mask_embedding.weight": (2, FEATURES)}
+    for name, shape in linears.items():
+        found |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    for name, width in norms.items():
+        found |= {f"{name}.gamma": (width,), f"{name}.beta": (width,)}
+    return found
+
+
+TABLES = {"word": WORDS, "position": PLACES, "token_type": 2}
+
+
+class Oracle(Rows):
+    """``p`` are parameters under the names of the authors' files, old names of norms among them."""
+
+    names: ClassVar = {
+        **{x[0]: f"uniter.encoder.layer.{{}}.attention.self.{x}" for x in ("query", "key", "value")},
+        "out": "uniter.encoder.layer.{}.attention.output.dense",
+        "norm": "uniter.encoder.layer.{}.attention.output.LayerNorm",
+        "up": "uniter.encoder.layer.{}.intermediate.dense",
+        "down": "uniter.encoder.layer.{}.output.dense",
+        "last": "uniter.encoder.layer.{}.output.LayerNorm",
+    }
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return x @ self.p[f"{name}.weight"].T + self.p[f"{name}.bias"]
+
+    def norm(self, name: str, x: Tensor) -> Tensor:
+        return self.centred(x, 1e-12) * self.p[f"{name}.gamma"] + self.p[f"{name}.beta"]
+
+    def words(self, ids: Tensor) -> Tensor:
+        tables = {name: self.p[f"uniter.embeddings.{name}_embeddings.weight"] for name in TABLES}
+        x = F.embedding(ids, tables["word"], padding_idx=0) + tables["position"][: len(ids)] + tables["token_type"][0]
+        return self.norm("uniter.embeddings.LayerNorm", x)
+
+    def picture(self, x: Tensor, locations: Tensor, masked: Tensor | None) -> Tensor:
+        if masked is not None:
+            table = torch.stack([torch.zeros(FEATURES), self.p[f"{IMAGE}.mask_embedding.weight"][1]])
+            x = x * (~masked)[:, None] + table[masked.long()]
+        x = self.norm(f"{IMAGE}.img_layer_norm", self.linear(f"{IMAGE}.img_linear", x))
+        x = x + self.norm(f"{IMAGE}.pos_layer_norm", self.linear(f"{IMAGE}.pos_linear", locations))
+        return self.norm(f"{IMAGE}.LayerNorm", x + self.p["uniter.embeddings.token_type_embeddings.weight"][1])
+
+    def states(self, given: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Of each row the states of its words and of its regions."""
+        found = []
+        for b in range(len(next(iter(given.values())))):
+            parts = []
+            if "input_ids" in given:
+                parts.append(self.words(given["input_ids"][b, : given["lengths"][b]]))
+            if "regions" in given:
+                n = given["region_lengths"][b]
+                masked = given["masked_regions"][b, :n] if "masked_regions" in given else None
+                parts.append(self.picture(given["regions"][b, :n], given["locations"][b, :n], masked))
+            x = self.encoder(torch.cat(parts))
+            cut = len(parts[0]) if "input_ids" in given else 0
+            found.append((x[:cut], x[cut:]))
+        return found
+
+    def through(self, name: str, numbers: tuple[str, str], x: Tensor) -> Tensor:
+        return self.norm(f"{name}.{numbers[1]}", gelu(self.linear(f"{name}.{numbers[0]}", x)))
+
+    def cloze(self, x: Tensor) -> Tensor:
+        x = self.through("cls.predictions.transform", ("dense", "LayerNorm"), x)
+        return x @ self.p["uniter.embeddings.word_embeddings.weight"].T + self.p["cls.predictions.bias"]
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.through("feat_regress", ("net.0", "net.2"), x)
+        return x @ self.p[f"{IMAGE}.img_linear.weight"] + self.p["feat_regress.bias"]
+
+    def classes(self, x: Tensor) -> Tensor:
+        x = self.through("region_classifier", ("net.0", "net.2"), x)
+        return self.linear("region_classifier.net.3", x)
+
+    def pooled(self, rows: list[tuple[Tensor, Tensor]]) -> Tensor:
+        firsts = torch.stack([torch.cat(parts)[0] for parts in rows])
+        return self.linear("uniter.pooler.dense", firsts).tanh()
+
+
+def inputs(rows: int = 3, *, masked: bool = False) -> dict[str, Tensor]:
+    """Ragged words and regions; what stands in the padding must not matter."""
+    draw = torch.Generator().manual_seed(1)
+    given = {
+        "input_ids": torch.randint(1, WORDS, (rows, 7), generator=draw),
+        "lengths": torch.tensor(TEXTS[:rows]),
+        "regions": torch.randn(rows, 6, FEATURES, generator=draw),
+        "locations": torch.rand(rows, 6, 7, generator=draw),
+        "region_lengths": torch.tensor(PICTURES[:rows]),
+    }
+    if masked:
+        given["masked_regions"] = torch.tensor([[0, 1, 0, 1, 1, 1], [1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]).bool()
+    return given
+
+
+def real(name: str, size: int) -> Tensor:
+    return torch.arange(size) < torch.tensor({"words": TEXTS, "regions": PICTURES}[name])[:, None]
+
+
+def loaded(folder: Path, architecture: str, **changes: Any) -> tuple[Oracle, Model]:
+    """Both from one file, as the authors' have names."""
+    tensors = noise(shapes(), "gamma")
+    values = {"model_type": "uniter", "architectures": [architecture], "num_labels": ANSWERS, **SIZES, **changes}
+    (folder / "config.json").write_text(json.dumps(values))
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.warns(UserWarning, match="has no use for"):
+        ours = from_pretrained(folder)
+    return Oracle(tensors), ours
+
+
+def modern(name: str) -> str:
+    return name.replace(".gamma", ".weight").replace(".beta", ".bias")
+
+
+def assert_gradients(oracle: Oracle, ours: Model, losses: tuple[Tensor, Tensor]) -> None:
+    """Of all parameters that have one, in losses so large that errors are seen."""
+    assert_close(losses[1], losses[0], "loss")
+    wanted = torch.autograd.grad(losses[0], list(oracle.p.values()), allow_unused=True)
+    largest = max(x.abs().max() for x in wanted if x is not None)
+    (losses[1] / largest).backward()
+    got = ours.named_tensors({name: p.grad for name, p in ours.named_parameters() if p.grad is not None})
+    want = {modern(name): x / largest for name, x in zip(oracle.p, wanted, strict=True) if x is not None}
+    prefix = "uniter." if ours.architecture == "UniterModel" else ""
+    assert {prefix + name for name in got} == set(want)
+    for name, gradient in got.items():
+        assert_close(gradient, want[prefix + name], f"gradient of {name}")
+
+
+# Against the equations ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["both", "masked", "one", "text", "picture"])
+def test_states_and_gradients(tmp_path: Path, case: str) -> None:
+    oracle, ours = loaded(tmp_path, "UniterModel")
+    given = inputs(1 if case == "one" else 3, masked=case == "masked")
+    text = {name: given.pop(name) for name in ("input_ids", "lengths")}
+    given = {"text": text, "picture": given}.get(case, {**text, **given})
+    rows = oracle.states(given)
+    out = ours(**given, output_hidden_states=True)
+    sizes = (7 if "input_ids" in given else 0, 6 if "regions" in given else 0)
+    want = torch.cat([padded([row[i] for row in rows], size) for i, size in enumerate(sizes) if size], 1)
+    assert_close(out.last_hidden_state, want, "states")
+    assert_close(out.pooler_output, oracle.pooled(rows), "pooled")
+    assert len(out.hidden_states) == LAYERS + 1 and torch.equal(out.hidden_states[-1], out.last_hidden_state)
+    weight = torch.randn(want.shape, generator=torch.Generator().manual_seed(2))
+    losses = [(weight * x).sum() + p.sum() for x, p in ((want, oracle.pooled(rows)),)]
+    assert_gradients(oracle, ours, (losses[0], (weight * out.last_hidden_state).sum() + out.pooler_output.sum()))
+
+
+def word_loss(oracle: Oracle, rows: list[tuple[Tensor, Tensor]], target: Tensor) -> Tensor:
+    logits = padded([oracle.cloze(text) for text, _ in rows], 7)
+    return F.cross_entropy(logits[target >= 0], target[target >= 0])
+
+
+def hidden_of(rows: list[tuple[Tensor, Tensor]], given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """States of masked regions, and which those are."""
+    masked = given["masked_regions"] & real("regions", 6)
+    return padded([picture for _, picture in rows], 6)[masked], masked
+
+
+@pytest.mark.parametrize("task", ["words", "features", "classes", "divergence"])
+def test_hidden_words_and_regions(tmp_path: Path, task: str) -> None:
+    oracle, ours = loaded(tmp_path, "UniterForPretraining")
+    given = inputs(masked=task != "words")
+    rows = oracle.states(given)
+    draw = torch.Generator().manual_seed(4)
+    if task == "words":
+        labels = torch.randint(WORDS, (3, 7), generator=draw).where(real("words", 7), -100)
+        labels[:, ::2] = -100
+        want, target = word_loss(oracle, rows, labels), {"labels": labels}
+    else:
+        x, masked = hidden_of(rows, given)
+        p = torch.rand(3, 6, CLASSES, generator=draw).softmax(-1)
+        if task == "features":
+            target = {"feature_targets": given["regions"]}
+            want = (oracle.features(x) - given["regions"][masked]).square().mean()
+        elif task == "classes":
+            labels = (p[..., 1:].argmax(-1) + 1).masked_fill(~given["masked_regions"], -100)
+            want, target = F.cross_entropy(oracle.classes(x), labels[masked]), {"class_labels": labels}
+        else:
+            target = {"class_probabilities": p}
+            want = (p[masked] * (p[masked].log() - oracle.classes(x).log_softmax(-1))).sum(1).mean()
+    assert_gradients(oracle, ours, (want, ours(**given, **target).loss))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_matching_and_alignment(tmp_path: Path, weight: float) -> None:
+    oracle, ours = loaded(tmp_path, "UniterForPretraining", itm_ot_lambda=weight)
+    given, labels = inputs(), torch.tensor([1, 0, 1])
+    rows = oracle.states(given)
+    want = F.cross_entropy(oracle.linear("itm_output", oracle.pooled(rows)), labels)
+    for (x, y), label in zip(rows, labels.tolist(), strict=True):
+        costs = 1 - (x / x.norm(dim=-1, keepdim=True)) @ (y / y.norm(dim=-1, keepdim=True)).T
+        plan = transport(costs.detach(), 0.5, 50).float()
+        want = want + weight * (1 if label else -1) * (costs * plan).sum() / 3
+    assert_gradients(oracle, ours, (want, ours(**given, matching_labels=labels).loss))
+
+
+def test_answers(tmp_path: Path) -> None:
+    oracle, ours = loaded(tmp_path, "UniterForVisualQuestionAnswering")
+    given, labels = inputs(), torch.rand(3, ANSWERS, generator=torch.Generator().manual_seed(5))
+    x = oracle.through("vqa_output", ("0", "2"), oracle.pooled(oracle.states(given)))
+    logits = oracle.linear("vqa_output.3", x)
+    likely = logits.sigmoid()
+    want = -(labels * likely.log() + (1 - labels) * (1 - likely).log()).sum() / 3
+    assert_close(ours(**given).logits, logits, "logits")
+    assert_gradients(oracle, ours, (want, ours(**given, labels=labels).loss))
+
+
+def test_other_heads(tmp_path: Path) -> None:
+    oracle, ours = loaded(tmp_path, "UniterForSequenceClassification")
+    rows = oracle.states(inputs())
+    assert_close(ours(**inputs()).logits, oracle.linear("classifier", oracle.pooled(rows)), "classes")
+    with pytest.warns(UserWarning, match="has no use for"):
+        cloze = from_pretrained(tmp_path, architecture="UniterForMaskedLM")
+    assert_close(cloze(**inputs()).logits, padded([oracle.cloze(x) for x, _ in rows], 7), "words")
+
+
+def test_a_call_without_targets_gets_everything(tmp_path: Path) -> None:
+    oracle, ours = loaded(tmp_path, "UniterForPretraining")
+    rows, out = oracle.states(inputs()), ours(**inputs())
+    assert out.loss is None
+    assert_close(out.prediction_logits, padded([oracle.cloze(x) for x, _ in rows], 7), "words")
+    assert_close(out.region_features, padded([oracle.features(x) for _, x in rows], 6), "features")
+    assert_close(out.region_logits, padded([oracle.classes(x) for _, x in rows], 6), "classes")
+    assert_close(out.matching_logits, oracle.linear("itm_output", oracle.pooled(rows)), "matching")
+
+
+# Calls and files ------------------------------------------------------------------------
+
+
+def test_masks_and_lengths_are_the_same_batch_and_holes_are_left_out(tmp_path: Path) -> None:
+    _, ours = loaded(tmp_path, "UniterModel")
+    given = inputs()
+    want = ours(**given).last_hidden_state
+    masks = {"attention_mask": real("words", 7).long(), "region_mask": real("regions", 6).long()}
+    rest = {name: x for name, x in given.items() if "lengths" not in name}
+    assert torch.equal(ours(**rest, **masks).last_hidden_state, want)
+    # A region taken out of the middle is as if it had never been there.
+    masks["region_mask"][1, 2] = 0
+    less = {**given, "region_lengths": torch.tensor([4, 5, 1])}
+    for name in ("regions", "locations"):
+        less[name] = given[name].clone()
+        less[name][1, 2:5] = given[name][1, 3:6]
+    holes, without = ours(**rest, **masks).last_hidden_state, ours(**less).last_hidden_state
+    kept = [*range(9), 10, 11, 12]
+    assert_close(holes[1, kept], without[1, :12], "a hole")
+    assert_close(holes[[0, 2]], without[[0, 2]], "other rows")
+
+
+@pytest.mark.compiles
+def test_traces_in_one_graph() -> None:
+    ours = build("UniterForPretraining", uniter.Config(**{**SIZES, "num_hidden_layers": 1}, itm_ot_lambda=0.0))
+    fill_with_noise(ours.eval())
+    given, targets = inputs(masked=True), {"matching_labels": torch.tensor([1, 0, 1])}
+    targets["feature_targets"] = given["regions"]
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    assert_close(compiled(**given, **targets).loss, ours(**given, **targets).loss, "loss")
+
+
+@pytest.mark.parametrize("architecture", uniter.HEADS)
+def test_saves_what_it_loads(tmp_path: Path, architecture: str) -> None:
+    model = build(architecture, uniter.Config(**SIZES, itm_ot_lambda=0.2)).eval()
+    fill_with_noise(model)
+    model.save_pretrained(tmp_path)
+    again = from_pretrained(tmp_path)
+    assert again.config == model.config and again.config.itm_ot_lambda == 0.2
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+
+
+def test_tied_copies_in_files_are_held_to_their_originals(tmp_path: Path) -> None:
+    loaded(tmp_path, "UniterForPretraining")
+    tensors = noise(shapes(), "gamma")
+    weight = tensors[f"{IMAGE}.img_linear.weight"]
+    tensors["cls.predictions.decoder.weight"] = tensors["uniter.embeddings.word_embeddings.weight"].clone()
+    save_file({**tensors, "feat_regress.weight": weight.clone()}, tmp_path / "model.safetensors")
+    with pytest.warns(UserWarning, match="has no use for"):
+        from_pretrained(tmp_path)
+    save_file({**tensors, "feat_regress.weight": weight + 1}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="feat_regress.weight: must equal uniter.img_embeddings.img_linear.weight"):
+        from_pretrained(tmp_path)
+
+
+def test_dropout_is_in_attention_and_on_regions() -> None:
+    sizes = {**SIZES, "vocab_size": agreement.WORDS}
+    c = uniter.Config(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
+    agreement.assert_dropout_is_in_attention(build("UniterModel", c), types=0)
+    model = build("UniterModel", uniter.Config(**SIZES, attention_probs_dropout_prob=0.0)).train()
+    given, types = inputs(), model.body.embeddings.types
+    embed = partial(model.body.regions, given["regions"], given["locations"], None, types)
+    assert not torch.equal(embed(), embed()) and not torch.equal(model.eval() and embed(), 0 * embed())
+    assert torch.equal(embed(), embed())
+
+
+def test_halves_train_with_features_of_any_precision() -> None:
+    model = build("UniterForPretraining", uniter.Config(**SIZES)).bfloat16().train()
+    given = inputs(masked=True)
+    targets = {"feature_targets": given["regions"], "matching_labels": torch.tensor([1, 0, 1])}
+    loss = model(**given, **targets).loss
+    loss.backward()
+    assert torch.isfinite(loss) and all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.isfinite(build("UniterForPretraining", uniter.Config(**SIZES))(**given, **targets).loss)
+
+
+def test_positions_count_words_alone() -> None:
+    model = build("UniterModel", uniter.Config(**SIZES)).eval()
+    want = model(**inputs()).last_hidden_state
+    places = torch.arange(7)[None].expand(3, 7)
+    assert torch.equal(model(**inputs(), position_ids=places).last_hidden_state, want)
+    assert not torch.equal(model(**inputs(), position_ids=places + 1).last_hidden_state, want)
+
+
+def test_parameter_counts_of_the_published_sizes() -> None:
+    assert count("UniterModel", uniter.Config.base()) == 109_898_752
+    assert count("UniterModel", uniter.Config.large()) == 335_695_872
+
+
+def test_locations() -> None:
+    box = uniter.locations(torch.tensor([[10.0, 20.0, 30.0, 80.0]]), 100, 200)
+    assert_close(box, torch.tensor([[0.1, 0.1, 0.3, 0.4, 0.2, 0.3, 0.06]]), "seven numbers")
+    with pytest.raises(ValueError, match=r"boxes, width, height: .* got \(1, 5\), 10, 10"):
+        uniter.locations(torch.zeros(1, 5), 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"regions": torch.zeros(3, 6, 5)}, r"regions: shape \(3, 6, 19\) is allowed, got \(3, 6, 5\)"),
+        ({"locations": torch.zeros(3, 6, 5)}, r"locations: shape \(3, 6, 7\) is allowed, got \(3, 6, 5\)"),
+        ({"locations": None}, r"locations: .* got NoneType"),
+        ({"region_lengths": torch.tensor([7, 1, 1])}, r"region_lengths: between 0 and 6 is allowed"),
+        ({"masked_regions": torch.zeros(3, 6)}, r"masked_regions: booleans of shape \(3, 6\) are allowed"),
+        ({"lengths": torch.tensor([0, 1, 1]), "region_lengths": torch.tensor([0, 1, 1])}, "at least one word or"),
+        ({"input_ids": torch.ones(2, 7).long(), "lengths": None}, "one batch size is allowed, got 2 and 3"),
+        ({"regions": None}, "locations: None is allowed without regions"),
+        ({"input_ids": None}, "lengths: None is allowed without input_ids"),
+        ({"feature_targets": torch.zeros(3, 6, 5)}, r"feature_targets: shape \(3, 6, 19\) is allowed"),
+        ({"feature_targets": torch.zeros(3, 6, FEATURES)}, "masked_regions: needed by this task, got None"),
+        ({"class_labels": torch.zeros(3, 5).long()}, r"class_labels: shape \(3, 6\) is allowed, got \(3, 5\)"),
+        ({"matching_labels": torch.tensor([2, 0, 0])}, "matching_labels: -100 and 0 to 1 are allowed"),
+    ],
+)
+def test_wrong_calls_are_named(changes: dict, message: str) -> None:
+    given = {**inputs(), **changes}
+    with pytest.raises(ValueError, match=message):
+        build("UniterForPretraining", uniter.Config(**SIZES))(**given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"type_vocab_size": 1}, "type_vocab_size: at least 2"),
+        ({"itm_ot_lambda": -1.0}, "itm_ot_lambda: at least 0"),
+        ({"image_class_size": 1}, "image_class_size: at least 2"),
+        ({"image_embedding_size": 0}, "image_embedding_size: at least 1"),
+    ],
+)
+def test_bad_settings_are_named(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        uniter.Config(**changes)
