@@ -151,8 +151,7 @@ class Ranked:
             return out
         places = (ranks < 0).to(torch.int8).argsort(dim=1, stable=True)[:, :count]
         mine = ranks.gather(1, places)
-        hidden = (mine[:, None, :] < 0) | (mine[:, :, None] <= mine[:, None, :])
-        hidden &= ~torch.eye(count, dtype=torch.bool, device=k.device) | (mine < 0)[:, None, :]
+        hidden = (mine[:, None, :] < 0) | (mine[:, :, None] < mine[:, None, :])
         rows, small_k, small_v = (_at(x, places) for x in (position, k[:, :, start:], v[:, :, start:]))
         bias = q.scale * by_distance(rows, table, places, places + start, last - first)
         more = attention(

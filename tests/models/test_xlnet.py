@@ -181,6 +181,23 @@ def test_ranks_are_the_mask_of_pairs_they_stand_for(extra: str, split: int) -> N
         assert_close(gradients[name], gradient, name)
 
 
+@pytest.mark.parametrize("split", [0, 5])
+def test_ranks_hide_what_the_authors_program_hides(split: int) -> None:
+    """zihangdai/xlnet, ``_local_perm`` and what its caller puts around, pair by pair. It lets special tokens see
+    themselves in the query stream, where there are none."""
+    given, _ = ranked(split)
+    hidden = Ranked(given["ranks"], split=split).hidden(itself=True)
+    predicted = given["target_mapping"].sum(1) > 0
+    for row in range(3):
+        ranks = given["ranks"][row].tolist()
+        for i, mine in enumerate(ranks):
+            mine = mine if predicted[row, i] else mine + 1
+            for j, its in enumerate(ranks):
+                want = j >= split > i if (i < split) != (j < split) else mine <= its and its >= 0
+                if i != j or predicted[row, i]:
+                    assert bool(hidden[row, i, j]) == want, (row, i, j)
+
+
 def test_no_word_is_told_before_its_turn() -> None:
     """Another word at a place changes no prediction there, nor those of tokens before it in the order."""
     given, _ = ranked(0)
