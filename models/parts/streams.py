@@ -97,7 +97,7 @@ class Ranked:
     matrix of pairs, and of ranked tokens over one another, a small matrix.
 
     Args:
-        ranks: ``(B, S)`` integers.
+        ranks: ``(B, S)`` integers. Tokens of the same rank do not see one another.
         split: The first ``split`` tokens see none behind them, and are all seen by those behind.
         memories: Keys before the tokens.
 
@@ -151,7 +151,8 @@ class Ranked:
             return out
         places = (ranks < 0).to(torch.int8).argsort(dim=1, stable=True)[:, :count]
         mine = ranks.gather(1, places)
-        hidden = (mine[:, None, :] < 0) | (mine[:, :, None] < mine[:, None, :])
+        hidden = (mine[:, None, :] < 0) | (mine[:, :, None] <= mine[:, None, :])
+        hidden &= ~torch.eye(count, dtype=torch.bool, device=k.device) | (mine < 0)[:, None, :]
         rows, small_k, small_v = (_at(x, places) for x in (position, k[:, :, start:], v[:, :, start:]))
         bias = q.scale * by_distance(rows, table, places, places + start, last - first)
         more = attention(
