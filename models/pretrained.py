@@ -26,6 +26,7 @@ FAMILIES = {
     "clip_vision_model": "clip_vision",
     "distilbert": "distilbert",
     "electra": "electra",
+    "elmo": "elmo",
     "gpt2": "gpt2",
     "gpt3": "gpt3",
     "gpt_neo": "gpt_neo",

@@ -7,6 +7,7 @@ from .blocks import Blocks
 from .buckets import Buckets
 from .globals import global_attention
 from .lsh import local_order, lsh_attention, lsh_order
+from .lstm import projected_lstm
 from .merge import merge
 from .ops import why_not
 from .patterns import INF, Band, causal, dense, prefix_lm, window
@@ -39,6 +40,7 @@ __all__ = [
     "lsh_order",
     "merge",
     "prefix_lm",
+    "projected_lstm",
     "sliding_window_attention",
     "why_not",
     "window",

@@ -20,12 +20,12 @@ PACKAGE = ROOT / "pkernels"
 # Names in one line do not import one another.
 LAYERS = (
     ("patterns", "blocks", "buckets", "bias", "reversible"),
-    ("problem",),
+    ("problem", "recurrence"),
     ("checks", "sequences"),
     ("added",),
     ("reference", "native", "triton"),
     ("ops",),
-    ("merge",),
+    ("merge", "lstm"),
     ("attention",),
     ("bigbird", "globals", "lsh"),
     ("support",),

@@ -18,7 +18,8 @@ pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
 from pkernels import Band, Blocks, Buckets
 from pkernels.problem import Problem
-from pkernels.triton import band, blocks, buckets, order, tune
+from pkernels.recurrence import Recurrence
+from pkernels.triton import band, blocks, buckets, lstm, order, tune
 from tests.gpu.compile import TARGETS, Launch, compiled, flaws, launches
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
@@ -108,3 +109,21 @@ def test_hashing(family: str, width: int) -> None:
     # Its products are of fp32 as it is, on the tensor cores of AMD's chips alone.
     assert flaws(binary, tensor=family == "gfx942") == [], binary.reading
     assert not binary.reading.spills
+
+
+@pytest.mark.parametrize("family", tune.FAMILIES)
+def test_the_lstms_cells(family: str) -> None:
+    """No products there, so neither tensor cores nor loops: what is left is that all fits."""
+    batch, steps, width, cells = 3, 2, 64, 512
+    x, recurrent = torch.zeros(batch, steps, 4 * cells), torch.zeros(4 * cells, width)
+    h, c, projection = torch.zeros(batch, width), torch.zeros(batch, cells), torch.zeros(width, cells)
+    call = Recurrence(None, 3.0, None, True)
+    with launches() as made:
+        out, *_, gates, memory = lstm.forward(x, recurrent, projection, h, c, call, True)
+        lstm.backward(out, h, c, recurrent, projection, c, out, gates, memory, call)
+    names = ["cell_kernel", "state_kernel"] * steps + ["dstate_kernel", "dcell_kernel"] * steps
+    assert [launch.name for launch in made] == names
+    for launch in (made[0], made[-1]):
+        binary = compiled(launch, family)
+        assert not binary.reading.spills and binary.shared <= TARGETS[family].shared
+        assert 0 < binary.reading.registers <= 64

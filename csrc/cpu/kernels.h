@@ -64,10 +64,37 @@ struct Hash {
   int64_t factors = 0;
 };
 
+// One layer of an LSTM with a projected state, in one direction; see pkernels/reference/lstm.py for
+// the equations. Numbers of cells and of the state's elements are multiples of lstm_lanes.
+constexpr int64_t lstm_lanes = 16;  // cells whose four gates lie together in `recurrent`
+constexpr int64_t lstm_group = 64;  // cells worked on at a time, at most
+
+struct Lstm {
+  int64_t steps = 0, cells = 0, width = 0;
+  bool reverse = false;
+  float cell_clip = 0, projection_clip = 0;            // infinity: none
+  const int64_t *order = nullptr, *lengths = nullptr;  // batch rows by falling length, and their lengths
+
+  // Forward: [cells / lanes][width][gate][lanes] and [cells][width].
+  // Backward: [gate][cells][width] and, for each group of n cells, [width][n].
+  const float *recurrent = nullptr, *projection = nullptr;
+
+  const float* x = nullptr;          // [b][step][gate][cells]
+  float* out = nullptr;              // [b][step][width]
+  float* gates = nullptr;            // [b][step][gate][cells], or nullptr: not to be kept
+  float* memory = nullptr;           // [b][step][cells], or nullptr
+  float *h = nullptr, *c = nullptr;  // [b][width], [b][cells]: the state, from one end to the other; or its gradient
+
+  const float *dout = nullptr, *first = nullptr;  // of the backward: [b][step][width]; c before the first step
+  float *dx = nullptr, *dstate = nullptr, *hidden = nullptr;  // of x; of out, not clipped; [b][step][cells]
+};
+
 // Whether rows of 16-bit numbers begin at multiples of four bytes.
 inline bool whole_words(const Rows& x) {
   return reinterpret_cast<uintptr_t>(x.data) % 4 == 0 && (x.batch | x.head | x.row) % 2 == 0;
 }
+
+inline int64_t lstm_scratch(const Lstm& f, int64_t rows) { return rows * (3 * f.width + 5 * lstm_group); }
 
 struct Kernels {
   const char* name;
@@ -105,6 +132,9 @@ struct Kernels {
   // The hash of every row.
   int64_t (*hash_scratch)(const Hash&);
   void (*hash)(const Hash&, int64_t b, int64_t head, int64_t round, int32_t* to, float* scratch);
+  // All steps of rows [begin, end) of the order.
+  void (*lstm_forward)(const Lstm&, int64_t begin, int64_t end, float* scratch);
+  void (*lstm_backward)(const Lstm&, int64_t begin, int64_t end, float* scratch);
   // Multiply-adds in registers for `rounds` rounds, of bfloat16 pairs if asked for and there: the
   // processor's peak. Returns flops.
   double (*peak)(int64_t rounds, bool in_pairs);

@@ -2,10 +2,11 @@
 
 Each file imports only from files before it::
 
-    layouts  layers  axial  config  files  keys  outputs  scores
+    layouts  layers  axial  config  files  keys  outputs  scores  lstm
     padding  attention  patches
     embeddings  chosen  relative  recurrence  runs  cache
-    chunked  crossing  global_rows  prenorm  recurrent_layers  streams  writing
+    characters  chunked  crossing  global_rows  prenorm  recurrent_layers
+    streams  writing
     order  objectives  search  beams
     heads  generation
     adaptive  two_streams

@@ -31,7 +31,12 @@ distilbert  masked LM; with ``--teacher DIR`` (a BERT) the triple loss, from his
 longformer  masked LM in a sliding window, [CLS] seeing all
 bigbird     masked LM in block-sparse attention
 reformer    the next token, in local and hashed attention and reversible layers
-gpt2        the next token
+gpt2        the next token; so do gpt3 and gpt_neo, in layers of which some see a band alone
+unilm       masked words in four modes: seeing all, the source, what comes before, what comes after
+tinybert    the layers of a ``--teacher DIR`` (a BERT; needed); its ``words`` are what the teacher's head
+            reads from its last states
+t5          spans of the text that sentinels stand for; ``words`` leaves the sentinels out
+bart        the text, of which sentences change places and gaps stand for words
 ==========  ============================================================================
 
 Models are small unless sizes (``--hidden``, ``--layers``, ...) or a ``--config config.json`` say
@@ -65,14 +70,15 @@ From Python, on the documentation of Python itself:
     >>> done.step, from_pretrained(done.out).architecture
     (3, 'BertForPreTraining')
 
-A new family is an entry in ``RECIPES``: its kind of tokens, a small config, what is trained, how rows are
+A new family is an entry in ``RECIPES``: its kind of tokens, a small config (``small``), what is trained, how rows are
 made of documents, the objective (from rows, vocabulary and a generator to the model's arguments).
 Each file imports only from files before it::
 
     draws  settings  vocabulary  text  processes  learners  folder
-    rows  neighbours  curve
+    rows  neighbours  curve  small
     objectives  checkpoint
-    recipes  loop
+    modes  loop
+    recipes
     run
     __main__
 """

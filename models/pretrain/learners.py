@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from .. import bert, bigbird, distilbert, electra
+from ..parts.heads import States
+from ..parts.layouts import IGNORED, Whole
 from ..parts.model import Model
-from ..parts.objectives import DISTILBERT, ReplacedTokens, TripleLoss, initialise_student, share_embeddings
+from ..parts.objectives import (
+    DISTILBERT,
+    LayerwiseLoss,
+    ReplacedTokens,
+    TripleLoss,
+    initialise_student,
+    share_embeddings,
+)
+from ..parts.objectives.layerwise import Layerwise
 from ..pretrained import build, from_pretrained
 
 Losses = Callable[[Any, Mapping[str, Any]], dict[str, Tensor]]
@@ -56,6 +68,45 @@ def big_bird(config: bigbird.Config) -> Model:
     model = build("BigBirdForMaskedLM", config)
     model.head.get_submodule("unused").requires_grad_(False)
     return model
+
+
+# Models beside what they need to learn
+
+
+def the_model(learner: Any) -> Mapping[str, Model]:
+    return {".": learner.model}
+
+
+def of_modes(out: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {"words": out.words, "relation": out.relation}
+
+
+@dataclass
+class Told:
+    """``loss`` of all labels, and of the words of the text among them."""
+
+    loss: Tensor
+    words: Tensor
+
+
+class Telling(nn.Module):
+    """A model that tells a text, or pieces of it with marks in between, which are easy.
+
+    ``words (B, T)`` are booleans: the labels that are words of the text.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, labels: Tensor, words: Tensor, **arguments: Any) -> Told:
+        out = self.model(labels=labels, **arguments)
+        with torch.no_grad():
+            return Told(out.loss, F.cross_entropy(out.logits[words], labels[words]))
+
+
+def told(out: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {"words": out.words}
 
 
 # ELECTRA
@@ -128,3 +179,49 @@ def of_student(out: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def the_student(learner: Any) -> Mapping[str, Model]:
     return {".": learner.student}
+
+
+# TinyBERT
+
+
+@dataclass
+class ReadLayers(Layerwise):
+    """And how well words are read from ``last``."""
+
+    words: Tensor
+
+
+class Read(LayerwiseLoss):
+    """General distillation (Jiao et al. 2020, arXiv:1909.10351, section 3.2) on masked texts, as the authors'
+    program has them. The student predicts no words; but as its last states become its teacher's, his
+    head reads words from them."""
+
+    def forward(self, input_ids: Tensor, labels: Tensor, **arguments: Any) -> ReadLayers:  # type: ignore[override]
+        out = super().forward(input_ids, **arguments)
+        teacher: Any = self.teacher
+        chosen = labels != IGNORED
+        with torch.no_grad():
+            x = out.last[chosen][None]
+            states = States(x, Whole(1, x.shape[1], x.device), teacher.body.embeddings.words.weight)
+            words = F.cross_entropy(teacher.head.words(states)[0], labels[chosen])
+        return ReadLayers(**vars(out), words=words)
+
+
+def reader_of(teacher: Model) -> Callable[[bert.Config], Read]:
+    """Learners whose student is a BERT without a head, with as many heads of attention as the teacher."""
+
+    def learner(config: bert.Config) -> Read:
+        c: Any = teacher.config
+        for name in ("num_attention_heads", "vocab_size"):
+            if getattr(config, name) != getattr(c, name):
+                allowed, got = getattr(c, name), getattr(config, name)
+                raise ValueError(f"model: {name} {allowed} (the teacher's) is allowed, got {got}")
+        student = build("BertModel", config)
+        student.head.requires_grad_(False)  # its pooler, which no loss reaches: processes would wait for it
+        return Read(student, teacher, nn.Linear(config.hidden_size, c.hidden_size))
+
+    return learner
+
+
+def of_reader(out: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {"words": out.words, "embedding": out.embedding, "hidden": out.hidden, "attention": out.attention}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from ...patterns import Band
 from . import draws
 from .checkpoint import State
 from .objectives import Objective
@@ -30,6 +32,17 @@ def adamw(module: nn.Module, settings: Settings) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, settings.beta), eps=1e-6)
+
+
+def moved(x: Any, device: torch.device) -> Any:
+    """Arguments as objectives make them, with all tensors on the device."""
+    if isinstance(x, Tensor):
+        return x.to(device)
+    if isinstance(x, Band):
+        return replace(x, columns=moved(x.columns, device))
+    if isinstance(x, dict):
+        return {name: moved(value, device) for name, value in x.items()}
+    return [moved(value, device) for value in x] if isinstance(x, list) else x
 
 
 class Loop:
@@ -72,7 +85,7 @@ class Loop:
     def _losses(self, rows: Rows, step: int, number: int) -> dict[str, Tensor]:
         seed, device = self.settings.seed, self.processes.device
         drawn = self.objective(rows, self.vocabulary, draws.generator(seed, "objective", step, number))
-        arguments = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in drawn.items()}
+        arguments = moved(drawn, device)
         torch.manual_seed(draws.number(seed, "model", step, number))
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
             return self.module.module(**arguments)

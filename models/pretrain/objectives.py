@@ -11,17 +11,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from ..parts.layouts import IGNORED
 from ..parts.objectives import (
     BERT,
     MACBERT,
+    bart_noises,
     choose_ngrams,
     choose_tokens,
     corrupt,
     corrupt_similar,
+    denoising,
     inverse_lengths,
+    padded,
+    span_corruption,
     static_generator,
 )
+from ..parts.objectives.sentinels import SENTINELS
 from ..parts.objectives.similar import Word
 from .rows import Rows
 from .text import Corpus
@@ -77,6 +84,36 @@ def causal(rows: Rows, vocabulary: Vocabulary, generator: torch.Generator) -> di
     return {"input_ids": rows.ids, "labels": rows.ids}
 
 
+def spans(rows: Rows, vocabulary: Vocabulary, generator: torch.Generator) -> dict[str, Any]:
+    """T5's: the target tells the spans that sentinels stand for. ``words`` are the labels that are words of
+    the text. Rows are full."""
+    ids, labels = span_corruption(
+        rows.ids, end=vocabulary.last, sentinel=vocabulary.sentinel, sentinels=SENTINELS, generator=generator
+    )
+    return {"input_ids": ids, "labels": labels, "words": ~vocabulary.special[labels]}
+
+
+def denoised(rows: Rows, vocabulary: Vocabulary, generator: torch.Generator) -> dict[str, Any]:
+    """BART's: sentences, which are the rows' segments, in any order and with gaps; the target is the text.
+    ``words`` are the labels that are words of it."""
+    noises, given = bart_noises(vocabulary.mask), {"first": vocabulary.first, "last": vocabulary.last}
+    pairs = [
+        denoising(_segments(row), noises, **given, generator=generator)
+        for row in (rows[i : i + 1] for i in range(len(rows)))
+    ]
+    ids, lengths = padded([spoilt.tolist() for spoilt, _ in pairs], vocabulary.pad)
+    labels, sizes = padded([text.tolist() for _, text in pairs], IGNORED)
+    words = (labels != IGNORED) & ~vocabulary.special[labels.clamp(min=0)]
+    return {"input_ids": ids, "lengths": lengths, "labels": labels, "decoder_lengths": sizes, "words": words}
+
+
+def _segments(row: Rows) -> list[list[int]]:
+    """Of a single row, without its first and last token."""
+    inner = slice(1, int(row.lengths) - 1)
+    ids, sizes = row.ids[0, inner], row.types[0, inner].bincount()
+    return [part.tolist() for part in ids.split(sizes.tolist())]
+
+
 def with_relation(objective: Objective, label: str) -> Objective:
     """Adds segments, and how they relate as the argument ``label``."""
 
@@ -106,9 +143,19 @@ def static(objective: Objective, seed: int, copies: int) -> Objective:
             objective(rows[i : i + 1], vocabulary, static_generator(seed, number, epoch, copies=copies))
             for i, (number, epoch) in enumerate(places)
         ]
-        return {name: torch.cat([arguments[name] for arguments in of_rows]) for name in of_rows[0]}
+        return {name: _joined([arguments[name] for arguments in of_rows], name, vocabulary) for name in of_rows[0]}
 
     return beforehand
+
+
+def _joined(values: list[Any], name: str, vocabulary: Vocabulary) -> Any:
+    """Rows of a batch, padded to the longest; of lists their parts."""
+    if isinstance(values[0], list):
+        return [part for value in values for part in value]
+    if values[0].dim() < 2:
+        return torch.cat(values)
+    filling = {"labels": IGNORED, "words": False}.get(name, vocabulary.pad)
+    return pad_sequence([row for value in values for row in value], batch_first=True, padding_value=filling)
 
 
 def one_at_least(chosen: Tensor, special: Tensor, generator: torch.Generator) -> Tensor:

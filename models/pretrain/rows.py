@@ -5,11 +5,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
 
-from ..parts.objectives import Pair, full_sentences
+from ..parts.objectives import Pair, full_sentences, whole_sentences
 from ..parts.objectives.packing import Document
 from . import draws
 from .vocabulary import Vocabulary
@@ -17,11 +18,11 @@ from .vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Row:
-    """Ids, special ones among them; where the second segment begins (the row's end, if there is none);
-    and the relation of the two, -1 for none."""
+    """Ids, special ones among them; where each segment behind the first begins; and the relation of two
+    segments, -1 for none."""
 
     ids: list[int]
-    second: int
+    starts: list[int]
     relation: int = -1
 
 
@@ -34,7 +35,17 @@ def sentences(
 ) -> Iterator[Row]:
     """As many whole sentences as fit (RoBERTa: Liu et al. 2019, arXiv:1907.11692, section 4.2)."""
     for ids in full_sentences(documents, length, first=vocabulary.first, last=vocabulary.last):
-        yield Row(ids, len(ids))
+        yield Row(ids, [])
+
+
+def passages(
+    documents: Sequence[Document], vocabulary: Vocabulary, length: int, generator: torch.Generator
+) -> Iterator[Row]:
+    """As many whole sentences of one document as fit, each a segment."""
+    for document in documents:
+        for pieces in whole_sentences([document], length - 2):
+            starts = list(accumulate(map(len, pieces), initial=1))
+            yield Row([vocabulary.first, *chain.from_iterable(pieces), vocabulary.last], starts[1:-1])
 
 
 def stream(
@@ -42,10 +53,21 @@ def stream(
 ) -> Iterator[Row]:
     """The text without gaps, each document ended by the last token; of causal models. Rows begin at
     another place in each epoch."""
-    ids = [i for document in documents for sentence in (*document, [vocabulary.last]) for i in sentence]
+    return _cut([[*document, [vocabulary.last]] for document in documents], length, generator)
+
+
+def unbroken(
+    documents: Sequence[Document], vocabulary: Vocabulary, length: int, generator: torch.Generator
+) -> Iterator[Row]:
+    """The same without a special token."""
+    return _cut(documents, length, generator)
+
+
+def _cut(documents: Sequence[Document], length: int, generator: torch.Generator) -> Iterator[Row]:
+    ids = [i for document in documents for sentence in document for i in sentence]
     start = int(torch.randint(min(length, max(1, len(ids) - length + 1)), (), generator=generator))
     for place in range(start, len(ids) - length + 1, length):
-        yield Row(ids[place : place + length], length)
+        yield Row(ids[place : place + length], [])
 
 
 def pairs(related: Callable[..., Iterator[Pair]]) -> Make:
@@ -56,7 +78,7 @@ def pairs(related: Callable[..., Iterator[Pair]]) -> Make:
     ) -> Iterator[Row]:
         for pair in related(documents, length, generator=generator):
             ids, types = pair.row(first=vocabulary.first, last=vocabulary.last)
-            yield Row(ids, types.index(1), pair.label)
+            yield Row(ids, [types.index(1)], pair.label)
 
     return make
 
@@ -66,7 +88,7 @@ class Rows:
     """Rows as a batch, ``(B, S)`` padded on the right; S is the same of all batches.
 
     Args:
-        ids, types: ``(B, S)``: tokens, and 1 for those of the second segment.
+        ids, types: ``(B, S)``: tokens, and the numbers of their segments, 0 for padding.
         lengths, relation: ``(B,)``.
         epoch, number: ``(B,)``: where a row comes from.
     """
@@ -90,19 +112,21 @@ class Epoch:
 
     def __init__(self, rows: Iterator[Row]) -> None:
         self.ids, self.ends = array("i"), array("q", [0])
-        self.second, self.relation = array("i"), array("i")
+        self.starts, self.bounds, self.relation = array("i"), array("q", [0]), array("i")
         for row in rows:
             self.ids.extend(row.ids)
             self.ends.append(len(self.ids))
-            self.second.append(row.second)
+            self.starts.extend(row.starts)
+            self.bounds.append(len(self.starts))
             self.relation.append(row.relation)
 
     def __len__(self) -> int:
-        return len(self.second)
+        return len(self.relation)
 
     def __getitem__(self, number: int) -> Row:
         ids = self.ids[self.ends[number] : self.ends[number + 1]].tolist()
-        return Row(ids, self.second[number], self.relation[number])
+        starts = self.starts[self.bounds[number] : self.bounds[number + 1]].tolist()
+        return Row(ids, starts, self.relation[number])
 
 
 class Batches:
@@ -146,10 +170,11 @@ class Batches:
 
     def _batch(self, rows: list[Row], epochs: list[int], numbers: list[int]) -> Rows:
         ids = torch.full((len(rows), self.length), self.vocabulary.pad)
+        types = torch.zeros_like(ids)
         for i, row in enumerate(rows):
             ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        place = torch.arange(self.length)
-        lengths, second = torch.tensor([len(row.ids) for row in rows]), torch.tensor([row.second for row in rows])
-        types = ((place >= second[:, None]) & (place < lengths[:, None])).long()
+            types[i, row.starts] = 1
+        lengths = torch.tensor([len(row.ids) for row in rows])
+        types = types.cumsum(1).masked_fill(torch.arange(self.length) >= lengths[:, None], 0)
         relation = torch.tensor([row.relation for row in rows])
         return Rows(ids, types, lengths, relation, torch.tensor(epochs), torch.tensor(numbers))

@@ -80,11 +80,7 @@ def pretrain(
         ValueError: Naming the argument.
         FloatingPointError: If the loss becomes infinite or no number.
     """
-    chosen, settings, model = recipe(family), settings or Settings(), model or Sizes()
-    if teacher is not None:
-        if chosen.taught is None:
-            raise ValueError(f"teacher: none is allowed, {family} learns without one")
-        chosen = chosen.taught(teacher)
+    chosen, settings, model = recipe(family, teacher), settings or Settings(), model or Sizes()
     if not isinstance(model, (Sizes, chosen.kind)):
         raise ValueError(f"model: Sizes or {chosen.kind.__module__}.Config is allowed, got {type(model)}")
     if parallel not in PARALLEL:
@@ -195,6 +191,7 @@ def _begin(
     config = chosen.config(model, vocabulary, settings.length) if isinstance(model, Sizes) else model
     _check_config(config, vocabulary)
     torch.manual_seed(draws.number(settings.seed, "weights"))
+    assert chosen.learner is not None  # ``recipe`` gives none without
     learner: nn.Module = chosen.learner(config).to(processes.device).train()
     share = PARALLEL[parallel] if processes.count > 1 else alone
     module = share(Learning(learner, chosen.losses), processes)

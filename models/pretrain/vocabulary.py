@@ -11,6 +11,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
+from ..parts.objectives.sentinels import SENTINELS
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -21,6 +23,9 @@ class Scheme:
         pad, unknown, last: Special tokens; ``last`` ends a text or segment.
         first, mask: Of families that have them.
         order: Of the ids of special tokens in a new vocabulary.
+        behind: More special tokens, whose ids come after the words'.
+        frame: What is put around a text ("$A") for who uses the tokenizer later; without it, the first
+            and last token if there are both, and of others nothing: a text is to be continued.
     """
 
     make: Callable[[list[str], int], tuple[Tokenizer, Any]]
@@ -30,11 +35,17 @@ class Scheme:
     first: str | None = None
     mask: str | None = None
     order: tuple[str, ...] = ("pad", "unknown", "first", "last", "mask")
+    behind: tuple[str, ...] = ()
+    frame: str | None = None
 
     @property
     def special(self) -> list[str]:
         names = [getattr(self, place) for place in self.order]
         return [name for name in dict.fromkeys(names) if name is not None]
+
+    @property
+    def framed(self) -> str | None:
+        return f"{self.first} $A {self.last}" if self.frame is None and self.first is not None else self.frame
 
 
 def wordpiece(special: list[str], size: int) -> tuple[Tokenizer, Any]:
@@ -78,6 +89,11 @@ ROBERTA = Scheme(byte_pairs, "<pad>", "<unk>", "</s>", "<s>", "<mask>", ("first"
 ALBERT = Scheme(unigram, "<pad>", "<unk>", "[SEP]", "[CLS]", "[MASK]")
 PLAIN = Scheme(unigram, "<pad>", "<unk>", "</s>")
 """Without [CLS] and [MASK], of causal models."""
+T5 = Scheme(
+    unigram, "<pad>", "<unk>", "</s>", order=("pad", "last", "unknown"),
+    behind=tuple(f"<extra_id_{i}>" for i in reversed(range(SENTINELS))), frame="$A </s>",
+)  # fmt: skip
+"""The sentinels, which count down, have the last ids."""
 GPT2 = Scheme(byte_pairs, "<|endoftext|>", "<|endoftext|>", "<|endoftext|>")
 
 
@@ -87,7 +103,8 @@ class Vocabulary:
 
     Args:
         size: Ids are below.
-        pad, last: Ids of special tokens; so are ``first`` and ``mask``, -1 where there is none.
+        pad, last: Ids of special tokens; so are ``first``, ``mask`` and ``sentinel`` (the first one),
+            -1 where there is none.
         special: ``(size,)`` booleans: the tokens that are never predicted.
         starts: ``(size,)`` booleans: the tokens with which a word begins.
     """
@@ -98,6 +115,7 @@ class Vocabulary:
     last: int
     first: int
     mask: int
+    sentinel: int
     special: Tensor
     starts: Tensor
 
@@ -110,19 +128,20 @@ class Vocabulary:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         ids = tokenizer.get_vocab(with_added_tokens=True)
-        lacking = [name for name in scheme.special if name not in ids and name != scheme.unknown]
+        wanted = [name for name in (*scheme.special, *scheme.behind) if name != scheme.unknown]
+        lacking = [name for name in wanted if name not in ids]
         if lacking:
             raise ValueError(
-                f"{source}: a tokenizer with {', '.join(scheme.special)} is allowed, {lacking} are missing"
+                f"{source}: a tokenizer with {', '.join(scheme.special)} is allowed, {lacking[:5]} are missing"
             )
         size = max(ids.values()) + 1
         special, starts = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
-        named = [ids[name] for name in scheme.special if name in ids and name != scheme.unknown]
-        special[named] = True
+        special[[ids[name] for name in wanted]] = True
         begins = _begins(ids)
         starts[[i for token, i in ids.items() if begins(token)]] = True
-        first, mask = (-1 if name is None else ids[name] for name in (scheme.first, scheme.mask))
-        return cls(tokenizer, size, ids[scheme.pad], ids[scheme.last], first, mask, special, starts)
+        names = (scheme.first, scheme.mask, scheme.behind[-1] if scheme.behind else None)
+        first, mask, sentinel = (-1 if name is None else ids[name] for name in names)
+        return cls(tokenizer, size, ids[scheme.pad], ids[scheme.last], first, mask, sentinel, special, starts)
 
     def word_ids(self, ids: Tensor) -> Tensor:
         """The number of each token's word, -1 for special ones; ``(B, S)`` like the ids."""
@@ -145,22 +164,22 @@ def learn(lines: Iterable[str], scheme: Scheme, size: int) -> Tokenizer:
         >>> learn(["the cat", "the cats"], BERT, 40).encode("The cats").tokens
         ['[CLS]', 'the', 'cats', '[SEP]']
     """
-    if size < len(scheme.special) + 1:
-        raise ValueError(f"vocabulary: more than the {len(scheme.special)} special tokens are allowed, got {size}")
-    tokenizer, trainer = scheme.make(scheme.special, size)
+    special = len(scheme.special) + len(scheme.behind)
+    if size < special + 1:
+        raise ValueError(f"vocabulary: more than the {special} special tokens are allowed, got {size}")
+    tokenizer, trainer = scheme.make(scheme.special, size - len(scheme.behind))
     tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.add_special_tokens(list(scheme.behind))
     return framed(tokenizer, scheme)
 
 
 def framed(tokenizer: Tokenizer, scheme: Scheme) -> Tokenizer:
-    """Whoever uses the tokenizer later gets the first and last token around a text, if the family has both;
-    of others a text is what is to be continued."""
-    if scheme.first is not None:
-        single = f"{scheme.first} $A {scheme.last}"
+    """Whoever uses the tokenizer later gets the scheme's frame around a text."""
+    if scheme.framed is not None:
         template: Any = processors.TemplateProcessing(
-            single=single,
-            pair=f"{single} $B:1 {scheme.last}:1",
-            special_tokens=[(name, tokenizer.token_to_id(name)) for name in (scheme.first, scheme.last)],
+            single=scheme.framed,
+            pair=f"{scheme.framed} $B:1 {scheme.last}:1",
+            special_tokens=[(name, tokenizer.token_to_id(name)) for name in (scheme.first, scheme.last) if name],
         )
         tokenizer.post_processor = template
     return tokenizer

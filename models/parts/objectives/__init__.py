@@ -2,7 +2,7 @@
 
 Data first, then losses; each file imports only from files before it::
 
-    masking  packing  tasks  contrastive
+    masking  packing  tasks  contrastive  directions  sampled
     spans  sentinels  pairs
     permutation  similar  noises
     real
@@ -11,6 +11,7 @@ Data first, then losses; each file imports only from files before it::
 """
 
 from .contrastive import contrastive_loss
+from .directions import both_directions
 from .distillation import (
     DISTILBERT,
     TripleLoss,
@@ -23,10 +24,11 @@ from .layerwise import LayerwiseLoss
 from .masking import BERT, ELECTRA, choose_tokens, corrupt, mask_tokens, static_generator
 from .modes import MODES, ModeBatch, draw_modes, mask_targets, unilm_batches
 from .noises import Noise, Passage, bart_noises, delete, denoising, hide, infill, permute, rotate
-from .packing import cut, full_sentences, padded
+from .packing import cut, full_sentences, padded, whole_sentences
 from .pairs import Pair, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
 from .permutation import partial_spans, permutation_lm
 from .replaced import ReplacedTokens, replaced_loss, sample, share_embeddings
+from .sampled import expected_counts, log_uniform, sampled_softmax_loss
 from .scores import score_loss
 from .sentinels import choose_spans, fitting_length, hide_spans, span_corruption, span_counts
 from .similar import corrupt_similar, similar_by_vectors, similar_in_table
@@ -51,6 +53,7 @@ __all__ = [
     "TripleLoss",
     "as_text",
     "bart_noises",
+    "both_directions",
     "choose_ngrams",
     "choose_spans",
     "choose_tokens",
@@ -63,6 +66,7 @@ __all__ = [
     "delete",
     "denoising",
     "draw_modes",
+    "expected_counts",
     "fitting_length",
     "full_sentences",
     "hide",
@@ -70,6 +74,7 @@ __all__ = [
     "infill",
     "initialise_student",
     "inverse_lengths",
+    "log_uniform",
     "mask_targets",
     "mask_tokens",
     "next_sentence_pairs",
@@ -80,6 +85,7 @@ __all__ = [
     "replaced_loss",
     "rotate",
     "sample",
+    "sampled_softmax_loss",
     "score_loss",
     "segmented",
     "sentence_order_pairs",
@@ -93,4 +99,5 @@ __all__ = [
     "span_counts",
     "static_generator",
     "unilm_batches",
+    "whole_sentences",
 ]

@@ -16,7 +16,7 @@ from pkernels.models import bert, roberta
 from pkernels.models.pretrain import Settings, Sizes, pretrain
 from pkernels.models.pretrain.__main__ import main
 
-from .tiny import SETTINGS, SIZES, folder, state, tokenizer, train
+from .tiny import SETTINGS, SIZES, folder, state, tokenizer, train, trained
 
 
 def command(family: str, out: Path, **changes: Any) -> list[str]:
@@ -68,6 +68,9 @@ WRONG: dict[str, tuple[str, Callable[[Path], dict[str, Any]], str]] = {
     "other config": ("bert", lambda d: {"config": config(d, {"model_type": "t5"})}, "model_type: 'bert' is allowed"),
     "teacher": ("roberta", lambda d: {"teacher": d}, "teacher: none is allowed"),
     "no teacher": ("distilbert", lambda d: {"teacher": d}, "config.json: missing"),
+    "needed teacher": ("tinybert", lambda d: {}, "teacher: the directory of a trained BERT is allowed, got None"),
+    "heads": ("tinybert", lambda d: {"teacher": trained("bert"), "heads": 1}, "num_attention_heads 2 .the teacher's"),
+    "sentinels": ("t5", lambda d: {"tokenizer": tokenizer("reformer")}, "'<extra_id_99>', .* are missing"),
     "steps": ("bert", lambda d: {"steps": 0}, "steps: at least 1"),
     "stop": ("bert", lambda d: {"stop": 3}, r"stop: from 1 to steps \(2\)"),
     "micro": ("bert", lambda d: {"micro": 3}, r"batch: a multiple of micro \(3\)"),
@@ -78,6 +81,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], dict[str, Any]], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*has no use for")  # a teacher's head for pairs
 @pytest.mark.parametrize("case", WRONG)
 def test_errors_name_what_is_wrong(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     family, changes, message = WRONG[case]

@@ -12,15 +12,18 @@ import torch
 from torch import Tensor
 
 from pkernels.models.pretrain import RECIPES, Outcome, Settings, Sizes, pretrain
-from pkernels.models.pretrain.vocabulary import ALBERT, BERT, GPT2, PLAIN, ROBERTA, learn
+from pkernels.models.pretrain.vocabulary import ALBERT, BERT, GPT2, PLAIN, ROBERTA, T5, learn
 
 SIZES = Sizes(hidden=16, layers=2, heads=2, inner=24, vocabulary=300, dropout=0.1)
-SETTINGS = Settings(length=32, batch=4, micro=2, steps=6, log=1, save=3)
+FLAT = Sizes(hidden=16, layers=1, heads=2, inner=24, vocabulary=300, dropout=0.1)
+DEEP = {"bert", "albert", "longformer", "reformer", "gpt3", "gpt_neo"}
+"""Families whose layers differ or are shared, and the teacher; one layer is enough for the others."""
+SETTINGS = Settings(length=32, batch=4, micro=2, steps=3, log=1, save=2)
 
-SCHEMES = {"bert": BERT, "roberta": ROBERTA, "albert": ALBERT, "plain": PLAIN, "gpt2": GPT2}
+SCHEMES = {"bert": BERT, "roberta": ROBERTA, "albert": ALBERT, "plain": PLAIN, "t5": T5, "gpt2": GPT2}
 
 
-def documents(count: int = 8) -> list[list[str]]:
+def documents(count: int = 4) -> list[list[str]]:
     """Lines of the first topics."""
     topics = pydoc_data.topics.topics
     of_topics = [[line.strip() for line in topics[name].splitlines()] for name in sorted(topics)[:count]]
@@ -38,14 +41,24 @@ def folder() -> Path:
     return path
 
 
-def tokenizer(family: str) -> Path:
+def tokenizer(family: str, there: Path | None = None) -> Path:
     [name] = [name for name, scheme in SCHEMES.items() if scheme == RECIPES[family].scheme]
-    return folder() / f"{name}.json"
+    return (there or folder()) / f"{name}.json"
 
 
 def train(family: str, out: Path, settings: Settings = SETTINGS, **changes: Any) -> Outcome:
-    given = {"model": SIZES, "tokenizer": tokenizer(family), **changes}
+    given = {"model": SIZES if family in DEEP else FLAT, "tokenizer": tokenizer(family), **changes}
+    if RECIPES[family].learner is None:
+        given = {"teacher": trained("bert"), **given}
     return pretrain(family, folder() / "text.txt", out, settings=settings, **given)
+
+
+@functools.cache
+def trained(family: str) -> Path:
+    """The directory of a training without a stop."""
+    out = folder() / family
+    assert train(family, out).step == SETTINGS.steps
+    return out
 
 
 def state(out: Path) -> dict[str, Any]:
