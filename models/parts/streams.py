@@ -97,7 +97,7 @@ class Ranked:
     matrix of pairs, and of ranked tokens over one another, a small matrix.
 
     Args:
-        ranks: ``(B, S)`` integers.
+        ranks: ``(B, S)`` integers. Tokens of the same rank do not see one another.
         split: The first ``split`` tokens see none behind them, and are all seen by those behind.
         memories: Keys before the tokens.
 

@@ -139,14 +139,15 @@ def noisy(architecture: str = "XLNetLMHeadModel", **changes: Any) -> Model:
     return model.eval()
 
 
-def ranked(split: int, size: int = 12) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A batch by ranks, and the same by a mask of pairs."""
+def ranked(split: int, size: int = 12, at_once: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A batch by ranks, and the same by a mask of pairs; ``at_once`` tokens may have the same rank."""
     draw = torch.Generator().manual_seed(2)
     ids = torch.randint(2, WORDS, (3, size), generator=draw)
     chosen = torch.rand(ids.shape, generator=draw) < 0.4
     special = torch.zeros_like(chosen)
     special[:, -1], chosen[1, :split], special[2, 2] = True, False, True
     given = permutation_lm(ids, chosen, special, split=split, generator=draw)
+    given["ranks"] = given["ranks"] // at_once
     given["token_type_ids"] = torch.randint(3, ids.shape, generator=draw)
     hidden = Ranked(given["ranks"], split=split).hidden(itself=True)
     return given, {n: x for n, x in given.items() if n not in ("ranks", "split")} | {"perm_mask": hidden.float()}
@@ -155,7 +156,7 @@ def ranked(split: int, size: int = 12) -> tuple[dict[str, Any], dict[str, Any]]:
 @pytest.mark.parametrize("split", [0, 5])
 @pytest.mark.parametrize("extra", ["none", "memories", "padding", "backwards"])
 def test_ranks_are_the_mask_of_pairs_they_stand_for(extra: str, split: int) -> None:
-    given, pairs = ranked(split)
+    given, pairs = ranked(split, at_once=2)
     model = noisy(bi_data=extra == "backwards")
     more: dict[str, Any] = {}
     if extra == "memories":
@@ -179,6 +180,23 @@ def test_ranks_are_the_mask_of_pairs_they_stand_for(extra: str, split: int) -> N
         assert_close(x, y, "states")
     for name, gradient in want[3].items():
         assert_close(gradients[name], gradient, name)
+
+
+@pytest.mark.parametrize("split", [0, 5])
+def test_ranks_hide_what_the_authors_program_hides(split: int) -> None:
+    """zihangdai/xlnet, ``_local_perm`` and what its caller puts around, pair by pair. It lets special tokens see
+    themselves in the query stream, where there are none."""
+    given, _ = ranked(split)
+    hidden = Ranked(given["ranks"], split=split).hidden(itself=True)
+    predicted = given["target_mapping"].sum(1) > 0
+    for row in range(3):
+        ranks = given["ranks"][row].tolist()
+        for i, mine in enumerate(ranks):
+            mine = mine if predicted[row, i] else mine + 1
+            for j, its in enumerate(ranks):
+                want = j >= split > i if (i < split) != (j < split) else mine <= its and its >= 0
+                if i != j or predicted[row, i]:
+                    assert bool(hidden[row, i, j]) == want, (row, i, j)
 
 
 def test_no_word_is_told_before_its_turn() -> None:
