@@ -30,10 +30,10 @@ struct KeyRange {
   int64_t begin, end;
 };
 
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t modulo(int64_t a, int64_t b) { return (a % b + b) % b; }
+PK_BOTH inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+PK_BOTH inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+PK_BOTH inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+PK_BOTH inline int64_t modulo(int64_t a, int64_t b) { return (a % b + b) % b; }
 
 // Calls f(QueryTile) for tiles of at most `size` queries that cover all rows.
 template <class F>
@@ -55,8 +55,50 @@ void for_each_query_tile(const Band& band, int64_t n_q, int64_t n_k, int64_t siz
   }
 }
 
+// How many rows of a sequence lie in a tile, and how many tiles that makes, when they are counted
+// instead of visited one after another: first the rows [begin, end), which see everything, then
+// those before and those behind them, class by class.
+struct NumberedTiles {
+  int64_t rows, begin, end, dilation, size;
+
+  PK_BOTH static int64_t in_classes(int64_t rows, int64_t dilation, int64_t size) {
+    return rows <= 0 ? 0 : smaller(dilation, rows) * ceil_div(ceil_div(rows, dilation), size);
+  }
+
+  PK_BOTH int64_t count() const {
+    return ceil_div(end - begin, size) + in_classes(begin, dilation, size) + in_classes(rows - end, dilation, size);
+  }
+
+  // At most so many for `sequences` of `rows` rows together, `wide` of each seeing everything.
+  PK_BOTH static int64_t most(int64_t rows, int64_t sequences, int64_t wide, int64_t dilation, int64_t size) {
+    const int64_t classes = smaller(dilation, larger(1, rows));
+    const int64_t whole = sequences == 1 ? in_classes(rows, dilation, size) : rows / size + sequences * classes;
+    return whole + (wide > 0 ? sequences * (ceil_div(smaller(wide, rows), size) + classes) : 0);
+  }
+
+  // Tile `index`, with a count of 0 behind the last one.
+  PK_BOTH QueryTile operator[](int64_t index) const {
+    const int64_t wide = ceil_div(end - begin, size);
+    if (index < wide) return {begin + index * size, 1, smaller(size, end - begin - index * size), true};
+    index -= wide;
+    const int64_t before = in_classes(begin, dilation, size);
+    const int64_t first = index < before ? 0 : end, last = index < before ? begin : rows;
+    if (index >= before) index -= before;
+    if (index >= in_classes(last - first, dilation, size)) return {0, 1, 0};
+    const int64_t classes = smaller(dilation, last - first), r = index % classes, c = index / classes * size;
+    return {first + r + c * dilation, dilation, larger(0, smaller(size, ceil_div(last - first - r, dilation) - c))};
+  }
+};
+
+// The tiles of queries of a sequence.
+PK_BOTH inline NumberedTiles numbered_query_tiles(const Band& band, int64_t n_q, int64_t n_k, int64_t size) {
+  const int64_t begin = smaller(n_q, larger(0, n_q - n_k));
+  const int64_t end = larger(begin, smaller(n_q, band.rows + n_q - n_k));
+  return {n_q, begin < end ? begin : 0, begin < end ? end : 0, band.dilation, size};
+}
+
 // The key segments of a tile, at most two, each key once: global columns, then the band.
-inline int segments(const Band& band, int64_t columns, int64_t n_q, int64_t n_k, const QueryTile& tile,
+PK_BOTH inline int segments(const Band& band, int64_t columns, int64_t n_q, int64_t n_k, const QueryTile& tile,
                     KeySegment out[2]) {
   if (tile.everything) {
     out[0] = KeySegment{0, 1, n_k, 0, false};
@@ -80,7 +122,7 @@ inline int segments(const Band& band, int64_t columns, int64_t n_q, int64_t n_k,
 }
 
 // The part of a segment whose rows lie in [begin, end).
-inline KeySegment clip(KeySegment segment, int64_t begin, int64_t end) {
+PK_BOTH inline KeySegment clip(KeySegment segment, int64_t begin, int64_t end) {
   const int64_t skip = segment.first < begin ? ceil_div(begin - segment.first, segment.step) : 0;
   const int64_t left = ceil_div(larger(0, end - segment.first), segment.step);
   segment.count = larger(0, smaller(segment.count, left) - skip);
@@ -90,7 +132,7 @@ inline KeySegment clip(KeySegment segment, int64_t begin, int64_t end) {
 }
 
 // Whether keys [m, m + count) of a segment are kept by every query of the tile.
-inline bool is_full(const Band& band, const KeySegment& segment, const QueryTile& tile, int64_t m, int64_t count) {
+PK_BOTH inline bool is_full(const Band& band, const KeySegment& segment, const QueryTile& tile, int64_t m, int64_t count) {
   return !segment.banded ||
          (m - (tile.count - 1) + segment.offset >= -band.left && m + count - 1 + segment.offset <= band.right);
 }

@@ -1,0 +1,76 @@
+// Values that are not finite. A weight of zero does not hide a NaN from a product: 0 NaN = NaN. So
+// a CTA whose result is not finite works again, carefully: products of what is finite, and NaN
+// where a weight that is not zero meets something else.
+#pragma once
+
+#include "tile.cuh"
+
+namespace pkernels {
+namespace cuda {
+
+template <int Blocks, int D>
+PK_DEVICE bool all_finite(const Fragments<Blocks, D>& x) {
+  float sum = 0;
+#pragma unroll
+  for (int b = 0; b < Blocks; ++b) {
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum += x[b][n][e] * 0.0f;  // 0, or NaN for ever
+    }
+  }
+  return sum == 0;
+}
+
+// All bits of each half of x that is not finite.
+template <class T>
+PK_DEVICE uint32_t unclean(uint32_t x) {
+  const uint32_t low = (x & T::exponent) == T::exponent ? 0xFFFFu : 0;
+  const uint32_t high = (x >> 16 & T::exponent) == T::exponent ? 0xFFFF0000u : 0;
+  return low | high;
+}
+
+// 1 for each half of x that is not zero.
+template <class T>
+PK_DEVICE uint32_t nonzero(uint32_t x) {
+  return ((x & 0x7FFF) ? T::one : 0) | ((x & 0x7FFF0000) ? T::one << 16 : 0);
+}
+
+// As add_weighted.
+template <class T, int D, int Blocks, int Columns>
+PK_DEVICE void add_carefully(Fragments<Blocks, D>& sum, const Fragments<Blocks, Columns>& weights, const Tile<D>& b) {
+  const int lane = threadIdx.x % 32;
+  constexpr uint32_t ones = T::one | T::one << 16;
+#pragma unroll
+  for (int k = 0; k < Columns / 16; ++k) {
+    uint32_t x[Blocks][4], met[Blocks][4];
+#pragma unroll
+    for (int m = 0; m < Blocks; ++m) {
+      as_operand<T>(x[m], weights[m], k);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) met[m][i] = nonzero<T>(x[m][i]);
+    }
+#pragma unroll
+    for (int n = 0; n < D / 16; ++n) {
+      uint32_t y[4], lost[4];
+      load_transposed(y, b.at(k * 16 + lane % 16, n * 2 + lane / 16));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) lost[i] = unclean<T>(y[i]), y[i] &= ~lost[i], lost[i] &= ones;
+#pragma unroll
+      for (int m = 0; m < Blocks; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          float(&to)[4] = sum[m][2 * n + half];
+          float found[4] = {};
+          T::multiply_add(to, x[m], y[2 * half], y[2 * half + 1]);
+          T::multiply_add(found, met[m], lost[2 * half], lost[2 * half + 1]);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) to[e] = found[e] > 0 ? NAN : to[e];
+        }
+      }
+    }
+  }
+}
+
+}  // namespace cuda
+}  // namespace pkernels

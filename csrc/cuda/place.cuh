@@ -1,0 +1,112 @@
+// Where a CTA works, and which tiles of the other side it visits: csrc/band.h in 32 bits.
+#pragma once
+
+#include "../band.h"
+#include "arguments.h"
+#include "instructions.cuh"
+
+namespace pkernels {
+namespace cuda {
+
+constexpr int everywhere = 1 << 30;
+
+// Rows [first, first + count) of a tensor.
+struct Range {
+  int64_t first, count;
+};
+
+// The rows of a sequence; whatever spans say, inside the tensor.
+PK_DEVICE Range span(const int32_t* spans, int64_t sequence, int64_t rows) {
+  if (!spans) return {0, rows};
+  const int64_t first = smaller(larger(spans[2 * sequence], 0), rows);
+  return {first, smaller(larger(spans[2 * sequence + 1], 0), rows - first)};
+}
+
+// One tile of a sequence and head.
+struct Place {
+  int64_t sequence, head;
+  Range queries, keys;
+  QueryTile tile;  // count 0: there is nothing to do
+};
+
+// Grid: sequences (one, if packed) x heads x tiles, the tiles neighbours. tiles(n_q, n_k) numbers those of a sequence.
+template <class F>
+PK_DEVICE Place place(const Call& c, int64_t heads, F tiles) {
+  Place x;
+  int64_t index = blockIdx.x % c.tiles;
+  const int64_t row = blockIdx.x / c.tiles;
+  x.head = row % heads, x.sequence = row / heads;
+  for (;; ++x.sequence) {
+    if (x.sequence == c.problem.batch) return x.tile.count = 0, x;
+    x.queries = span(c.query_spans, x.sequence, c.rows_of_queries);
+    x.keys = span(c.key_spans, x.sequence, c.rows_of_keys);
+    const NumberedTiles numbered = tiles(x.queries.count, x.keys.count);
+    const int64_t count = c.problem.packed ? numbered.count() : index + 1;
+    if (index < count) return x.tile = numbered[index], x;
+    index -= count;
+  }
+}
+
+// A segment of the other side's rows, first, first + step, ...; row c of the tile keeps row m of it
+// iff c + low <= m <= c + high and skip <= m < count.
+struct Segment {
+  int first, step, count, skip, low, high;
+};
+
+struct Bounds {
+  int low, high;
+};
+
+// Rows of a segment that row c of the tile keeps, both ends included.
+PK_DEVICE Bounds kept(const Segment& x, int c) {
+  return {max(c + x.low, x.skip), min(c + x.high, x.count - 1)};
+}
+
+// Whether rows [m, m + size) of a segment are kept by all `rows` of the tile.
+PK_DEVICE bool is_full(const Segment& x, int rows, int m, int size) {
+  return m >= max(rows - 1 + x.low, x.skip) && m + size - 1 <= min(x.high, x.count - 1);
+}
+
+PK_DEVICE Segment segment_of(const KeySegment& x, int64_t left, int64_t right) {
+  const int first = static_cast<int>(x.first), step = static_cast<int>(x.step);
+  const int skip = step == 1 ? first % 8 : 0;  // dropout draws for 8 keys at a time
+  Segment s{first - skip, step, static_cast<int>(x.count) + skip, skip, -everywhere, everywhere};
+  if (x.banded) s.low = static_cast<int>(skip - left - x.offset), s.high = static_cast<int>(skip + right - x.offset);
+  return s;
+}
+
+// The tiles of `Size` rows that a tile visits, one segment after the other.
+template <int Most>
+struct Visits {
+  Segment segments[Most];
+  int ends[Most];  // tiles up to the end of each segment
+
+  PK_DEVICE int count() const { return ends[Most - 1]; }
+
+  // The segment of tile t, and its first row there.
+  PK_DEVICE Segment at(int t, int size, int& m) const {
+    Segment found = segments[0];
+    m = t * size;
+#pragma unroll
+    for (int i = 1; i < Most; ++i) {
+      if (t >= ends[i - 1]) found = segments[i], m = (t - ends[i - 1]) * size;
+    }
+    return found;
+  }
+};
+
+PK_DEVICE Visits<2> visited_keys(const Call& c, const Place& x, int size) {
+  KeySegment found[2];
+  const int64_t columns = c.prefix ? c.prefix[x.sequence] : c.columns;
+  segments(c.problem.band, columns, x.queries.count, x.keys.count, x.tile, found);
+  Visits<2> v;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    v.segments[i] = segment_of(found[i], c.problem.band.left, c.problem.band.right);
+    v.ends[i] = (i ? v.ends[0] : 0) + (v.segments[i].count - v.segments[i].skip > 0 ? (v.segments[i].count + size - 1) / size : 0);
+  }
+  return v;
+}
+
+}  // namespace cuda
+}  // namespace pkernels
