@@ -70,10 +70,10 @@ struct NumberedTiles {
   }
 
   // At most so many for `sequences` of `rows` rows together, `wide` of each seeing everything.
-  PK_BOTH static int64_t most(int64_t rows, int64_t sequences, int64_t wide, int64_t dilation, int64_t size) {
-    const int64_t classes = smaller(dilation, larger(1, rows));
-    const int64_t whole = sequences == 1 ? in_classes(rows, dilation, size) : rows / size + sequences * classes;
-    return whole + (wide > 0 ? sequences * (ceil_div(smaller(wide, rows), size) + classes) : 0);
+  static int64_t most(int64_t rows, int64_t sequences, int64_t wide, int64_t dilation, int64_t size) {
+    const int64_t classes = smaller(dilation, larger(1, rows)), spare = classes == 1 ? 1 : 2 * classes;
+    const int64_t whole = sequences == 1 ? in_classes(rows, dilation, size) : rows / size + sequences * spare;
+    return whole + (wide > 0 ? sequences * (ceil_div(smaller(wide, rows), size) + spare) : 0);
   }
 
   // Tile `index`, with a count of 0 behind the last one.
@@ -97,26 +97,33 @@ PK_BOTH inline NumberedTiles numbered_query_tiles(const Band& band, int64_t n_q,
   return {n_q, begin < end ? begin : 0, begin < end ? end : 0, band.dilation, size};
 }
 
-// The key segments of a tile, at most two, each key once: global columns, then the band.
-PK_BOTH inline int segments(const Band& band, int64_t columns, int64_t n_q, int64_t n_k, const QueryTile& tile,
-                    KeySegment out[2]) {
-  if (tile.everything) {
-    out[0] = KeySegment{0, 1, n_k, 0, false};
-    return n_k > 0;
-  }
-  int found = 0;
-  const int64_t head = smaller(columns, n_k);
-  if (head > 0) {
-    out[found++] = KeySegment{0, 1, head, 0, false};
-  }
-  const int64_t d = band.dilation;
+// Global columns, of which a tile visits every one; count 0: there are none.
+PK_BOTH inline KeySegment leading_keys(int64_t columns, int64_t n_k, const QueryTile& tile) {
+  return KeySegment{0, 1, tile.everything ? n_k : smaller(columns, n_k), 0, false};
+}
+
+// The keys behind them within reach of a tile; count 0: there are none.
+PK_BOTH inline KeySegment keys_within_reach(const Band& band, int64_t columns, int64_t n_q, int64_t n_k,
+                                            const QueryTile& tile) {
+  if (tile.everything) return {};
+  const int64_t d = band.dilation, head = smaller(columns, n_k);
   const int64_t low = tile.first + n_k - n_q;
   const int64_t high = low + (tile.count - 1) * d;
   int64_t first = larger(low - band.left * d, head);
-  first += modulo(low - first, d);
+  if (d > 1) first += modulo(low - first, d);
   const int64_t last = smaller(high + band.right * d, n_k - 1);
-  if (first <= last) {
-    out[found++] = KeySegment{first, d, (last - first) / d + 1, (first - low) / d, true};
+  if (first > last) return {};
+  return KeySegment{first, d, d > 1 ? (last - first) / d + 1 : last - first + 1,
+                    d > 1 ? (first - low) / d : first - low, true};
+}
+
+// The key segments of a tile, at most two, each key once: global columns, then the band.
+inline int segments(const Band& band, int64_t columns, int64_t n_q, int64_t n_k, const QueryTile& tile,
+                    KeySegment out[2]) {
+  int found = 0;
+  const KeySegment both[2] = {leading_keys(columns, n_k, tile), keys_within_reach(band, columns, n_q, n_k, tile)};
+  for (const KeySegment& segment : both) {
+    if (segment.count > 0) out[found++] = segment;
   }
   return found;
 }

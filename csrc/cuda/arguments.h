@@ -21,8 +21,7 @@ struct Call {
 struct Forward {
   Call call;
   Rows q, k, v, out;
-  float* lse;  // rows contiguous
-  int64_t lse_batch, lse_head;
+  Rows lse;  // float32, one number per row
 };
 
 }  // namespace cuda

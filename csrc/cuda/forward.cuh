@@ -19,90 +19,111 @@ struct ForwardShape {
   static constexpr int slot = other * D * 2, shared = own * D * 2 + slots * slot;
 };
 
+// What all threads of a CTA know of its work.
+struct ForwardPlan {
+  Place place;
+  Visits visits;
+  Lines queries, keys, values, out;
+  float* lse;  // of the first row of the sequence
+};
+
+PK_DEVICE void set_plan(ForwardPlan& plan, const Forward& f, int own, int other) {
+  const Problem& p = f.call.problem;
+  const Place x = place(f.call, p.heads, [&](int64_t n_q, int64_t n_k) {
+    return numbered_query_tiles(p.band, n_q, n_k, own);
+  });
+  plan.place = x;
+  if (x.tile.count == 0) return;
+  set_visited_keys(plan.visits, f.call, x, other);
+  const int64_t storage = p.storage(x.sequence), head = x.head / p.group();
+  plan.queries = lines_of(f.q, storage, x.head, x.queries.first, p.d);
+  plan.keys = lines_of(f.k, storage, head, x.keys.first, p.d);
+  plan.values = lines_of(f.v, storage, head, x.keys.first, p.dv);
+  plan.out = lines_of(f.out, storage, x.head, x.queries.first, p.dv);
+  plan.lse = numbers_of(f.lse, storage, x.head, x.queries.first);
+}
+
 template <class T, int D, Bias B>
 struct ForwardPass {
   using Shape = ForwardShape<D>;
   using State = Running<Shape::blocks, D>;
 
-  const Forward& f;
-  const Place& x;
-  const Visits<2> visits;
-  const Lines keys, values;
+  const Call& call;
+  const ForwardPlan& plan;
   const Tile<D> queries;
   const int row = threadIdx.x / 32 * 16 * Shape::blocks;  // the warp's first one
 
-  PK_DEVICE Tile<D> slot(int number) const {
-    return {queries.address + Shape::own * D * 2 + number * Shape::slot};
-  }
+  PK_DEVICE Tile<D> slot(int number) const { return {queries.address + Shape::own * D * 2 + number * Shape::slot}; }
 
   // Starts to load part u of the tiles, keys at even u, values at odd ones, and closes its group.
   PK_DEVICE void fetch(int u, int to) const {
-    if (u < 2 * visits.count()) {
+    if (u < 2 * plan.visits.count()) {
       int m;
-      const Segment s = visits.at(u / 2, Shape::other, m);
-      slot(to).template load<Shape::other, Shape::threads>(u % 2 ? values : keys, s.first + m * s.step, s.step,
+      const Segment& s = plan.visits.at(u / 2, Shape::other, m);
+      slot(to).template load<Shape::other, Shape::threads>(u % 2 ? plan.values : plan.keys, s.first + m * s.step, s.step,
                                                            s.count - m);
     }
     commit_copies();
   }
 
-  // Waits for part u, and starts the one whose slot was used last.
-  PK_DEVICE void next(int u, int& at) const {
+  // Waits for part u, and starts the one that takes the slot used last.
+  PK_DEVICE void next(int u, int at) const {
     wait_for_copies<Shape::slots - 2>();
     __syncthreads();
     fetch(u + Shape::slots - 1, at == 0 ? Shape::slots - 1 : at - 1);
   }
 
-  PK_DEVICE void attend(State& run, const Dropout& dropout, bool careful) const {
-    const Problem& p = f.call.problem;
+  template <bool Careful>
+  PK_DEVICE void attend(State& run) const {
+    queries.template load<Shape::own, Shape::threads>(plan.queries, plan.place.tile.first, plan.place.tile.step,
+                                                      plan.place.tile.count);
+#pragma unroll 1
+    for (int u = 0; u < Shape::slots - 1; ++u) fetch(u, u);
+    run.start();
+    const Dropout dropout = dropout_of(call, plan.place.head, plan.place.sequence);
+    const Problem& p = call.problem;
     const float unit = unit_of<B>(p);
     int at = 0;
-    for (int t = 0; t < visits.count(); ++t) {
-      int m;
-      const Segment segment = visits.at(t, Shape::other, m);
-      const Pairs<false> pairs = pairs_of<false>(x.tile, segment);
-      const int rows = static_cast<int>(x.tile.count);
+    for (int t = 0; t < plan.visits.count(); ++t) {
       Fragments<Shape::blocks, Shape::other> s = {};
       next(2 * t, at);
       multiply_rows<T, D, Shape::blocks, Shape::other>(s, queries, row, slot(at));
       at = at + 1 == Shape::slots ? 0 : at + 1;
+      int m;
+      const Segment& segment = plan.visits.at(t, Shape::other, m);
+      const Pairs<false> pairs = pairs_of<false>(plan.place.tile, segment);
+      const int rows = static_cast<int>(plan.place.tile.count);
       add_bias<T, B, false, Shape::blocks, Shape::other>(
-          s, p, x.sequence, x.head, pairs, row, m,
+          s, p, plan.place.sequence, plan.place.head, pairs, row, m,
           [&](int c, int o) { return c < rows && o < segment.count; });
       if (!is_full(segment, rows, m, Shape::other)) mask<Shape::blocks, Shape::other>(s, segment, row, m);
       run.template soften<Shape::other>(s, unit);
       if (p.threshold > 0) drop<Shape::blocks, Shape::other>(s, dropout, pairs, row, m);
       next(2 * t + 1, at);
-      careful ? add_carefully<T, D, Shape::blocks, Shape::other>(run.acc, s, slot(at))
-              : add_weighted<T, D, Shape::blocks, Shape::other>(run.acc, s, slot(at));
+      if (Careful) {
+        add_carefully<T, D, Shape::blocks, Shape::other>(run.acc, s, slot(at));
+      } else {
+        add_weighted<T, D, Shape::blocks, Shape::other>(run.acc, s, slot(at));
+      }
       at = at + 1 == Shape::slots ? 0 : at + 1;
     }
     wait_for_copies<0>();
   }
 
   PK_DEVICE void run() const {
-    const Problem& p = f.call.problem;
-    const int64_t storage = p.storage(x.sequence);
-    const int first = static_cast<int>(x.tile.first), step = static_cast<int>(x.tile.step);
-    const int rows = static_cast<int>(x.tile.count);
-    const Lines from = lines_of(f.q, storage, x.head, x.queries.first, p.d);
-    const Dropout dropout = dropout_of(f.call, x.head, x.sequence);
     State run;
-    for (bool careful = false;; careful = true) {
-      queries.template load<Shape::own, Shape::threads>(from, first, step, rows);
-#pragma unroll
-      for (int u = 0; u < Shape::slots - 1; ++u) fetch(u, u);
-      run.start();
-      attend(run, dropout, careful);
-      if (!__syncthreads_or(!careful && !all_finite<Shape::blocks, D>(run.acc))) break;
+    attend<false>(run);
+    if (__syncthreads_or(!all_finite<Shape::blocks, D>(run.acc))) {
+      attend<true>(run);
+      __syncthreads();
     }
-    finish(run, first, step, rows, storage);
+    finish(run);
   }
 
-  PK_DEVICE void finish(State& run, int first, int step, int rows, int64_t storage) const {
-    const Problem& p = f.call.problem;
+  PK_DEVICE void finish(State& run) const {
+    const Problem& p = call.problem;
+    const QueryTile& tile = plan.place.tile;
     const int lane = threadIdx.x % 32;
-    float* lse = f.lse + storage * f.lse_batch + x.head * f.lse_head + x.queries.first + first;
 #pragma unroll
     for (int b = 0; b < Shape::blocks; ++b) {
 #pragma unroll
@@ -110,7 +131,9 @@ struct ForwardPass {
         const float total = row_sum(run.total[b][half]);
         const float factor = total == 0 ? 0.0f : p.keep_scale / total;
         const int c = row_of(row, b, 2 * half);
-        if (lane % 4 == 0 && c < rows) lse[c * step] = State::log_sum(run.top[b][half], total, unit_of<B>(p));
+        if (lane % 4 == 0 && c < tile.count) {
+          plan.lse[tile.first + c * tile.step] = State::log_sum(run.top[b][half], total, unit_of<B>(p));
+        }
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) {
           const float* o = &run.acc[b][n][2 * half];
@@ -119,8 +142,7 @@ struct ForwardPass {
       }
     }
     __syncwarp();
-    queries.template store<16 * Shape::blocks>(lines_of(f.out, storage, x.head, x.queries.first, p.dv), row, first,
-                                               step, rows);
+    queries.template store<16 * Shape::blocks>(plan.out, row, tile.first, tile.step, tile.count);
   }
 };
 
@@ -128,19 +150,11 @@ template <class T, int D, Bias B>
 PK_DEVICE void forward(const Forward& f) {
   using Shape = ForwardShape<D>;
   extern __shared__ uint4 memory[];
-  const Problem& p = f.call.problem;
-  const Place x = place(f.call, p.heads, [&](int64_t n_q, int64_t n_k) {
-    return numbered_query_tiles(p.band, n_q, n_k, Shape::own);
-  });
-  if (x.tile.count == 0) return;
-  const int64_t storage = p.storage(x.sequence), head = x.head / p.group();
-  const ForwardPass<T, D, B> pass{f,
-                                  x,
-                                  visited_keys(f.call, x, Shape::other),
-                                  lines_of(f.k, storage, head, x.keys.first, p.d),
-                                  lines_of(f.v, storage, head, x.keys.first, p.dv),
-                                  {shared_address(memory)}};
-  pass.run();
+  __shared__ ForwardPlan plan;
+  if (threadIdx.x == 0) set_plan(plan, f, Shape::own, Shape::other);
+  __syncthreads();
+  if (plan.place.tile.count == 0) return;
+  ForwardPass<T, D, B>{f.call, plan, {shared_address(memory)}}.run();
 }
 
 }  // namespace cuda

@@ -75,37 +75,33 @@ PK_DEVICE Segment segment_of(const KeySegment& x, int64_t left, int64_t right) {
   return s;
 }
 
-// The tiles of `Size` rows that a tile visits, one segment after the other.
-template <int Most>
+// The tiles that a tile visits, one segment after the other. In shared memory: registers are few.
 struct Visits {
-  Segment segments[Most];
-  int ends[Most];  // tiles up to the end of each segment
+  int ends[3];  // tiles up to the end of each segment
+  Segment segments[3];
 
-  PK_DEVICE int count() const { return ends[Most - 1]; }
+  PK_DEVICE int count() const { return ends[2]; }
 
   // The segment of tile t, and its first row there.
-  PK_DEVICE Segment at(int t, int size, int& m) const {
-    Segment found = segments[0];
-    m = t * size;
-#pragma unroll
-    for (int i = 1; i < Most; ++i) {
-      if (t >= ends[i - 1]) found = segments[i], m = (t - ends[i - 1]) * size;
-    }
-    return found;
+  PK_DEVICE const Segment& at(int t, int size, int& m) const {
+    const int i = (t >= ends[0]) + (t >= ends[1]);
+    m = (t - (i ? ends[i - 1] : 0)) * size;
+    return segments[i];
   }
 };
 
-PK_DEVICE Visits<2> visited_keys(const Call& c, const Place& x, int size) {
-  KeySegment found[2];
+// An end of the tiles of a segment, behind others that end at `before`.
+PK_DEVICE int tiles_end(const Segment& x, int before, int size) {
+  return before + (x.count > x.skip ? (x.count + size - 1) / size : 0);
+}
+
+PK_DEVICE void set_visited_keys(Visits& v, const Call& c, const Place& x, int size) {
+  const Band& band = c.problem.band;
   const int64_t columns = c.prefix ? c.prefix[x.sequence] : c.columns;
-  segments(c.problem.band, columns, x.queries.count, x.keys.count, x.tile, found);
-  Visits<2> v;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    v.segments[i] = segment_of(found[i], c.problem.band.left, c.problem.band.right);
-    v.ends[i] = (i ? v.ends[0] : 0) + (v.segments[i].count - v.segments[i].skip > 0 ? (v.segments[i].count + size - 1) / size : 0);
-  }
-  return v;
+  v.segments[0] = segment_of(leading_keys(columns, x.keys.count, x.tile), band.left, band.right);
+  v.segments[1] = segment_of(keys_within_reach(band, columns, x.queries.count, x.keys.count, x.tile), band.left, band.right);
+  v.ends[0] = tiles_end(v.segments[0], 0, size);
+  v.ends[1] = v.ends[2] = tiles_end(v.segments[1], v.ends[0], size);
 }
 
 }  // namespace cuda

@@ -22,6 +22,10 @@ PK_DEVICE Lines lines_of(const Rows& x, int64_t batch, int64_t head, int64_t fir
   return {data, x.row * 2, static_cast<int>(width), whole};
 }
 
+PK_DEVICE float* numbers_of(const Rows& x, int64_t batch, int64_t head, int64_t first) {
+  return static_cast<float*>(x.data) + batch * x.batch + head * x.head + first;
+}
+
 template <int D>
 struct Tile {
   static constexpr int chunks = D / 8, row_bytes = D * 2;
