@@ -20,7 +20,22 @@ from .program import Program
 from .tma import TensorMap
 from .values import Array, width
 
-Argument = torch.Tensor | np.ndarray | TensorMap | int | float
+
+
+@dataclass(frozen=True)
+class Record:
+    """A struct that is passed by value.
+
+    Attributes:
+        content: Its bytes, as the host wrote them.
+        tensors: What its pointers point into.
+    """
+
+    content: torch.Tensor
+    tensors: Sequence[torch.Tensor]
+
+
+Argument = torch.Tensor | np.ndarray | TensorMap | Record | int | float
 
 
 @dataclass
@@ -79,6 +94,7 @@ def run(
     kernel.threads = wanted
     tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args]
     given = [a.tensor if isinstance(a, TensorMap) else a for a in tensors]
+    given += [x for a in tensors if isinstance(a, Record) for x in a.tensors]
     memory = GlobalMemory([a for a in given if isinstance(a, torch.Tensor)], kernel.constants, kernel.granule("global"))
     symbols = memory.symbols | {name: n * access.PARAM_STRIDE for n, (name, _) in enumerate(kernel.params)}
     program = Program(kernel, _params(kernel, tensors, memory), symbols)
@@ -104,6 +120,9 @@ def _params(kernel: Kernel, args: Sequence[object], memory: GlobalMemory) -> dic
         value: object = args[number] if number < len(args) else 0
         if isinstance(value, TensorMap) and kind == "b8[128]":
             params[name] = np.zeros(128, np.uint8)
+            continue
+        if isinstance(value, Record) and kind.startswith("b8["):
+            params[name] = memory.translate(value.content, value.tensors)[: int(kind[3:-1])]
             continue
         if isinstance(value, torch.Tensor):
             if kind not in ("u64", "b64", "s64"):

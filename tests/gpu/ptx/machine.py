@@ -79,6 +79,8 @@ class Cta:
         self.mask, self.every, self.at = np.ones(threads, np.bool_), True, 0
         self.barrier_of = np.zeros(threads, np.int32)
         self.barriers: dict[int, Array] = {}
+        self.votes: dict[int, Array] = {}
+        """What threads that wait at a reducing barrier brought."""
         self.copies: list = []
         """Asynchronous copies under way, oldest first; see ``async_copy``."""
         self.warpgroups = [Warpgroup() for _ in range(threads // 128)] if kernel.has_wgmma else []

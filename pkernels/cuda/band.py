@@ -1,0 +1,30 @@
+"""The ``cuda`` backend for a Band."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..problem import Problem, rows_like
+from . import call
+
+Grads = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+    """``(out, lse)`` of shapes ``(B, H, Sq, Dv)`` and ``(B, H, Sq)``, float32 lse."""
+    out = rows_like(q, v.shape[-1])
+    lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
+    if problem.q_spans is not None:  # rows of no sequence
+        out.zero_()
+        lse.fill_(-torch.inf)
+    if out.numel():
+        call.launch("band_forward", *map(call.rows, (q, k, v)), out, lse, *call.arguments(problem))
+    return out, lse
+
+
+def backward(
+    dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
+) -> Grads:
+    """``(dq, dk, dv, ddistance, ddense)``; the last two are None where not asked for."""
+    raise NotImplementedError("backend 'cuda': the backward: the kernels are not there yet")
