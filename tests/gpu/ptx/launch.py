@@ -6,7 +6,7 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -85,13 +85,13 @@ def run(
         PtxError: See the package.
         ValueError: An argument does not fit its parameter.
     """
-    kernel = parse(ptx, name)
+    kernel = _parsed(ptx, name)
     wanted = kernel.threads if num_warps is None else 32 * num_warps
     if wanted == 0 or kernel.threads not in (0, wanted):
         raise ValueError(
             f"num_warps: the kernel wants {kernel.threads or 'to be told its'} threads, got {num_warps} warps"
         )
-    kernel.threads = wanted
+    kernel = replace(kernel, threads=wanted)
     tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args]
     given = [a.tensor if isinstance(a, TensorMap) else a for a in tensors]
     given += [x for a in tensors if isinstance(a, Record) for x in a.tensors]
@@ -109,6 +109,19 @@ def run(
             Cta(program, memory, index, (columns, rows, layers), kernel.static_shared + shared_bytes, rng).run()
     memory.restore()
     return _report(kernel, program)
+
+
+_KEPT: dict[tuple[str, str | None], Kernel] = {}
+
+
+def _parsed(ptx: str, name: str | None) -> Kernel:
+    """A kernel without constants, whose addresses depend on the tensors, means the same in every launch."""
+    kernel = _KEPT.get((ptx, name)) or parse(ptx, name)
+    if not kernel.constants:
+        if len(_KEPT) >= 16:
+            del _KEPT[next(iter(_KEPT))]
+        _KEPT[ptx, name] = kernel
+    return kernel
 
 
 def _params(kernel: Kernel, args: Sequence[object], memory: GlobalMemory) -> dict[str, Array]:
