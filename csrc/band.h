@@ -90,11 +90,19 @@ struct NumberedTiles {
   }
 };
 
-// The tiles of queries of a sequence.
+// The queries that see everything.
+PK_BOTH inline KeyRange global_rows(const Band& band, int64_t n_q, int64_t n_k) {
+  const int64_t begin = smaller(n_q, larger(0, n_q - n_k)), end = smaller(n_q, band.rows + n_q - n_k);
+  return begin < end ? KeyRange{begin, end} : KeyRange{0, 0};
+}
+
+// The tiles of queries of a sequence, and those of keys.
 PK_BOTH inline NumberedTiles numbered_query_tiles(const Band& band, int64_t n_q, int64_t n_k, int64_t size) {
-  const int64_t begin = smaller(n_q, larger(0, n_q - n_k));
-  const int64_t end = larger(begin, smaller(n_q, band.rows + n_q - n_k));
-  return {n_q, begin < end ? begin : 0, begin < end ? end : 0, band.dilation, size};
+  const KeyRange wide = global_rows(band, n_q, n_k);
+  return {n_q, wide.begin, wide.end, band.dilation, size};
+}
+PK_BOTH inline NumberedTiles numbered_key_tiles(const Band& band, int64_t columns, int64_t n_k, int64_t size) {
+  return {n_k, 0, smaller(columns, n_k), band.dilation, size};
 }
 
 // Global columns, of which a tile visits every one; count 0: there are none.
@@ -102,19 +110,31 @@ PK_BOTH inline KeySegment leading_keys(int64_t columns, int64_t n_k, const Query
   return KeySegment{0, 1, tile.everything ? n_k : smaller(columns, n_k), 0, false};
 }
 
-// The keys behind them within reach of a tile; count 0: there are none.
+// Of the rows [begin, end) those that `count` rows of the other side, `step` apart from one that
+// stands at `low` on, keep if they keep what lies `left` before to `right` behind them.
+PK_BOTH inline KeySegment within_reach(int64_t low, int64_t count, int64_t step, int64_t left, int64_t right,
+                                       int64_t begin, int64_t end) {
+  int64_t first = larger(low - left * step, begin);
+  if (step > 1) first += modulo(low - first, step);
+  const int64_t last = smaller(low + (count - 1) * step + right * step, end - 1);
+  if (first > last) return {};
+  if (step == 1) return KeySegment{first, 1, last - first + 1, first - low, true};
+  return KeySegment{first, step, (last - first) / step + 1, (first - low) / step, true};
+}
+
+// The keys behind global columns within reach of a tile; count 0: there are none.
 PK_BOTH inline KeySegment keys_within_reach(const Band& band, int64_t columns, int64_t n_q, int64_t n_k,
                                             const QueryTile& tile) {
   if (tile.everything) return {};
-  const int64_t d = band.dilation, head = smaller(columns, n_k);
-  const int64_t low = tile.first + n_k - n_q;
-  const int64_t high = low + (tile.count - 1) * d;
-  int64_t first = larger(low - band.left * d, head);
-  if (d > 1) first += modulo(low - first, d);
-  const int64_t last = smaller(high + band.right * d, n_k - 1);
-  if (first > last) return {};
-  return KeySegment{first, d, d > 1 ? (last - first) / d + 1 : last - first + 1,
-                    d > 1 ? (first - low) / d : first - low, true};
+  return within_reach(tile.first + n_k - n_q, tile.count, band.dilation, band.left, band.right, smaller(columns, n_k),
+                      n_k);
+}
+
+// The other way round: of queries [begin, end) those that a tile of keys is within reach of.
+PK_BOTH inline KeySegment queries_within_reach(const Band& band, int64_t n_q, int64_t n_k, const QueryTile& keys,
+                                               int64_t begin, int64_t end) {
+  if (keys.everything) return {};
+  return within_reach(keys.first + n_q - n_k, keys.count, band.dilation, band.right, band.left, begin, end);
 }
 
 // The key segments of a tile, at most two, each key once: global columns, then the band.

@@ -24,5 +24,11 @@ struct Forward {
   Rows lse;  // float32, one number per row
 };
 
+struct Backward {
+  Call call;
+  Rows q, k, v, out, dout, dq, dk, dv;
+  Rows lse, dlse, delta;  // float32, one number per row; dlse may be missing
+};
+
 }  // namespace cuda
 }  // namespace pkernels

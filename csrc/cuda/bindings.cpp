@@ -121,6 +121,37 @@ std::string band_forward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, P
   return start(kernel, f.call.tiles * p.heads * (packed ? 1 : p.batch), f, q, note);
 }
 
+cuda::Backward backward_of(const Call& call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& dout,
+                           const Tensor& lse, const Tensor& delta) {
+  cuda::Backward f{};
+  f.call = call;
+  f.q = rows_of(q), f.k = rows_of(k), f.v = rows_of(v), f.dout = rows_of(dout);
+  f.lse = numbers_of(lse), f.delta = numbers_of(delta);
+  return f;
+}
+
+std::string band_dq(Tensor q, Tensor k, Tensor v, Tensor out, Tensor dout, Maybe dlse, Tensor lse, Tensor delta,
+                    Tensor dq, PK_COMMON) {
+  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+  f.out = rows_of(out), f.dq = rows_of(dq);
+  if (dlse) f.dlse = {dlse->data_ptr(), dlse->stride(0), dlse->stride(1), dlse->stride(2)};
+  const Problem& p = f.call.problem;
+  const Kernel kernel = cuda::dq_kernel(p.type, std::max(p.d, p.dv), bias_of(f.call));
+  f.call.tiles = count_tiles(f.call, f.call.rows_of_queries, p.band.rows, kernel.rows);
+  return start(kernel, f.call.tiles * p.heads * (packed ? 1 : p.batch), f, q, note);
+}
+
+std::string band_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor dk, Tensor dv,
+                     PK_COMMON) {
+  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+  f.dk = rows_of(dk), f.dv = rows_of(dv);
+  const Problem& p = f.call.problem;
+  const Kernel kernel = cuda::dkv_kernel(p.type, std::max(p.d, p.dv), bias_of(f.call));
+  const int64_t wide = prefix ? f.call.rows_of_keys : f.call.columns;
+  f.call.tiles = count_tiles(f.call, f.call.rows_of_keys, wide, kernel.rows);
+  return start(kernel, f.call.tiles * p.kv_heads * (packed ? 1 : p.batch), f, q, note);
+}
+
 // The compute capabilities that the kernels were compiled for, such as "80 90".
 std::string archs() { return PK_CUDA_ARCHS; }
 
@@ -133,11 +164,17 @@ std::string archs() { return PK_CUDA_ARCHS; }
 STABLE_TORCH_LIBRARY(pkernels_cuda, m) {
   m.def("archs() -> str");
   m.def("band_forward(Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!) lse, " PK_SCHEMA);
+  m.def("band_dq(Tensor q, Tensor k, Tensor v, Tensor out, Tensor dout, Tensor? dlse, Tensor lse, "
+        "Tensor(a!) delta, Tensor(b!) dq, " PK_SCHEMA);
+  m.def("band_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor(a!) dk, "
+        "Tensor(b!) dv, " PK_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pkernels_cuda, CompositeExplicitAutograd, m) {
   m.impl("archs", TORCH_BOX(&archs));
   m.impl("band_forward", TORCH_BOX(&band_forward));
+  m.impl("band_dq", TORCH_BOX(&band_dq));
+  m.impl("band_dkv", TORCH_BOX(&band_dkv));
 }
 
 PyMODINIT_FUNC PyInit__C_cuda() {

@@ -29,8 +29,8 @@ struct ForwardPlan {
 
 PK_DEVICE void set_plan(ForwardPlan& plan, const Forward& f, int own, int other) {
   const Problem& p = f.call.problem;
-  const Place x = place(f.call, p.heads, [&](int64_t n_q, int64_t n_k) {
-    return numbered_query_tiles(p.band, n_q, n_k, own);
+  const Place x = place(f.call, p.heads, [&](const Place& at) {
+    return numbered_query_tiles(p.band, at.queries.count, at.keys.count, own);
   });
   plan.place = x;
   if (x.tile.count == 0) return;
@@ -96,7 +96,7 @@ struct ForwardPass {
       add_bias<T, B, false, Shape::blocks, Shape::other>(
           s, p, plan.place.sequence, plan.place.head, pairs, row, m,
           [&](int c, int o) { return c < rows && o < segment.count; });
-      if (!is_full(segment, rows, m, Shape::other)) mask<Shape::blocks, Shape::other>(s, segment, row, m);
+      if (!is_full(segment, rows, m, Shape::other)) mask<Shape::blocks, Shape::other>(s, -INFINITY, segment, row, m);
       run.template soften<Shape::other>(s, unit);
       if (p.threshold > 0) drop<Shape::blocks, Shape::other>(s, dropout, pairs, row, m);
       next(2 * t + 1, at);

@@ -14,6 +14,8 @@ struct Kernel {
 
 // For head dimensions up to `d`, at most 128.
 Kernel forward_kernel(Type type, int64_t d, Bias bias);
+Kernel dq_kernel(Type type, int64_t d, Bias bias);
+Kernel dkv_kernel(Type type, int64_t d, Bias bias);
 
 // On a device's stream. Returns what went wrong, or nullptr.
 const char* launch(const Kernel& kernel, int64_t grid, void* arguments, int device, void* stream);

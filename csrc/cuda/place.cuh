@@ -29,7 +29,10 @@ struct Place {
   QueryTile tile;  // count 0: there is nothing to do
 };
 
-// Grid: sequences (one, if packed) x heads x tiles, the tiles neighbours. tiles(n_q, n_k) numbers those of a sequence.
+PK_DEVICE int64_t columns_of(const Call& c, int64_t sequence) { return c.prefix ? c.prefix[sequence] : c.columns; }
+
+// Grid: sequences (one, if packed) x heads x tiles, the tiles neighbours. tiles(Place) numbers those
+// of a sequence.
 template <class F>
 PK_DEVICE Place place(const Call& c, int64_t heads, F tiles) {
   Place x;
@@ -40,7 +43,7 @@ PK_DEVICE Place place(const Call& c, int64_t heads, F tiles) {
     if (x.sequence == c.problem.batch) return x.tile.count = 0, x;
     x.queries = span(c.query_spans, x.sequence, c.rows_of_queries);
     x.keys = span(c.key_spans, x.sequence, c.rows_of_keys);
-    const NumberedTiles numbered = tiles(x.queries.count, x.keys.count);
+    const NumberedTiles numbered = tiles(x);
     const int64_t count = c.problem.packed ? numbered.count() : index + 1;
     if (index < count) return x.tile = numbered[index], x;
     index -= count;
@@ -97,11 +100,26 @@ PK_DEVICE int tiles_end(const Segment& x, int before, int size) {
 
 PK_DEVICE void set_visited_keys(Visits& v, const Call& c, const Place& x, int size) {
   const Band& band = c.problem.band;
-  const int64_t columns = c.prefix ? c.prefix[x.sequence] : c.columns;
-  v.segments[0] = segment_of(leading_keys(columns, x.keys.count, x.tile), band.left, band.right);
-  v.segments[1] = segment_of(keys_within_reach(band, columns, x.queries.count, x.keys.count, x.tile), band.left, band.right);
+  const int64_t columns = columns_of(c, x.sequence), n_q = x.queries.count, n_k = x.keys.count;
+  v.segments[0] = segment_of(leading_keys(columns, n_k, x.tile), band.left, band.right);
+  v.segments[1] = segment_of(keys_within_reach(band, columns, n_q, n_k, x.tile), band.left, band.right);
   v.ends[0] = tiles_end(v.segments[0], 0, size);
   v.ends[1] = v.ends[2] = tiles_end(v.segments[1], v.ends[0], size);
+}
+
+PK_DEVICE void set_visiting_queries(Visits& v, const Call& c, const Place& x, int size) {
+  const Band& band = c.problem.band;
+  const int64_t n_q = x.queries.count, n_k = x.keys.count;
+  KeyRange wide = global_rows(band, n_q, n_k);
+  if (x.tile.everything) wide = {0, n_q};
+  const KeySegment found[3] = {{wide.begin, 1, wide.end - wide.begin, 0, false},
+                               queries_within_reach(band, n_q, n_k, x.tile, 0, wide.begin),
+                               queries_within_reach(band, n_q, n_k, x.tile, wide.end, n_q)};
+#pragma unroll
+  for (int i = 0; i < 3; ++i) {
+    v.segments[i] = segment_of(found[i], band.right, band.left);
+    v.ends[i] = tiles_end(v.segments[i], i ? v.ends[i - 1] : 0, size);
+  }
 }
 
 }  // namespace cuda

@@ -30,6 +30,16 @@ PK_DEVICE int row_of(int row, int block, int e) { return row + block * 16 + thre
 // and column 8 n + 2t + e % 2.
 PK_DEVICE int column_of(int n, int e) { return n * 8 + threadIdx.x % 4 * 2 + e % 2; }
 
+// Over the four lanes that hold a row.
+PK_DEVICE float row_maximum(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+PK_DEVICE float row_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+
 // Scores count in units of log 2, so that the softmax is exp2 of a difference. Without a bias they
 // stay products, `unit` of which make a score; it is positive, so that maxima stay maxima.
 template <Bias B>
@@ -80,9 +90,9 @@ PK_DEVICE void add_bias(Fragments<Blocks, Columns>& s, const Problem& p, int64_t
   }
 }
 
-// -inf to the pairs of a tile that are not kept.
+// `hidden` in place of the pairs of a tile that are not kept.
 template <int Blocks, int Columns>
-PK_DEVICE void mask(Fragments<Blocks, Columns>& s, const Segment& segment, int row, int m) {
+PK_DEVICE void mask(Fragments<Blocks, Columns>& s, float hidden, const Segment& segment, int row, int m) {
 #pragma unroll
   for (int b = 0; b < Blocks; ++b) {
 #pragma unroll
@@ -94,7 +104,7 @@ PK_DEVICE void mask(Fragments<Blocks, Columns>& s, const Segment& segment, int r
 #pragma unroll
         for (int e = 2 * half; e < 2 * half + 2; ++e) {
           const int column = column_of(n, e);
-          s[b][n][e] = column >= low && column <= high ? s[b][n][e] : -INFINITY;
+          s[b][n][e] = column >= low && column <= high ? s[b][n][e] : hidden;
         }
       }
     }

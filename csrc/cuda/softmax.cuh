@@ -6,16 +6,6 @@
 namespace pkernels {
 namespace cuda {
 
-// Over the four lanes that hold a row.
-PK_DEVICE float row_maximum(float x) {
-  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-PK_DEVICE float row_sum(float x) {
-  x += __shfl_xor_sync(~0u, x, 1);
-  return x + __shfl_xor_sync(~0u, x, 2);
-}
-
 template <int Blocks, int D>
 struct Running {
   float top[Blocks][2], total[Blocks][2];  // maxima of products; the lane's share of the sums

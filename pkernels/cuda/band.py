@@ -27,4 +27,20 @@ def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
 ) -> Grads:
     """``(dq, dk, dv, ddistance, ddense)``; the last two are None where not asked for."""
-    raise NotImplementedError("backend 'cuda': the backward: the kernels are not there yet")
+    if problem.distance_grad or problem.dense_grad:
+        raise NotImplementedError("backend 'cuda': gradient of a bias: the kernels are not there yet")
+    dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
+    if problem.q_spans is not None or q.numel() == 0:  # rows of no sequence
+        dq.zero_()
+    if problem.k_spans is not None or q.numel() == 0:
+        dk.zero_()
+        dv.zero_()
+    if q.numel():
+        q, k, v, dout, out = map(call.rows, (q, k, v, dout, out))
+        lse = lse.contiguous()
+        delta = torch.empty_like(lse)
+        dlse = None if dlse is None else dlse.float()
+        rest = call.arguments(problem)
+        call.launch("band_dq", q, k, v, out, dout, dlse, lse, delta, dq, *rest)
+        call.launch("band_dkv", q, k, v, dout, lse, delta, dk, dv, *rest)
+    return dq, dk, dv, None, None

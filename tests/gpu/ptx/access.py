@@ -137,17 +137,18 @@ def _of_param(content: Array, param: str, first: int, name: str) -> Array:
 
 
 def _load_param_at(where: Callable[[Cta], Array], name: str, targets: Sequence[object]) -> Step:
-    """At a computed address: all threads read the same one."""
+    """At computed addresses."""
 
     def step(cta: Cta) -> None:
-        addresses = np.unique(where(cta)[cta.mask])
-        if len(addresses) > 1:
-            raise UnsupportedError("parameters at different addresses")
-        number, offset = divmod(int(addresses[0]), PARAM_STRIDE)
-        param, content = list(cta.program.params.items())[number]
-        for n, target in enumerate(targets):
-            value = _of_param(content, param, offset + n * width(name), name)
-            cta.write(target, np.repeat(value, cta.threads))
+        addresses = where(cta)
+        values = [np.zeros(cta.threads, TYPES[name]) for _ in targets]
+        for at in np.unique(addresses[cta.mask]):
+            number, offset = divmod(int(at), PARAM_STRIDE)
+            param, content = list(cta.program.params.items())[number]
+            for n, value in enumerate(values):
+                value[addresses == at] = _of_param(content, param, offset + n * width(name), name)
+        for target, value in zip(targets, values, strict=True):
+            cta.write(target, value)
 
     return step
 
