@@ -38,15 +38,14 @@ PK_DEVICE float weight_of(float s, float unit, float lse) {
   return B == Bias::dense && s == -INFINITY ? 0.0f : exp2(s * unit - lse);
 }
 
-// dS; `Careful`: no pair is hidden by a weight of zero from what is not finite.
-template <bool Careful>
-PK_DEVICE float gradient_of(float p, float dp, float delta) {
-  return Careful && p == 0 ? 0.0f : p * (dp - delta);
+// dS; if `careful`, a weight of zero hides what is not finite.
+PK_DEVICE float gradient_of(float p, float dp, float delta, bool careful) {
+  return careful && p == 0 ? 0.0f : p * (dp - delta);
 }
 
-template <class T, bool Careful, int D, int Columns>
-PK_DEVICE void add(Fragments<1, D>& sum, const Fragments<1, Columns>& weights, const Tile<D>& b) {
-  if (Careful) {
+template <class T, int D, int Columns>
+PK_DEVICE void add(Fragments<1, D>& sum, const Fragments<1, Columns>& weights, const Tile<D>& b, bool careful) {
+  if (careful) {
     add_carefully<T, D, 1, Columns>(sum, weights, b);
   } else {
     add_weighted<T, D, 1, Columns>(sum, weights, b);

@@ -36,34 +36,31 @@ PK_DEVICE uint32_t nonzero(uint32_t x) {
   return ((x & 0x7FFF) ? T::one : 0) | ((x & 0x7FFF0000) ? T::one << 16 : 0);
 }
 
-// As add_weighted.
+// As add_weighted, 16 rows after another: it takes registers of its own.
 template <class T, int D, int Blocks, int Columns>
 PK_DEVICE void add_carefully(Fragments<Blocks, D>& sum, const Fragments<Blocks, Columns>& weights, const Tile<D>& b) {
   const int lane = threadIdx.x % 32;
   constexpr uint32_t ones = T::one | T::one << 16;
 #pragma unroll
-  for (int k = 0; k < Columns / 16; ++k) {
-    uint32_t x[Blocks][4], met[Blocks][4];
+  for (int m = 0; m < Blocks; ++m) {
 #pragma unroll
-    for (int m = 0; m < Blocks; ++m) {
-      as_operand<T>(x[m], weights[m], k);
+    for (int k = 0; k < Columns / 16; ++k) {
+      uint32_t x[4], met[4];
+      as_operand<T>(x, weights[m], k);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) met[m][i] = nonzero<T>(x[m][i]);
-    }
+      for (int i = 0; i < 4; ++i) met[i] = nonzero<T>(x[i]);
 #pragma unroll
-    for (int n = 0; n < D / 16; ++n) {
-      uint32_t y[4], lost[4];
-      load_transposed(y, b.at(k * 16 + lane % 16, n * 2 + lane / 16));
+      for (int n = 0; n < D / 16; ++n) {
+        uint32_t y[4], lost[4];
+        load_transposed(y, b.at(k * 16 + lane % 16, n * 2 + lane / 16));
 #pragma unroll
-      for (int i = 0; i < 4; ++i) lost[i] = unclean<T>(y[i]), y[i] &= ~lost[i], lost[i] &= ones;
-#pragma unroll
-      for (int m = 0; m < Blocks; ++m) {
+        for (int i = 0; i < 4; ++i) lost[i] = unclean<T>(y[i]), y[i] &= ~lost[i], lost[i] &= ones;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           float(&to)[4] = sum[m][2 * n + half];
           float found[4] = {};
-          T::multiply_add(to, x[m], y[2 * half], y[2 * half + 1]);
-          T::multiply_add(found, met[m], lost[2 * half], lost[2 * half + 1]);
+          T::multiply_add(to, x, y[2 * half], y[2 * half + 1]);
+          T::multiply_add(found, met, lost[2 * half], lost[2 * half + 1]);
 #pragma unroll
           for (int e = 0; e < 4; ++e) to[e] = found[e] > 0 ? NAN : to[e];
         }

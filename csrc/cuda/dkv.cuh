@@ -60,8 +60,7 @@ struct KeyPass {
     commit_copies();
   }
 
-  template <bool Careful>
-  PK_DEVICE void gather(Fragments<1, D>& dk, Fragments<1, D>& dv) const {
+  PK_DEVICE void gather(Fragments<1, D>& dk, Fragments<1, D>& dv, bool careful) const {
     const Problem& p = f.call.problem;
     const Place& x = plan.place;
     const float unit = unit_of<B>(p);
@@ -92,15 +91,14 @@ struct KeyPass {
       }
       if (!is_full(segment, rows, m, Shape::other)) mask<1, Shape::other>(s, 0, segment, row, m);
       multiply_rows<T, D, 1, Shape::other>(dp, values, row, slot(u % 2, 1));
-      add_up<Careful>(dk, dv, s, dp, pairs, m, u % 2, dropout_of(f.call, head, x.sequence));
+      add_up(dk, dv, s, dp, pairs, m, u % 2, dropout_of(f.call, head, x.sequence), careful);
     }
     wait_for_copies<0>();
   }
 
-  template <bool Careful>
   PK_DEVICE void add_up(Fragments<1, D>& dk, Fragments<1, D>& dv, Fragments<1, Shape::other>& s,
                         Fragments<1, Shape::other>& dp, const Pairs<true>& pairs, int m, int number,
-                        const Dropout& dropout) const {
+                        const Dropout& dropout, bool careful) const {
     const Problem& p = f.call.problem;
     const uint32_t stay =
         p.threshold > 0 ? survivors<true, Shape::other>(dropout, pairs, row, 0, m) : ~0u;
@@ -112,11 +110,12 @@ struct KeyPass {
         const bool stays = stay >> (4 * n + e) & 1;
         const float weight = s[0][n][e];
         s[0][n][e] = stays ? weight : 0.0f;
-        dp[0][n][e] = gradient_of<Careful>(weight, stays ? dp[0][n][e] * p.keep_scale : 0.0f, e % 2 ? delta.y : delta.x);
+        dp[0][n][e] = gradient_of(weight, stays ? dp[0][n][e] * p.keep_scale : 0.0f, e % 2 ? delta.y : delta.x,
+                                  careful);
       }
     }
-    add<T, Careful, D, Shape::other>(dv, s, slot(number, 1));
-    add<T, Careful, D, Shape::other>(dk, dp, slot(number, 0));
+    add<T, D, Shape::other>(dv, s, slot(number, 1), careful);
+    add<T, D, Shape::other>(dk, dp, slot(number, 0), careful);
   }
 
   PK_DEVICE void run() const {
@@ -124,10 +123,9 @@ struct KeyPass {
     const Problem& p = f.call.problem;
     const int64_t storage = p.storage(x.sequence);
     Fragments<1, D> dk, dv;
-    gather<false>(dk, dv);
-    if (__syncthreads_or(!all_finite<1, D>(dk) || !all_finite<1, D>(dv))) {
-      gather<true>(dk, dv);
-      __syncthreads();
+    for (bool careful = false;; careful = true) {
+      gather(dk, dv, careful);
+      if (!__syncthreads_or(!careful && !(all_finite<1, D>(dk) && all_finite<1, D>(dv)))) break;
     }
     write_rows<T, D>(dk, p.scale, keys, row, lines_of(f.dk, storage, x.head, x.keys.first, p.d), x.tile);
     write_rows<T, D>(dv, p.keep_scale, values, row, lines_of(f.dv, storage, x.head, x.keys.first, p.dv), x.tile);

@@ -89,8 +89,7 @@ struct QueryPass {
     __syncthreads();
   }
 
-  template <bool Careful>
-  PK_DEVICE void gather(Fragments<1, D>& dq, const float (&lse)[2], const float (&delta)[2]) const {
+  PK_DEVICE void gather(Fragments<1, D>& dq, const float (&lse)[2], const float (&delta)[2], bool careful) const {
     const Problem& p = f.call.problem;
     const Place& x = plan.place;
     const Dropout dropout = dropout_of(f.call, x.head, x.sequence);
@@ -120,9 +119,9 @@ struct QueryPass {
 #pragma unroll
       for (int i = 0; i < Shape::other / 2; ++i) {
         float& w = s[0][i / 4][i % 4];
-        w = gradient_of<Careful>(w, dp[0][i / 4][i % 4] * p.keep_scale, delta[i / 2 % 2]);
+        w = gradient_of(w, dp[0][i / 4][i % 4] * p.keep_scale, delta[i / 2 % 2], careful);
       }
-      add<T, Careful, D, Shape::other>(dq, s, slot(t % 2, 0));
+      add<T, D, Shape::other>(dq, s, slot(t % 2, 0), careful);
     }
     wait_for_copies<0>();
   }
@@ -133,8 +132,10 @@ struct QueryPass {
     float lse[2], delta[2];
     Fragments<1, D> dq;
     start(lse, delta);
-    gather<false>(dq, lse, delta);
-    if (__syncthreads_or(!all_finite<1, D>(dq))) gather<true>(dq, lse, delta);
+    for (bool careful = false;; careful = true) {
+      gather(dq, lse, delta, careful);
+      if (!__syncthreads_or(!careful && !all_finite<1, D>(dq))) break;
+    }
     write_rows<T, D>(dq, p.scale, queries, row, lines_of(f.dq, p.storage(x.sequence), x.head, x.queries.first, p.d),
                      x.tile);
   }

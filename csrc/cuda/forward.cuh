@@ -73,8 +73,7 @@ struct ForwardPass {
     fetch(u + Shape::slots - 1, at == 0 ? Shape::slots - 1 : at - 1);
   }
 
-  template <bool Careful>
-  PK_DEVICE void attend(State& run) const {
+  PK_DEVICE void attend(State& run, bool careful) const {
     queries.template load<Shape::own, Shape::threads>(plan.queries, plan.place.tile.first, plan.place.tile.step,
                                                       plan.place.tile.count);
 #pragma unroll 1
@@ -100,7 +99,7 @@ struct ForwardPass {
       run.template soften<Shape::other>(s, unit);
       if (p.threshold > 0) drop<Shape::blocks, Shape::other>(s, dropout, pairs, row, m);
       next(2 * t + 1, at);
-      if (Careful) {
+      if (careful) {
         add_carefully<T, D, Shape::blocks, Shape::other>(run.acc, s, slot(at));
       } else {
         add_weighted<T, D, Shape::blocks, Shape::other>(run.acc, s, slot(at));
@@ -112,10 +111,9 @@ struct ForwardPass {
 
   PK_DEVICE void run() const {
     State run;
-    attend<false>(run);
-    if (__syncthreads_or(!all_finite<Shape::blocks, D>(run.acc))) {
-      attend<true>(run);
-      __syncthreads();
+    for (bool careful = false;; careful = true) {
+      attend(run, careful);
+      if (!__syncthreads_or(!careful && !all_finite<Shape::blocks, D>(run.acc))) break;
     }
     finish(run);
   }
