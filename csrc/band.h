@@ -159,7 +159,8 @@ PK_BOTH inline KeySegment clip(KeySegment segment, int64_t begin, int64_t end) {
 }
 
 // Whether keys [m, m + count) of a segment are kept by every query of the tile.
-PK_BOTH inline bool is_full(const Band& band, const KeySegment& segment, const QueryTile& tile, int64_t m, int64_t count) {
+PK_BOTH inline bool is_full(const Band& band, const KeySegment& segment, const QueryTile& tile, int64_t m,
+                            int64_t count) {
   return !segment.banded ||
          (m - (tile.count - 1) + segment.offset >= -band.left && m + count - 1 + segment.offset <= band.right);
 }

@@ -22,7 +22,7 @@ LAYERS = (
     ("patterns", "blocks", "buckets", "bias", "reversible"),
     ("problem",),
     ("checks", "sequences"),
-    ("reference", "native", "triton"),
+    ("reference", "native", "triton", "cuda"),
     ("ops",),
     ("merge",),
     ("attention",),
@@ -31,7 +31,7 @@ LAYERS = (
     ("info", "show"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-BACKENDS = ("reference", "native", "triton")
+BACKENDS = ("reference", "native", "triton", "cuda")
 # The choice of a backend imports them late, by name.
 LATE = {"ops": BACKENDS}
 

@@ -65,9 +65,7 @@ Call call_of(const Tensor& q, const Tensor& k, const Tensor& v, const Maybe& dis
   return c;
 }
 
-Bias bias_of(const Call& c) {
-  return c.problem.distance ? Bias::distance : c.problem.dense ? Bias::dense : Bias::none;
-}
+Bias bias_of(const Call& c) { return c.problem.distance ? Bias::distance : c.problem.dense ? Bias::dense : Bias::none; }
 
 Rows numbers_of(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1), 1}; }
 
@@ -108,8 +106,7 @@ int64_t count_tiles(const Call& c, int64_t rows, int64_t wide, int size) {
 #define PK_COMMON                                                                                                 \
   Maybe distance, Maybe dense, Maybe q_spans, Maybe k_spans, Maybe prefix, Maybe seed, int64_t zero, bool packed, \
       double scale, double dropout, std::vector<int64_t> band, Maybe note
-#define PK_CALL_OF \
-  call_of(q, k, v, distance, dense, q_spans, k_spans, prefix, seed, zero, packed, scale, dropout, band)
+#define PK_CALL_OF call_of(q, k, v, distance, dense, q_spans, k_spans, prefix, seed, zero, packed, scale, dropout, band)
 
 std::string band_forward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, PK_COMMON) {
   cuda::Forward f{};
@@ -157,17 +154,19 @@ std::string archs() { return PK_CUDA_ARCHS; }
 
 }  // namespace
 
-#define PK_SCHEMA                                                                                                  \
-  "Tensor? distance, Tensor? dense, Tensor? q_spans, Tensor? k_spans, Tensor? prefix, Tensor? seed, int zero, "    \
+#define PK_SCHEMA                                                                                               \
+  "Tensor? distance, Tensor? dense, Tensor? q_spans, Tensor? k_spans, Tensor? prefix, Tensor? seed, int zero, " \
   "bool packed, float scale, float dropout, int[] band, Tensor(z!)? note=None) -> str"
 
 STABLE_TORCH_LIBRARY(pkernels_cuda, m) {
   m.def("archs() -> str");
   m.def("band_forward(Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!) lse, " PK_SCHEMA);
-  m.def("band_dq(Tensor q, Tensor k, Tensor v, Tensor out, Tensor dout, Tensor? dlse, Tensor lse, "
-        "Tensor(a!) delta, Tensor(b!) dq, " PK_SCHEMA);
-  m.def("band_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor(a!) dk, "
-        "Tensor(b!) dv, " PK_SCHEMA);
+  m.def(
+      "band_dq(Tensor q, Tensor k, Tensor v, Tensor out, Tensor dout, Tensor? dlse, Tensor lse, "
+      "Tensor(a!) delta, Tensor(b!) dq, " PK_SCHEMA);
+  m.def(
+      "band_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor(a!) dk, "
+      "Tensor(b!) dv, " PK_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pkernels_cuda, CompositeExplicitAutograd, m) {

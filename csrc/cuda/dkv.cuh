@@ -32,9 +32,7 @@ struct KeyPass {
     return {values.address + Shape::own_bytes + number * Shape::slot + part * Shape::other_bytes};
   }
   // lse (part 0) and delta (1) of a slot's queries.
-  PK_DEVICE uint32_t numbers(int number, int part) const {
-    return slot(number, 2).address + part * Shape::other * 4;
-  }
+  PK_DEVICE uint32_t numbers(int number, int part) const { return slot(number, 2).address + part * Shape::other * 4; }
 
   // Starts to load Q, dO, lse and delta of visit u: tile after tile of one head after another.
   PK_DEVICE void fetch(int u) const {
@@ -48,8 +46,8 @@ struct KeyPass {
       const int first = s.first + m * s.step, exist = s.count - m;
       slot(u % 2, 0).template load<Shape::other, Shape::threads>(lines_of(f.q, storage, head, x.queries.first, p.d),
                                                                  first, s.step, exist);
-      slot(u % 2, 1).template load<Shape::other, Shape::threads>(
-          lines_of(f.dout, storage, head, x.queries.first, p.dv), first, s.step, exist);
+      slot(u % 2, 1).template load<Shape::other, Shape::threads>(lines_of(f.dout, storage, head, x.queries.first, p.dv),
+                                                                 first, s.step, exist);
       const int part = threadIdx.x / Shape::other, c = threadIdx.x % Shape::other;
       if (part < 2) {
         const float* from = numbers_of(part ? f.delta : f.lse, storage, head, x.queries.first);
@@ -100,8 +98,7 @@ struct KeyPass {
                         Fragments<1, Shape::other>& dp, const Pairs<true>& pairs, int m, int number,
                         const Dropout& dropout, bool careful) const {
     const Problem& p = f.call.problem;
-    const uint32_t stay =
-        p.threshold > 0 ? survivors<true, Shape::other>(dropout, pairs, row, 0, m) : ~0u;
+    const uint32_t stay = p.threshold > 0 ? survivors<true, Shape::other>(dropout, pairs, row, 0, m) : ~0u;
 #pragma unroll
     for (int n = 0; n < Shape::other / 8; ++n) {
       const float2 delta = load_two(numbers(number, 1) + column_of(n, 0) * 4);
@@ -110,8 +107,8 @@ struct KeyPass {
         const bool stays = stay >> (4 * n + e) & 1;
         const float weight = s[0][n][e];
         s[0][n][e] = stays ? weight : 0.0f;
-        dp[0][n][e] = gradient_of(weight, stays ? dp[0][n][e] * p.keep_scale : 0.0f, e % 2 ? delta.y : delta.x,
-                                  careful);
+        dp[0][n][e] =
+            gradient_of(weight, stays ? dp[0][n][e] * p.keep_scale : 0.0f, e % 2 ? delta.y : delta.x, careful);
       }
     }
     add<T, D, Shape::other>(dv, s, slot(number, 1), careful);

@@ -57,8 +57,8 @@ struct QueryPass {
     const Tile<D> outs = slot(0, 0);
     queries.template load<Shape::own, Shape::threads>(plan.a, tile.first, tile.step, tile.count);
     douts.template load<Shape::own, Shape::threads>(plan.b, tile.first, tile.step, tile.count);
-    outs.template load<Shape::own, Shape::threads>(
-        lines_of(f.out, storage, x.head, x.queries.first, f.call.problem.dv), tile.first, tile.step, tile.count);
+    outs.template load<Shape::own, Shape::threads>(lines_of(f.out, storage, x.head, x.queries.first, f.call.problem.dv),
+                                                   tile.first, tile.step, tile.count);
     commit_copies();
     wait_for_copies<0>();
     __syncthreads();

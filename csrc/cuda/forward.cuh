@@ -60,8 +60,8 @@ struct ForwardPass {
     if (u < 2 * plan.visits.count()) {
       int m;
       const Segment& s = plan.visits.at(u / 2, Shape::other, m);
-      slot(to).template load<Shape::other, Shape::threads>(u % 2 ? plan.values : plan.keys, s.first + m * s.step, s.step,
-                                                           s.count - m);
+      slot(to).template load<Shape::other, Shape::threads>(u % 2 ? plan.values : plan.keys, s.first + m * s.step,
+                                                           s.step, s.count - m);
     }
     commit_copies();
   }
@@ -92,9 +92,8 @@ struct ForwardPass {
       const Segment& segment = plan.visits.at(t, Shape::other, m);
       const Pairs<false> pairs = pairs_of<false>(plan.place.tile, segment);
       const int rows = static_cast<int>(plan.place.tile.count);
-      add_bias<T, B, false, Shape::blocks, Shape::other>(
-          s, p, plan.place.sequence, plan.place.head, pairs, row, m,
-          [&](int c, int o) { return c < rows && o < segment.count; });
+      add_bias<T, B, false, Shape::blocks, Shape::other>(s, p, plan.place.sequence, plan.place.head, pairs, row, m,
+                                                         [&](int c, int o) { return c < rows && o < segment.count; });
       if (!is_full(segment, rows, m, Shape::other)) mask<Shape::blocks, Shape::other>(s, -INFINITY, segment, row, m);
       run.template soften<Shape::other>(s, unit);
       if (p.threshold > 0) drop<Shape::blocks, Shape::other>(s, dropout, pairs, row, m);

@@ -61,9 +61,7 @@ struct Bounds {
 };
 
 // Rows of a segment that row c of the tile keeps, both ends included.
-PK_DEVICE Bounds kept(const Segment& x, int c) {
-  return {max(c + x.low, x.skip), min(c + x.high, x.count - 1)};
-}
+PK_DEVICE Bounds kept(const Segment& x, int c) { return {max(c + x.low, x.skip), min(c + x.high, x.count - 1)}; }
 
 // Whether rows [m, m + size) of a segment are kept by all `rows` of the tile.
 PK_DEVICE bool is_full(const Segment& x, int rows, int m, int size) {

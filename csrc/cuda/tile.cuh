@@ -60,7 +60,8 @@ struct Tile {
     }
   }
 
-  // Stores rows [begin, begin + Count) of the tile as rows first + begin * step, ... of x: those below `exist`. By one warp.
+  // Stores rows [begin, begin + Count) of the tile as rows first + begin * step, ... of x: those below `exist`. By one
+  // warp.
   template <int Count>
   PK_DEVICE void store(const Lines& x, int begin, int first, int step, int exist) const {
     const int lane = threadIdx.x % 32, chunk = lane % chunks;

@@ -107,6 +107,11 @@ def _why_not_here(q: Tensor) -> str | None:
     return cuda.why_missing()
 
 
+def why_not_built(backend: str) -> str | None:
+    """Why this installation lacks the CUDA kernels, which are optional; None for other backends."""
+    return importlib.import_module(_MODULES[backend]).why_missing() if backend == "cuda" else None
+
+
 @functools.cache
 def has_triton() -> bool:
     """Whether triton can be imported, without importing it."""
