@@ -84,12 +84,16 @@ def cuda_home():
     homes = [Path(given)] if given else [*homes, Path("/usr/local/cuda")]
     found = next((home for home in homes if (home / "bin" / "nvcc").exists()), None)
     if choice == "1" and found is None:
-        sys.exit(f"PKERNELS_CUDA=1: no nvcc in {', '.join(map(str, homes))}; pip install nvidia-cuda-nvcc, or set CUDA_HOME")
+        sys.exit(
+            f"PKERNELS_CUDA=1: no nvcc in {', '.join(map(str, homes))}; pip install nvidia-cuda-nvcc, or set CUDA_HOME"
+        )
     return None if choice == "0" else found
 
 
 def cuda_extension(torch, home):
-    lib = next((home / name for name in ("lib64", "lib") if (home / name / "libcudart_static.a").exists()), home / "lib")
+    lib = next(
+        (home / name for name in ("lib64", "lib") if (home / name / "libcudart_static.a").exists()), home / "lib"
+    )
     return extension(
         torch,
         "_C_cuda",

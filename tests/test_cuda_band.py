@@ -36,8 +36,8 @@ CASES = [
     (2, Case("globals, dropout, 70x90, fp16", window(9, globals=5), sq=70, sk=90, d=64, dropout=0.3, **HALF)),
     (None, Case("dilation, globals, 90x70", Band(left=9, right=4, columns=3, rows=12, dilation=2), sq=90, sk=70, d=16,
                 dropout=0.2, scale=-0.3, **ONE)),
-    (3, Case("prefix per row, offsets", prefix_lm(torch.tensor([3, 0, 1, 12])), sq=60, d=26, offsets=[0, 23, 24, 24, 57],
-             **ONE)),
+    (3, Case("prefix per row, offsets", prefix_lm(torch.tensor([3, 0, 1, 12])), sq=60, d=26,
+             offsets=[0, 23, 24, 24, 57], **ONE)),
     (None, Case("lengths, D 64, Dv 32", window(9, 2), sq=67, d=64, dv=32, lengths=[67, 29],
                 layout="rows before heads", **{**ONE, "batch": 2})),
 ]  # fmt: skip

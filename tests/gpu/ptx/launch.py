@@ -21,7 +21,6 @@ from .tma import TensorMap
 from .values import Array, width
 
 
-
 @dataclass(frozen=True)
 class Record:
     """A struct that is passed by value.
