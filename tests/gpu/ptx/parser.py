@@ -45,7 +45,7 @@ class Parser:
             if self.text.count("{", 0, m.start()) == self.text.count("}", 0, m.start())
         ]
         body = self.text[entry.end() :].partition(".entry")[0]
-        inside = re.findall(r"^\s*\.shared\s[^;]*;", body, re.M)
+        inside = re.findall(r"(?<![\w.:])\.shared\s+\.[^;]*;", body)
         # What a launch adds, an array of no size, lies behind everything else in shared memory.
         for statement in sorted(outside + inside, key=lambda text: "[]" in text):
             self.declare_memory(statement)
