@@ -21,11 +21,12 @@ _DEVICES = {"reference": "cpu", "cpu": "cpu", "triton": "cuda", "cuda": "cuda"}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a call that either works or has a reason not to."""
+    """One line of the table: a call that either works or has a reason not to. Without a dtype: in
+    float32, in bfloat16 for a backend that is made for tensor cores."""
 
     name: str
     pattern: Pattern = dense
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype | None = None
     head_dim: int = 64
     kv_heads: int = 4
     bias: str | None = None
@@ -47,7 +48,7 @@ _ROWS = (
     Row("`Distance` bias and its gradient", bias="distance"),
     Row("`Dense` bias and its gradient", bias="dense"),
     Row("grouped and single key heads", kv_heads=1),
-    Row("float32"),
+    Row("float32", dtype=torch.float32),
     Row("bfloat16", dtype=torch.bfloat16),
     Row("float16", dtype=torch.float16),
     Row("float64", dtype=torch.float64),
@@ -75,13 +76,14 @@ def _cell(row: Row, backend: str) -> str:
     with FakeTensorMode():
 
         def make(heads: int, *shape: int) -> Tensor:
-            return torch.empty(2, heads, *shape, dtype=row.dtype, device=_DEVICES[backend])
+            dtype = row.dtype or (torch.bfloat16 if backend == "cuda" else torch.float32)
+            return torch.empty(2, heads, *shape, dtype=dtype, device=_DEVICES[backend])
 
         q, k = make(4, 1024, row.head_dim), make(row.kv_heads, 1024, row.head_dim)
         bias = {
             None: lambda: None,
-            "distance": lambda: Distance(q.new_empty(4, 2047)),
-            "dense": lambda: Dense(q.new_empty(2, 1, 1, 1024)),
+            "distance": lambda: Distance(q.new_empty(4, 2047, dtype=torch.float32, requires_grad=True)),
+            "dense": lambda: Dense(q.new_empty(2, 1, 1, 1024, requires_grad=True)),
         }[row.bias]()
         reason = why_not(backend, q, k, k, row.pattern, bias)
     # What was left out of this installation is asked as if it were there.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 pytest.importorskip("triton", reason="cuobjdump, which reads the binary, comes with Triton")
 
@@ -96,7 +97,7 @@ except RuntimeError as error:
     loaded, named, launched = done.stdout.splitlines()
     assert loaded.startswith("None 8")
     assert named == "backend 'cuda': tensors on cpu: an NVIDIA GPU is needed"
-    assert launched.startswith("backend 'cuda': ")
+    assert "backend 'cuda': " in launched
 
 
 def test_the_extension_needs_only_torch_and_the_system() -> None:
@@ -109,8 +110,7 @@ def test_the_extension_needs_only_torch_and_the_system() -> None:
 
 
 def test_why_not_says_what_is_not_there() -> None:
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
+    blocks = Blocks.of([[0]], 64)
     with FakeTensorMode():
         q, wide = (torch.empty(1, 2, 64, d, dtype=torch.bfloat16, device="cuda") for d in (64, 256))
         biases = [bias(q.new_empty(shape).float().requires_grad_()) for bias, shape in
@@ -118,5 +118,5 @@ def test_why_not_says_what_is_not_there() -> None:
         assert pkernels.why_not("cuda", q, q, q, causal, type(biases[0])(biases[0].values.detach())) is None
         for bias in biases:
             assert "gradient of a D" in str(pkernels.why_not("cuda", q, q, q, causal, bias))
-        for x, pattern in ((q.float(), causal), (wide, causal), (q, Blocks.of([[0]], 64))):
+        for x, pattern in ((q.float(), causal), (wide, causal), (q, blocks)):
             assert "not there yet" in str(pkernels.why_not("cuda", x, x, x, pattern))

@@ -17,6 +17,7 @@ namespace cuda {
 template <int D>
 struct BackwardShape {
   static constexpr int warps = 4, threads = 32 * warps, own = 16 * warps, other = D == 64 ? 64 : 32, slots = 2;
+  static constexpr int at_once = 8 / warps;  // CTAs of a multiprocessor, at least
   static constexpr int own_bytes = own * D * 2, other_bytes = other * D * 2;
   static constexpr int slot = 2 * other_bytes + 2 * other * 4;  // two tiles, and two numbers for each of their rows
   static constexpr int shared = 2 * own_bytes + slots * slot;

@@ -15,6 +15,7 @@ namespace cuda {
 template <int D>
 struct ForwardShape {
   static constexpr int warps = D == 64 ? 4 : 8, blocks = D == 64 ? 2 : 1, slots = D == 64 ? 4 : 3;
+  static constexpr int at_once = 8 / warps;  // CTAs of a multiprocessor, at least
   static constexpr int threads = 32 * warps, own = 16 * blocks * warps, other = 64;
   static constexpr int slot = other * D * 2, shared = own * D * 2 + slots * slot;
 };

@@ -4,10 +4,10 @@
 
 #include "launch.h"
 
-#define PK_KERNEL(pass, Arguments, Shape, type, T, D, B)                               \
-  extern "C" __global__ void __launch_bounds__(pkernels::cuda::Shape<D>::threads)      \
-      pass##_##type##_##D##_##B(const __grid_constant__ pkernels::cuda::Arguments f) { \
-    pkernels::cuda::pass<pkernels::cuda::T, D, pkernels::cuda::Bias::B>(f);            \
+#define PK_KERNEL(pass, Arguments, Shape, type, T, D, B)                                                             \
+  extern "C" __global__ void __launch_bounds__(pkernels::cuda::Shape<D>::threads, pkernels::cuda::Shape<D>::at_once) \
+      pass##_##type##_##D##_##B(const __grid_constant__ pkernels::cuda::Arguments f) {                               \
+    pkernels::cuda::pass<pkernels::cuda::T, D, pkernels::cuda::Bias::B>(f);                                          \
   }
 #define PK_ENTRY(pass, Shape, type, D, B)                                                                    \
   Kernel {                                                                                                   \
