@@ -82,8 +82,8 @@ def _cell(row: Row, backend: str) -> str:
         q, k = make(4, 1024, row.head_dim), make(row.kv_heads, 1024, row.head_dim)
         bias = {
             None: lambda: None,
-            "distance": lambda: Distance(q.new_empty(4, 2047, dtype=torch.float32, requires_grad=True)),
-            "dense": lambda: Dense(q.new_empty(2, 1, 1, 1024, requires_grad=True)),
+            "distance": lambda: Distance(q.new_empty(4, 2047, dtype=torch.float32).requires_grad_()),
+            "dense": lambda: Dense(q.new_empty(2, 1, 1, 1024).requires_grad_()),
         }[row.bias]()
         reason = why_not(backend, q, k, k, row.pattern, bias)
     # What was left out of this installation is asked as if it were there.
