@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks run | train | plot | compare``."""
+"""The command line: ``python -m benchmarks run | train | distill | digits | plot | compare``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import fnmatch
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import cases, compare, long, machine, plot, rows, table, text, training
+from . import cases, compare, digits, distill, lessons, long, machine, plot, rows, table, text, training
 from .case import Case
 from .models import LEARNERS
 from .runner import Runner
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="run | train | plot | compare")
+    verbs = parser.add_subparsers(required=True, metavar="run | train | distill | digits | plot | compare")
     run = verbs.add_parser("run", help="check, measure, write JSON lines and print tables")
     run.add_argument("--full", action="store_true", help="all sizes, S from 128 to 65,536 (an hour or more)")
     run.add_argument("--only", default="*", metavar="PATTERN", help='cases such as "window*" or "*bfloat16*S=2048"')
@@ -47,8 +47,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("model", nargs="?", choices=LEARNERS, default=next(iter(LEARNERS)), help="default: %(default)s")
     train.add_argument("--steps", type=int, default=500, metavar="N", help="default: %(default)s, about two minutes")
     train.set_defaults(run=_train)
-    for verb in (run, train):
+    students = verbs.add_parser("distill", help="teach students of 3 layers what all-MiniLM-L6-v2 knows, on real text")
+    students.add_argument("--steps", type=int, default=160, metavar="N", help="default: %(default)s, about ten minutes")
+    students.set_defaults(run=_distill)
+    images = verbs.add_parser("digits", help="train a small model of images on handwritten digits")
+    images.add_argument("model", nargs="?", choices=digits.LEARNERS, default="vit", help="default: %(default)s")
+    images.add_argument("--steps", type=int, default=1500, metavar="N", help="default: %(default)s, about a minute")
+    images.set_defaults(run=_digits, device="cpu")
+    for verb in (run, train, students):
         verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    for verb in (run, train, students, images):
         verb.add_argument("--out", type=Path, metavar="FILE", help="rows are appended here")
         verb.add_argument("--threads", type=int, metavar="N", help="torch's threads (default: as torch has it)")
     draw = verbs.add_parser("plot", help="draw one figure per family")
@@ -143,25 +151,72 @@ def text_rows(options: argparse.Namespace, facts: dict, out: Path, console: Cons
 
 
 def _train(options: argparse.Namespace) -> int:
+    learner = LEARNERS[options.model]
+
+    def learn(facts: dict, report: Callable[[str], object]) -> list[rows.Row]:
+        return training.train(
+            learner, options.steps, options.device, facts, lambda said: report(f"{learner.architecture}: {said}")
+        )
+
+    return _learn(options, f"train-{options.model}", training, options.steps, learn)
+
+
+def _distill(options: argparse.Namespace) -> int:
+    def learn(facts: dict, report: Callable[[str], object]) -> list[rows.Row]:
+        return distill.distill(options.steps, distill.School.of(options.device), facts, report, lessons.COURSES)
+
+    return _learn(options, "distill", distill, options.steps * len(lessons.COURSES), learn)
+
+
+class Learning(Protocol):
+    """A module of the suite in which something learns."""
+
+    def missing(self) -> str | None:
+        """What it lacks."""
+
+    def summary(self, rows: list[rows.Row]) -> list[str]:
+        """Its rows in words."""
+
+
+def _learn(options: argparse.Namespace, name: str, module: Learning, total: int, learn: Callable) -> int:
+    """Let ``learn`` make rows out of the facts and a report of each of ``total`` steps; show them."""
     if options.steps < 2:
         raise ValueError(f"steps: at least 2 is allowed, got {options.steps}")
-    reason = training.missing()
+    reason = module.missing()
     if reason is not None:
         raise ValueError(reason)
     console, facts = _begin(options)
-    learner, out = LEARNERS[options.model], _out(options, f"train-{options.model}")
+    out = _out(options, name)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(learner.architecture, total=options.steps)
-        found = training.train(
-            learner, options.steps, options.device, facts,
-            lambda losses: progress.update(task, advance=1, description=f"{learner.architecture}: {losses}"),
-        )  # fmt: skip
+        task = progress.add_task(name, total=total)
+        found = learn(facts, lambda said: progress.update(task, advance=1, description=said))
     rows.append(out, found)
     table.show(console, found)
-    for line in (*training.summary(found), *map(str, [out, *plot.plot(found, out.with_suffix(""))])):
+    for line in (*module.summary(found), *map(str, [out, *plot.plot(found, out.with_suffix(""))])):
         console.print(line, markup=False)
     return _verdict(found, console)
+
+
+def _digits(options: argparse.Namespace) -> int:
+    if options.steps < 1:
+        raise ValueError(f"steps: at least 1 is allowed, got {options.steps}")
+    reason = digits.missing()
+    if reason is not None:
+        raise ValueError(reason)
+    console, facts = _begin(options)
+    out, data = _out(options, f"digits-{options.model}"), digits.load()
+    torch.manual_seed(0)
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), transient=True) as progress:
+        task = progress.add_task(options.model, total=options.steps)
+        learned = digits.LEARNERS[options.model](
+            data, options.steps, lambda loss: progress.update(task, advance=1, description=f"{options.model}: {loss}")
+        )
+    rows.append(out, [digits.row(learned, facts)])
+    figure = digits.draw(learned, data, out.with_suffix("") / "rollout.png")
+    for line in (digits.summary(learned), str(out), str(figure)):
+        console.print(line, markup=False)
+    return 0
 
 
 def _verdict(found: list[rows.Row], console: Console) -> int:

@@ -41,6 +41,7 @@ FAMILIES = {
         Family("globals", "Window of 128 each side, 16 leading globals"),
         Family("scattered", "Window of 128 each side, 16 scattered globals"),
         Family("distance", "Distance bias with its gradient (T5)"),
+        Family("relative", "Relative bias with its gradients (Transformer-XL, XLNet)"),
         Family("bias", "Dense bias with its gradient"),
         Family("dropout", "Dense attention, dropout 0.1"),
         Family("gqa", "Causal attention, 8 query heads a key head"),
@@ -50,8 +51,10 @@ FAMILIES = {
         Family("threads", "Two threads over one", None),
         Family("text", "Sentence embedding of real text with real weights", None),
         Family("long text", "Models over a long real text, base width, one row of bytes"),
+        Family("encoders", "BERT and its kin at published widths, a padded batch of bytes"),
         Family("long attention", "Their attention alone, projections included"),
         Family("training", "Steps of training a small model on real text", None),
+        Family("distillation", "Steps of students that learn from all-MiniLM-L6-v2 on real text", None),
     )
 }
 
@@ -145,6 +148,7 @@ def _features(dtype: torch.dtype, sizes: tuple[int, ...], heads: int) -> Iterato
         plain = Workload(heads=heads)
         yield from _sized("distance", dtype, (size,), replace(plain, bias="distance"), Sdpa(), Flex(), Masked())
         if size <= 4096:
+            yield from _sized("relative", dtype, (size,), replace(plain, bias="relative"), Sdpa(), Masked())
             yield from _sized("bias", dtype, (size,), replace(plain, bias="dense"), Sdpa(), Masked())
         yield from _sized("dropout", dtype, (size,), replace(plain, dropout=0.1), Sdpa(), Masked())
         grouped = Workload(pattern=causal, heads=16, kv_heads=2, queries=size, dtype=dtype)
@@ -175,6 +179,7 @@ def _costs(dtype: torch.dtype, size: int) -> Case:
         plain,
         dropout=replace(plain, dropout=0.1),
         Distance=replace(plain, bias="distance"),
+        Relative=replace(plain, bias="relative"),
         Dense=replace(plain, bias="dense"),
         GQA_8_to_1=replace(plain, kv_heads=1),
         lengths=replace(plain, batch=4, lengths=lengths),

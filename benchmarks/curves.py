@@ -1,4 +1,5 @@
-"""The figure of trainings: both losses by step and by time, and what a guess without context loses."""
+"""Figures of learning: of trainings, both losses by step and by time, and what a guess without
+context loses; of students, their losses and how near they come to their teacher."""
 
 from __future__ import annotations
 
@@ -55,3 +56,26 @@ def _draw(by_step, by_time, rows: list[Row]) -> None:
         ax.axhline(rows[0]["unigram"], color="#444444", linestyle=":", label="unigrams: no context")
         ax.grid(True, color="#dddddd", linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
+
+
+def students(rows: list[Row]):
+    """A matplotlib figure of a distillation's rows; every lesson has losses of its own."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.5, 4.8), dpi=140, layout="constrained")
+    losses, correlations = figure.subplots(1, 2)
+    for number, row in enumerate(rows):
+        colour, ends = f"C{number}", [*row["stages"][1:], len(row["losses"])]
+        for first, end in zip(row["stages"], ends, strict=True):
+            values, steps = row["losses"][first:end], range(first + 1, end + 1)
+            losses.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
+            losses.plot(steps, smooth(values, max(1, round(SMOOTH * len(row["losses"])))), color=colour)
+        label = f"{row['contender']}: {row['spearman']:.3f}"
+        correlations.plot(*zip(*row["correlations"], strict=True), color=colour, marker="o", markersize=3, label=label)
+    losses.set(xlabel="step", ylabel="loss of the lesson", yscale="log")
+    correlations.set(xlabel="step", ylabel="Spearman's correlation with the teacher", title="held-out sentences")
+    figure.legend(*correlations.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    for ax in (losses, correlations):
+        ax.grid(True, color="#dddddd", linewidth=0.6)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -9,6 +9,9 @@ and inputs, results and gradients included.
 A side that would need more than a third of the free memory is left out with that reason. How
 much it would need is what the last size at which both ran took (else the smallest, called for
 this), times the ratio of tokens and of layers; and that size's verdict is then the case's.
+
+Short models (the family "encoders") get a batch of the text instead, padded to one length; states
+and rates are of real tokens.
 """
 
 from __future__ import annotations
@@ -104,7 +107,7 @@ class Runner:
             return [{**rows[name], "skip": rows[name].get("skip", wrong)} for name in NAMES]
         runs: dict[str, Callable[[], object]] = {name: one.run for name, one in done.items()}
         times = interleave(runs, self.device, seconds, {name: one.seconds for name, one in done.items()}, least=1)
-        _fill(rows, times, case.length)
+        _fill(rows, times, sum(case.real))
         return list(rows.values())
 
     def _call(self, case: Long, direction: str, made: Sides, able: list[str]) -> dict[str, First]:

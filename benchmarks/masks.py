@@ -43,6 +43,9 @@ def scores_bias(workload: Workload, x: Inputs) -> Tensor | None:
         return x.bias
     i = torch.arange(workload.queries, device=x.q.device)[:, None]
     j = torch.arange(workload.sk, device=x.q.device)[None, :]
+    if workload.bias == "relative":
+        products = workload.dim**-0.5 * x.q @ x.bias.mT
+        return products.gather(3, (j - i + workload.queries - 1).expand(*x.q.shape[:2], -1, -1))
     return x.bias[:, j - i + workload.queries - 1][None].to(x.q.dtype)
 
 

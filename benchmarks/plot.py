@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 
 from .cases import FAMILIES
-from .curves import curves
+from .curves import curves, students
 from .rows import Row, measured
 from .table import CEILINGS
 
@@ -16,6 +16,7 @@ COLOURS = {"pkernels": "#0b5fa5", "sdpa": "#d1495b", "flex": "#2a9d5c", "masked"
 STYLES = {"float32": "-", "bfloat16": "--", "float16": ":"}
 MARKERS = {"float32": "o", "bfloat16": "s", "float16": "^"}
 OF_MODELS = "osD^vPX"
+LEARNT = {"training": curves, "distillation": students}
 DIRECTIONS = {"forward": "forward", "backward": "backward", "both": "forward + backward"}
 
 
@@ -30,8 +31,8 @@ def plot(rows: list[Row], folder: Path) -> list[Path]:
         chosen = [row for row in measured(rows) if row["family"] == family and row["contender"] not in CEILINGS]
         if not chosen:
             continue
-        if family == "training":
-            figure = curves(chosen)
+        if family in LEARNT:
+            figure = LEARNT[family](chosen)
         else:
             figure = _bars(chosen) if all(row["x"] is None for row in chosen) else _lines(chosen, family)
         title = FAMILIES[family].title if family in FAMILIES else family

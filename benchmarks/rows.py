@@ -3,7 +3,8 @@
 A row that was measured has ``seconds`` (median, q20, q80, samples), ``ratio`` (its time per
 useful pair over the first contender's), ``rate`` in ``unit``, ``share`` of the ceiling,
 ``memory`` in bytes (peak on top of the inputs, results included) and ``checked``; models have
-``memory_ratio``, over the first contender's, and trainings the ``losses`` and ``step_seconds``.
+``memory_ratio``, over the first contender's, and trainings the ``losses`` and ``step_seconds``;
+students moreover ``correlations`` with their teacher, and the last as ``spearman``.
 One that was not has ``skip``, the reason. All carry machine, versions, commit and date.
 """
 

@@ -20,7 +20,7 @@ NOISE = 0.05
 
 @dataclass(frozen=True)
 class Long:
-    """A model over one long text, or its first layer's attention alone, at one length."""
+    """A model over one long text or a batch, or its first layer's attention alone, at one length."""
 
     encoder: Encoder
     length: int
@@ -30,7 +30,9 @@ class Long:
     @property
     def family(self) -> str:
         """The table it stands in."""
-        return "long attention" if self.alone else "long text"
+        if self.alone:
+            return "long attention"
+        return "long text" if len(self.encoder.rows) == 1 else "encoders"
 
     @property
     def model(self) -> str:
@@ -41,7 +43,13 @@ class Long:
     @property
     def name(self) -> str:
         """Unique within the family."""
-        return f"{self.model} float32 S={self.length}"
+        batch = f" B={len(self.encoder.rows)}" if len(self.encoder.rows) > 1 else ""
+        return f"{self.model} float32 S={self.length}{batch}"
+
+    @property
+    def real(self) -> list[int]:
+        """Tokens of each row that are no padding."""
+        return [round(part * self.length) for part in self.encoder.rows]
 
     @property
     def title(self) -> str:
@@ -51,7 +59,7 @@ class Long:
     @property
     def work(self) -> int:
         """What memory is at most in proportion to: tokens times layers."""
-        return self.length * self.layers
+        return sum(self.real) * self.layers
 
     def smallest(self) -> Long:
         """The least work of the same kind that the suite has, or this."""
@@ -66,7 +74,7 @@ class Side:
     Attributes:
         name: The contender's.
         module: Whose parameters get gradients.
-        forward: Returns hidden states ``(1, S, width)``.
+        forward: Returns hidden states ``(1, S, width)``, or of real tokens ``(total, width)``.
         named: Gives our tensors transformers' names.
         leaf: What beside parameters gets a gradient.
     """
@@ -110,10 +118,17 @@ def sides(case: Long, device: str) -> tuple[Side, Side]:
     ours, theirs = twins(encoder.architecture, encoder.config(case.length, case.layers), device, NOISE)
     if case.alone:
         return _attentions(case, ours, theirs, device)
-    ids = corpus.rows(case.length)[:1].to(device)
-    arguments = encoder.arguments(case.length, device)
+    ids = corpus.rows(case.length)[: len(encoder.rows)].to(device)
+    arguments = dict(encoder.arguments(case.length, device))
+    real = (torch.arange(case.length) < torch.tensor(case.real)[:, None]).to(device)
+    padded = not bool(real.all())
+    if padded:
+        ids = ids.where(real, corpus.PADDING)
+        arguments["attention_mask"] = real.long()
 
     def calling(model: nn.Module) -> Callable[[], Tensor]:
+        if padded:
+            return lambda: model(input_ids=ids, **arguments).last_hidden_state[real]
         return lambda: model(input_ids=ids, **arguments).last_hidden_state
 
     return (

@@ -15,7 +15,7 @@ import gc
 import importlib.util
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -39,14 +39,30 @@ def texts(count: int) -> list[str]:
 
     found: list[str] = []
     for name in sorted(topics):
-        for index, block in enumerate(re.split(r"\n\s*\n", topics[name])):
-            words = " ".join(block.split())
-            if sum(letter.isalpha() or letter == " " for letter in words) < 0.8 * len(words) or len(words) < 20:
-                continue  # rulers, tables, code
+        for index, words in paragraphs(topics[name]):
             # Every third paragraph stays whole, so that lengths vary as in real documents.
-            found += [words] if index % 3 == 0 else [s for s in re.split(r"(?<=[.!?]) +", words) if len(s) >= 20]
+            found += [words] if index % 3 == 0 else sentences(words)
     step = max(1, len(found) // count)
     return found[::step][:count]
+
+
+def paragraphs(topic: str) -> Iterator[tuple[int, str]]:
+    """Those of one topic, each in a line, with its number among all blocks."""
+    for index, block in enumerate(re.split(r"\n\s*\n", topic)):
+        words = " ".join(block.split())
+        if sum(letter.isalpha() or letter == " " for letter in words) < 0.8 * len(words) or len(words) < 20:
+            continue  # rulers, tables, code
+        yield index, words
+
+
+def sentences(paragraph: str) -> list[str]:
+    """What ends with a full stop or the like; the shortest are left out.
+
+    Example:
+        >>> sentences("A list is a sequence. See also: tuple. May it be empty?")
+        ['A list is a sequence.']
+    """
+    return [sentence for sentence in re.split(r"(?<=[.!?]) +", paragraph) if len(sentence) >= 20]
 
 
 def folder() -> Path | None:
@@ -70,15 +86,15 @@ def run(device: str, facts: dict, count: int) -> list[Row]:
         return [{**case, "contender": "pkernels", "skip": reason, **facts}]
     encoder = Encoder.from_pretrained(str(folder()), device=device)
     ids = encoder.tokenize(texts(count))
-    theirs = _theirs(device)
+    reference = theirs(folder(), device)
     runs = {
         "pkernels": lambda: torch.cat([encoder.encode_ids(batch) for batch in _split(ids)]),
-        "transformers": _embedding(theirs, _padded(ids, range(len(ids)), device)),
-        "transformers, sorted": _embedding(theirs, _padded(ids, _by_length(ids), device)),
+        "transformers": embedding(reference, padded(ids, range(len(ids)), device)),
+        "transformers, sorted": embedding(reference, padded(ids, _by_length(ids), device)),
     }
     # Once for the weights, which are read from the file when they are first used.
     encoder.encode_ids(ids[:2])
-    _embedding(theirs, _padded(ids[:2], range(2), device))()
+    embedding(reference, padded(ids[:2], range(2), device))()
     gc.collect()
     taken, results, first = {}, {}, {}
     for name, call in runs.items():
@@ -110,7 +126,8 @@ def _by_length(ids: list[list[int]]) -> list[int]:
     return sorted(range(len(ids)), key=lambda place: -len(ids[place]))
 
 
-def _padded(ids: list[list[int]], order: Sequence[int], device: str) -> Batches:
+def padded(ids: list[list[int]], order: Sequence[int], device: str) -> Batches:
+    """Batches of the texts in that order."""
     batches = []
     for places in _split(order):
         shape = (len(places), max(len(ids[place]) for place in places))
@@ -122,14 +139,15 @@ def _padded(ids: list[list[int]], order: Sequence[int], device: str) -> Batches:
     return batches
 
 
-def _theirs(device: str) -> torch.nn.Module:
+def theirs(local_dir: Path | str | None, device: str) -> torch.nn.Module:
+    """transformers' BertModel with its best attention, of a directory's weights."""
     from transformers import BertModel, logging
 
     logging.disable_progress_bar()
-    return BertModel.from_pretrained(folder(), attn_implementation="sdpa", dtype=torch.float32).eval().to(device)
+    return BertModel.from_pretrained(local_dir, attn_implementation="sdpa", dtype=torch.float32).eval().to(device)
 
 
-def _embedding(model: torch.nn.Module, batches: Batches) -> Callable[[], Tensor]:
+def embedding(model: torch.nn.Module, batches: Batches) -> Callable[[], Tensor]:
     """Unit vectors of all texts, in their order."""
 
     @torch.inference_mode()

@@ -82,11 +82,11 @@ def train(learner: Learner, steps: int, device: str, facts: dict, report: Callab
     runs = Run("pkernels", ours, learner.rate), Run("transformers", theirs, learner.rate)
     verdicts: list[Verdict] = []
     text, generator = corpus.rows(learner.length), torch.Generator().manual_seed(0)
-    predicted = torch.zeros(corpus.WORDS)
+    predicted = torch.zeros(ours.config.vocab_size)  # type: ignore[attr-defined]
     for step in range(steps):
         places = torch.randint(len(text), (learner.batch,), generator=generator)
         arguments = learner.objective(text[places], generator)
-        predicted += _counts(arguments["labels"])
+        predicted += _counts(arguments["labels"], len(predicted))
         for run in runs:
             run.step({name: x.to(device) for name, x in arguments.items()}, device)
         report(" ".join(f"{run.name} {run.losses[-1]:.3f}" for run in runs))
@@ -131,8 +131,8 @@ def summary(rows: list[Row]) -> list[str]:
     ]
 
 
-def _counts(labels: Tensor) -> Tensor:
-    return torch.bincount(labels[labels >= 0], minlength=corpus.WORDS).float()
+def _counts(labels: Tensor, words: int = corpus.WORDS) -> Tensor:
+    return torch.bincount(labels[labels >= 0], minlength=words).float()
 
 
 def _rows(learner: Learner, runs: tuple[Run, Run], facts: dict, verdict: Verdict, unigram: float) -> list[Row]:

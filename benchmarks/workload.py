@@ -19,7 +19,8 @@ class Workload:
 
     Attributes:
         pattern: Which pairs are kept.
-        bias: None, "distance" (one value per head and distance) or "dense" (per head and pair).
+        bias: None, "distance" (one value per head and distance), "relative" (one row per head and
+            distance, which q meets) or "dense" (per head and pair).
         lengths: Real rows of each sequence of a ragged batch; ``batch`` is then their number.
         packed: Whether those sequences lie behind one another instead of being padded.
         positions: Scattered global positions.
@@ -137,6 +138,8 @@ class Workload:
             return None
         if self.bias == "distance":
             return torch.randn(self.heads, self.queries + self.sk - 1, generator=generator)
+        if self.bias == "relative":
+            return torch.randn(self.heads, self.queries + self.sk - 1, self.dim, generator=generator).to(self.dtype)
         return torch.randn(1, self.heads, self.queries, self.sk, generator=generator).to(self.dtype)
 
 

@@ -26,8 +26,9 @@ struct Call {
   std::vector<int32_t> rows, starts;
 
   Call(const Tensor& q, const Tensor& k, const Tensor& v, const std::optional<Tensor>& distance,
-       const std::optional<Tensor>& dense, const std::vector<int64_t>& q_rows, const std::vector<int64_t>& k_rows,
-       int64_t zero, bool packed, double scale, double dropout, int64_t seed) {
+       const std::optional<Tensor>& dense, const std::optional<Tensor>& query, const std::optional<Tensor>& table,
+       const std::vector<int64_t>& q_rows, const std::vector<int64_t>& k_rows, int64_t zero, bool packed, double scale,
+       double dropout, int64_t seed) {
     Problem& p = problem;
     p.type = type_of(q);
     p.batch = q_rows.size() / 2, p.heads = q.size(1), p.kv_heads = std::max<int64_t>(1, k.size(1));
@@ -42,6 +43,10 @@ struct Call {
     if (distance) {
       p.distance = floats(distance), p.distance_head = distance->stride(0);
       p.distance_width = distance->size(1), p.zero = zero;
+    }
+    if (query && table) {
+      p.query = rows_of(*query), p.table = {table->data_ptr(), 0, table->stride(0), table->stride(1)};
+      p.dr = query->size(3), p.table_rows = table->size(1), p.zero = zero;
     }
     if (dense) {
       auto step = [&](int64_t i) { return dense->size(i) == 1 ? 0 : dense->stride(i); };
@@ -119,16 +124,18 @@ Forward forward_of(const Call& call, const Tensor& q, const Tensor& k, const Ten
 Backward backward_of(const Call& call, const Tensor& dout, const std::optional<Tensor>& dlse, const Tensor& q,
                      const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse, const Tensor& dq,
                      const Tensor& dk, const Tensor& dv, const std::optional<Tensor>& ddistance,
-                     const std::optional<Tensor>& ddense) {
+                     const std::optional<Tensor>& ddense, const std::optional<Tensor>& dquery,
+                     const std::optional<Tensor>& dtable) {
   Backward f{};
   f.problem = call.problem;
   f.q = rows_of(q), f.k = rows_of(k), f.v = rows_of(v), f.out = rows_of(out), f.dout = rows_of(dout);
-  f.dq = rows_of(dq), f.dk = rows_of(dk), f.dv = rows_of(dv);
+  f.dq.to = rows_of(dq), f.dq.width = dq.size(3), f.dk = rows_of(dk), f.dv = rows_of(dv);
   f.lse = static_cast<const float*>(lse.data_ptr()), f.lse_batch = lse.stride(0), f.lse_head = lse.stride(1);
   if (dlse) {
     f.dlse = floats(dlse), f.dlse_batch = dlse->stride(0), f.dlse_head = dlse->stride(1), f.dlse_row = dlse->stride(2);
   }
-  f.ddistance = const_cast<float*>(floats(ddistance));
+  f.ddistance = const_cast<float*>(floats(ddistance)), f.dtable = const_cast<float*>(floats(dtable));
+  if (dquery) f.dquery.to = rows_of(*dquery), f.dquery.width = dquery->size(3);
   if (ddense) {
     f.ddense = const_cast<float*>(floats(ddense));
     for (int i = 0; i < 4; ++i) f.ddense_size[i] = ddense->size(i);
@@ -137,16 +144,18 @@ Backward backward_of(const Call& call, const Tensor& dout, const std::optional<T
 }
 
 // The arguments of every forward and of every backward, before those of the pattern.
-#define PK_COMMON                                                                           \
-  std::optional<Tensor> distance, std::optional<Tensor> dense, std::vector<int64_t> q_rows, \
-      std::vector<int64_t> k_rows, int64_t zero, bool packed, double scale, double dropout, int64_t seed
-#define PK_CALL Call call(q, k, v, distance, dense, q_rows, k_rows, zero, packed, scale, dropout, seed)
+#define PK_COMMON                                                                                          \
+  std::optional<Tensor> distance, std::optional<Tensor> dense, std::optional<Tensor> query,                \
+      std::optional<Tensor> table, std::vector<int64_t> q_rows, std::vector<int64_t> k_rows, int64_t zero, \
+      bool packed, double scale, double dropout, int64_t seed
+#define PK_CALL Call call(q, k, v, distance, dense, query, table, q_rows, k_rows, zero, packed, scale, dropout, seed)
 #define PK_FORWARD Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, PK_COMMON
 #define PK_BACKWARD                                                                                                    \
   Tensor dout, std::optional<Tensor> dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor dq, Tensor dk, \
-      Tensor dv, std::optional<Tensor> ddistance, std::optional<Tensor> ddense, PK_COMMON
+      Tensor dv, std::optional<Tensor> ddistance, std::optional<Tensor> ddense, std::optional<Tensor> dquery,          \
+      std::optional<Tensor> dtable, PK_COMMON
 #define PK_FORWARD_OF forward_of(call, q, k, v, out, lse)
-#define PK_BACKWARD_OF backward_of(call, dout, dlse, q, k, v, out, lse, dq, dk, dv, ddistance, ddense)
+#define PK_BACKWARD_OF backward_of(call, dout, dlse, q, k, v, out, lse, dq, dk, dv, ddistance, ddense, dquery, dtable)
 
 #define PK_BAND std::vector<int64_t> columns, std::vector<int64_t> band
 void band_forward(PK_FORWARD, PK_BAND) {
@@ -186,7 +195,7 @@ void buckets_backward(PK_BACKWARD, PK_BUCKETS) {
   chunks_backward(PK_BACKWARD_OF);
 }
 
-// Rows of partial sums that the caller provides for the gradient of Distance, per head.
+// Rows of partial sums that the caller provides for the gradients of Distance and of a table, per head.
 int64_t distance_rows(int64_t batch, int64_t kv_heads, int64_t longest) {
   Problem p;
   std::vector<Span> keys(batch, Span{0, longest});
@@ -196,14 +205,15 @@ int64_t distance_rows(int64_t batch, int64_t kv_heads, int64_t longest) {
 
 }  // namespace
 
-#define PK_SCHEMA                                                                                     \
-  "Tensor? distance, Tensor? dense, int[] q_rows, int[] k_rows, int zero, bool packed, float scale, " \
+#define PK_SCHEMA                                                                                                      \
+  "Tensor? distance, Tensor? dense, Tensor? query, Tensor? table, int[] q_rows, int[] k_rows, int zero, bool packed, " \
+  "float scale, "                                                                                                      \
   "float dropout, int seed, "
 #define PK_FORWARD_SCHEMA "_forward(Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!) lse, " PK_SCHEMA
 #define PK_BACKWARD_SCHEMA                                                                                     \
   "_backward(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor(a!) dq, " \
   "Tensor(b!)"                                                                                                 \
-  " dk, Tensor(c!) dv, Tensor(d!)? ddistance, Tensor(e!)? ddense, " PK_SCHEMA
+  " dk, Tensor(c!) dv, Tensor(d!)? ddistance, Tensor(e!)? ddense, Tensor(f!)? dquery, Tensor(g!)? dtable, " PK_SCHEMA
 #define PK_DEFINE(shape, pattern)                   \
   m.def(shape PK_FORWARD_SCHEMA pattern ") -> ()"); \
   m.def(shape PK_BACKWARD_SCHEMA pattern ") -> ()")

@@ -72,6 +72,10 @@ struct Problem {
   Type dense_type = Type::f32;
   int64_t dense_batch = 0, dense_head = 0, dense_row = 0, dense_column = 0;
 
+  // bias[b, h, i, j] = scale * query[b, h, i] . table[h, j - i + zero], dr numbers each; 0: none
+  Rows query, table;
+  int64_t dr = 0, table_rows = 0;
+
   // A weight is kept if its 16 random bits reach `threshold`, and divided by 1 - dropout.
   uint32_t threshold = 0;
   float keep_scale = 1;

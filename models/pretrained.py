@@ -12,20 +12,36 @@ from torch import Tensor, nn
 
 from .parts import files
 from .parts.config import BaseConfig
+from .parts.keys import KeyMap
 from .parts.model import Family, Model
 
 # model_type in config.json -> module of the family.
 FAMILIES = {
     "albert": "albert",
+    "bart": "bart",
     "bert": "bert",
     "big_bird": "bigbird",
+    "clip": "clip",
+    "clip_text_model": "clip_text",
+    "clip_vision_model": "clip_vision",
     "distilbert": "distilbert",
     "electra": "electra",
+    "elmo": "elmo",
+    "gpt2": "gpt2",
+    "gpt3": "gpt3",
+    "gpt_neo": "gpt_neo",
     "longformer": "longformer",
     "reformer": "reformer",
     "roberta": "roberta",
+    "t5": "t5",
+    "transfo-xl": "transformer_xl",
     "unilm": "unilm",
+    "vit": "vit",
+    "xlnet": "xlnet",
 }
+
+# How timm, which writes no model_type, begins the name of an architecture -> module of the family.
+TIMM = {"vit_": "vit"}
 
 
 def family(model_type: str) -> Family:
@@ -59,8 +75,9 @@ def from_pretrained(
     Args:
         local_dir: Holds ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``,
             whole or in shards with an index.
-        architecture: One of the family's, if not the one that config.json names. Weights
-            that it does not use are left out with a warning.
+        architecture: One of the family's, if not the one that config.json names, or of a part
+            of it, such as CLIP's "CLIPTextModel". Weights that it does not use are left out, of
+            the same part with a warning.
         dtype: Of the parameters.
 
     Raises:
@@ -73,18 +90,34 @@ def from_pretrained(
     ``new.body.load_state_dict(trained.body.state_dict())``.
     """
     path = Path(local_dir) / "config.json"
-    values = files.read_config(local_dir)
+    values = _translated(files.read_config(local_dir), path)
     model_type = values.get("model_type")
     if model_type not in FAMILIES:
         raise ValueError(f"{path}: model_type: one of {', '.join(FAMILIES)} is allowed, got {model_type!r}")
     one = family(model_type)
+    if architecture is not None and architecture in one.towers:
+        values = one.towers[architecture](values)
+        one = family(values["model_type"])
     architecture = _architecture(architecture, values, one, path)
     config = one.config.from_dict(values, str(path))
+    weights, theirs = files.read_tensors(local_dir)
+    config, theirs = one.stored(architecture, config, theirs)
     with torch.device("meta"):
         model = Model(one, architecture, config)
-    weights, theirs = files.read_tensors(local_dir)
     _fill(model, theirs, weights, dtype)
     return model.eval()
+
+
+def _translated(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A config.json of timm's in transformers' words; one of transformers' as it is."""
+    name = str(values.get("architecture"))
+    module = next((module for begin, module in TIMM.items() if name.startswith(begin)), None)
+    if "model_type" in values or module is None:
+        return values
+    try:
+        return importlib.import_module(f".{module}", __package__).translated(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _architecture(given: str | None, values: dict[str, Any], one: Family, path: Path) -> str:
@@ -98,13 +131,15 @@ def _architecture(given: str | None, values: dict[str, Any], one: Family, path: 
 
 def _fill(model: Model, theirs: dict[str, Tensor], path: Path, dtype: torch.dtype) -> None:
     """Put the file's tensors into a model on the meta device."""
-    keys = model.family.keys
+    keys = model.family.keys_of(theirs)
     wanted = keys.export(model.state_dict())
-    known = {*wanted, *_other_heads(model)}
+    known = {*wanted, *_other_heads(model, keys)}
     try:
         found = keys.canonical(theirs, known)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if _leave_out(model, keys, found, path):
+        wanted = keys.export(model.state_dict())
     _compare(found, wanted, known, path)
     unused = sorted(set(found) - set(wanted))
     if unused:
@@ -113,13 +148,31 @@ def _fill(model: Model, theirs: dict[str, Tensor], path: Path, dtype: torch.dtyp
     model.load_state_dict(ours, assign=True)
 
 
-def _other_heads(model: Model) -> set[str]:
+def _leave_out(model: Model, keys: KeyMap, found: dict[str, Tensor], path: Path) -> list[str]:
+    """The optional parts of a model of which the file has nothing; the model loses them."""
+    absent = []
+    for name in model.family.optional.get(model.architecture, ()):
+        part = {key: x for key, x in model.state_dict().items() if key.startswith(f"{name}.")}
+        if part and not set(keys.export(part)) & set(found):
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, None)
+            absent.append(name)
+    if absent:
+        warnings.warn(f"{path}: holds no {', '.join(absent)}: {model.architecture} goes without", stacklevel=5)
+    return absent
+
+
+def _other_heads(model: Model, keys: KeyMap) -> set[str]:
     """Names in files of all the family's architectures."""
+    family = model.family
     names: set[str] = set()
-    for make in model.family.heads.values():
+    parts = [("head", make) for make in family.heads.values()]
+    if family.bodies:
+        parts += [("body", make) for make in (family.body, *family.bodies.values())]
+    for part, make in parts:
         with torch.device("meta"):
-            head = nn.ModuleDict({"head": make(model.config)})
-        names.update(model.family.keys.export(head.state_dict()))
+            module = nn.ModuleDict({part: make(model.config)})
+        names.update(keys.export(module.state_dict()))
     return names
 
 

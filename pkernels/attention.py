@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from . import ops
-from .bias import Dense, Distance
+from .added import added
+from .bias import Bias, tensors_of
 from .blocks import Blocks
 from .buckets import Buckets
 from .checks import check_numbers, check_tensors
@@ -29,7 +30,7 @@ def attention(
     k: Tensor,
     v: Tensor,
     pattern: Pattern = _dense,
-    bias: Distance | Dense | None = None,
+    bias: Bias | None = None,
     *,
     scale: float | None = None,
     lengths: object = None,
@@ -49,7 +50,8 @@ def attention(
         v: ``(B, Hkv, Sk, Dv)``; Dv may differ from D.
         pattern: Which pairs are kept: a ``Band``, on positions aligned bottom-right; ``Blocks``,
             on raw rows; or ``Buckets``, for Sq == Sk.
-        bias: Added to the scaled scores.
+        bias: Added to the scaled scores: a ``Distance``, a ``Dense`` or, but not with ``Buckets``,
+            a ``Relative``.
         scale: Factor of q·k, ``1 / sqrt(D)`` if not given.
         lengths: ``(B,)`` integers: the real keys of each batch row, and the real queries too
             if Sq == Sk. Or a pair ``(query_lengths, key_lengths)``.
@@ -83,17 +85,17 @@ def attention(
         torch.Size([2, 4, 100, 64])
     """
     check_tensors(q, k, v)
-    _refuse_forward_mode(q, k, v, None if bias is None else getattr(bias, "values", None))
     if not isinstance(pattern, (Band, Blocks, Buckets)):
         raise ValueError(f"pattern: a Band, Blocks or Buckets is allowed, got {pattern!r}")
     check_numbers(scale, dropout)
     rows = spans(q, k, lengths, offsets)
     batch = rows.batch(q.shape[0])
-    distance, dense, zero = _bias(bias, q, k, rows, batch)
+    biases, zero = added(bias, q, k, rows, batch)
+    _refuse_forward_mode(q, k, v, *(() if bias is None else tensors_of(bias)))
     chosen = ops.choose(backend, q, k, v, pattern, bias)
     operator, tensors, numbers, rows = _described(pattern, q, k, rows, batch, chosen)
     out, lse = operator(
-        q, k, v, distance, dense, *tensors, rows.q, rows.k, _seed(seed, q) if dropout > 0 else None, *numbers,
+        q, k, v, *biases, *tensors, rows.q, rows.k, _seed(seed, q) if dropout > 0 else None, *numbers,
         zero, rows.packed, scale, dropout, chosen,
     )  # fmt: skip
     return (out, lse) if return_lse else out
@@ -162,54 +164,12 @@ def dilated_attention(
     return attention(q, k, v, window(left, right, dilation=dilation), **options)
 
 
-def _refuse_forward_mode(*tensors: Tensor | None) -> None:
+def _refuse_forward_mode(*tensors: Tensor) -> None:
     # The operators have no forward-mode formula, and torch would take their tangents for zero.
     if torch.compiler.is_compiling():
         return
-    if any(x is not None and unpack_dual(x).tangent is not None for x in tensors):
+    if any(unpack_dual(x).tangent is not None for x in tensors):
         raise NotImplementedError("forward-mode differentiation (jvp): attention has reverse mode alone")
-
-
-def _bias(bias: object, q: Tensor, k: Tensor, rows: Spans, batch: int) -> tuple[Tensor | None, Tensor | None, int]:
-    """``(distance, dense, zero)`` for the op."""
-    heads, sq, sk = q.shape[1], q.shape[2], k.shape[2]
-    if bias is None:
-        return None, None, 0
-    if not isinstance(bias, (Distance, Dense)):
-        raise ValueError(f"bias: a Distance, a Dense or None is allowed, got {type(bias).__name__}")
-    values = bias.values
-    if values.device != q.device:
-        raise ValueError(f"bias: q's device {q.device} is allowed, got {values.device}")
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    if isinstance(bias, Distance):
-        width = values.shape[1]
-        if values.shape[0] not in (1, heads) or (width % 2 == 0 if rows.packed else width != max(sq + sk - 1, 0)):
-            # Not before: a symbolic length that is printed becomes a constant.
-            want = f"({heads} or 1, {'an odd number' if rows.packed else max(sq + sk - 1, 0)})"
-            raise ValueError(f"bias: Distance values of shape {want} are allowed, got {tuple(values.shape)}")
-        if rows.packed:
-            _check_reach(rows, (width // 2 + 1, width // 2 + 1))
-        return values.to(wide).expand(heads, -1), None, width // 2 if rows.packed else max(sq - 1, 0)
-    values = values[(None,) * (4 - values.dim())]
-    limits = (batch, heads, sq, sk)
-    fits = all(
-        n in (1, limit) or (rows.packed and i > 1 and n <= limit)
-        for i, (n, limit) in enumerate(zip(values.shape, limits, strict=True))
-    )
-    if not fits:
-        raise ValueError(f"bias: Dense values that broadcast to {limits} are allowed, got {tuple(bias.values.shape)}")
-    if rows.packed:
-        _check_reach(rows, tuple(n if n > 1 else limit for n, limit in zip(values.shape[2:], (sq, sk), strict=True)))
-    return None, values if values.dtype == q.dtype else values.to(wide), 0
-
-
-def _check_reach(rows: Spans, reach: tuple[int, ...]) -> None:
-    if torch.compiler.is_compiling():
-        return
-    for name, span, size in zip(("queries", "keys"), (rows.q, rows.k), reach, strict=True):
-        longest = int(span[:, 1].max()) if span is not None and len(span) else 0
-        if longest > size:
-            raise ValueError(f"bias: must reach the longest sequence, {longest} {name}; its values reach {size}")
 
 
 def _prefix(pattern: Band, q: Tensor, batch: int) -> Tensor | None:

@@ -56,6 +56,55 @@ class Dense:
             raise ValueError(f"Dense.values: 1 to 4 dimensions are allowed, got {self.values.dim()}")
 
 
+@dataclass(frozen=True, eq=False)
+class Relative:
+    """A bias by distance that depends on the query too: Transformer-XL, XLNet (Dai et al. 2019,
+    arXiv:1901.02860, section 3.3; Yang et al. 2019, arXiv:1906.08237, section 2.5).
+
+    Args:
+        query: ``(B, H, Sq, Dr)`` in q's dtype and, where sequences are packed, in q's rows:
+            queries for positions, such as ``q + position_bias``. Dr may differ from D.
+        table: ``(H, Sq + Sk - 1, Dr)`` or ``(1, Sq + Sk - 1, Dr)`` in q's dtype: one row for each
+            distance, in the order of the columns of :class:`Distance`. The score of query row
+            ``i`` and key column ``j`` gains ``scale * query[b, h, i] . table[h, j - i + Sq - 1]``;
+            rows and columns are raw indices. For packed sequences (``offsets``) the number of
+            rows is odd and the middle one belongs to ``j == i``.
+
+    ``scale`` is that of the call: as in the papers, both products are divided by ``sqrt(D)``.
+    Both gradients are summed in a fixed order, in O(S) memory.
+
+    Example:
+        >>> bias = Relative(torch.zeros(8, 12, 128, 64), torch.zeros(12, 2 * 128 - 1, 64))
+        >>> bias.table.shape
+        torch.Size([12, 255, 64])
+    """
+
+    query: Tensor
+    table: Tensor
+
+    def __post_init__(self) -> None:
+        _check_floating("Relative.query", self.query, dims=4)
+        _check_floating("Relative.table", self.table, dims=3)
+        if self.query.shape[3] != self.table.shape[2] or self.query.shape[3] == 0:
+            raise ValueError(
+                "Relative.table: query's last dimension, at least 1, is allowed, got "
+                f"{tuple(self.table.shape)} beside {tuple(self.query.shape)}"
+            )
+
+
+Bias = Distance | Dense | Relative
+
+
+def tensors_of(bias: Bias) -> tuple[Tensor, ...]:
+    """What a bias holds, in the order in which it takes them.
+
+    Example:
+        >>> len(tensors_of(Distance(torch.zeros(12, 255))))
+        1
+    """
+    return (bias.query, bias.table) if isinstance(bias, Relative) else (bias.values,)
+
+
 def _check_floating(name: str, values: Tensor, dims: int | None) -> None:
     if not isinstance(values, Tensor) or not values.is_floating_point():
         given = values.dtype if isinstance(values, Tensor) else type(values).__name__

@@ -83,6 +83,7 @@ def check_problem(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> None:
     _check("distance", problem.distance, q, (wide,), [(heads,), None])
     rows, columns = (None, None) if problem.packed else ((1, sq), (1, sk))
     _check("dense", problem.dense, q, (q.dtype, wide), [(1, batch), (1, heads), rows, columns])
+    _check_relative(q, problem)
     if not problem.packed:
         problem.check_reach(sq, sk)
     check_numbers(problem.scale, problem.dropout)
@@ -106,10 +107,24 @@ def _check_pattern(q: Tensor, k: Tensor, problem: Problem, batch: int) -> None:
         return
     pattern.check(batch, heads, sq, sk)
     _check("order", pattern.order, q, (torch.int32,), [None] * 4)
-    if problem.distance is not None or problem.dense is not None:
+    if any(x is not None for x in (problem.distance, problem.dense, problem.query, problem.table)):
         raise ValueError("bias: none is allowed with Buckets")
     if problem.q_spans is not None or problem.k_spans is not None:
         raise ValueError("spans: none are allowed with Buckets; rows that are not real are -1 in the order")
+
+
+def _check_relative(q: Tensor, problem: Problem) -> None:
+    query, table = problem.query, problem.table
+    _check("query", query, q, (q.dtype,), [*((size,) for size in q.shape[:3]), None])
+    _check("table", table, q, (q.dtype,), [(q.shape[1],), None, None])
+    width, rows = (None if x is None else x.shape[-1] for x in (query, table))
+    if width != rows or width == 0:
+        raise ValueError(
+            "query, table: both or none, of the same last dimension, are allowed, got "
+            f"query {_shape(query)}, table {_shape(table)}"
+        )
+    if sum(x is not None for x in (problem.distance, problem.dense, query)) > 1:
+        raise ValueError("distance, dense, query: one bias is allowed, got more")
 
 
 def check_gradients(q: Tensor, v: Tensor, dout: Tensor, dlse: Tensor | None, out: Tensor, lse: Tensor) -> None:

@@ -24,10 +24,12 @@ class Problem:
         scale: Factor of q·k.
         distance: ``(H, W)`` or None; ``zero`` is the column of ``j == i``.
         dense: ``(B|1, H|1, M|1, N|1)`` or None.
+        query, table: ``(B, H, Sq, Dr)`` and ``(H, W, Dr)`` in q's dtype, or None; ``zero`` is the
+            row of ``j == i``.
         q_spans, k_spans: ``(B, 2)`` int32 first row and number of rows, or None.
         packed: Whether all sequences lie in batch row 0.
         dropout, seed: Probability, and an int64 tensor of one element.
-        distance_grad, dense_grad: Which bias gradients the backward is to return.
+        distance_grad, dense_grad, query_grad, table_grad: Which bias gradients the backward is to return.
     """
 
     pattern: Pattern
@@ -35,6 +37,8 @@ class Problem:
     distance: Tensor | None = None
     zero: int = 0
     dense: Tensor | None = None
+    query: Tensor | None = None
+    table: Tensor | None = None
     q_spans: Tensor | None = None
     k_spans: Tensor | None = None
     packed: bool = False
@@ -42,6 +46,8 @@ class Problem:
     seed: Tensor | None = None
     distance_grad: bool = False
     dense_grad: bool = False
+    query_grad: bool = False
+    table_grad: bool = False
 
     def batch(self, q: Tensor) -> int:
         """Number of sequences."""
@@ -70,8 +76,9 @@ class Problem:
         if rows == 0 or columns == 0:
             return
         reach = (rows, columns)
-        if self.distance is not None:
-            reach = (self.zero + 1, self.distance.shape[1] - self.zero)
+        by_distance = self.distance if self.table is None else self.table
+        if by_distance is not None:
+            reach = (self.zero + 1, by_distance.shape[1] - self.zero)
         elif self.dense is not None:
             m, n = self.dense.shape[2:]
             reach = (rows if m == 1 else m, columns if n == 1 else n)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .bias import Dense, Distance
+from .bias import Dense, Distance, Relative
 from .blocks import Blocks
 from .buckets import Buckets
 from .ops import BACKENDS, why_not, why_not_built
@@ -46,6 +46,7 @@ _ROWS = (
     Row("`Blocks` with a bias and its gradient", _BLOCKS, bias="dense"),
     Row("`Buckets`: LSH, chunks", _BUCKETS),
     Row("`Distance` bias and its gradient", bias="distance"),
+    Row("`Relative` bias and its gradients", bias="relative"),
     Row("`Dense` bias and its gradient", bias="dense"),
     Row("grouped and single key heads", kv_heads=1),
     Row("float32", dtype=torch.float32),
@@ -84,6 +85,7 @@ def _cell(row: Row, backend: str) -> str:
             None: lambda: None,
             "distance": lambda: Distance(q.new_empty(4, 2047, dtype=torch.float32).requires_grad_()),
             "dense": lambda: Dense(q.new_empty(2, 1, 1, 1024).requires_grad_()),
+            "relative": lambda: Relative(q, q.new_empty(4, 2047, row.head_dim)),
         }[row.bias]()
         reason = why_not(backend, q, k, k, row.pattern, bias)
     # What was left out of this installation is asked as if it were there.

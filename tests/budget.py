@@ -16,7 +16,9 @@ where autograd gives an exact 0); its error is the largest of these.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ import pkernels
 
 from .oracle import TENSORS, Call, Result, evaluate, softmax_attention
 
-FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3, "dbias": 3}
+FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3, "dbias": 3, "dtable": 3}
 
 
 def device_of(backend: str) -> str:
@@ -44,7 +46,10 @@ def run(call: Call, backend: str) -> Result:
     """The call on a backend, with the gradients it asks for; the result lies in main memory."""
     device = device_of(backend)
     leaves = [moved(x.detach(), device).requires_grad_() for x in call.leaves()]
-    bias = None if call.bias is None else type(call.bias)(leaves[3])
+    bias = None if call.bias is None else type(call.bias)(*leaves[3:])
+    reason = backend and pkernels.why_not(backend, *leaves[:3], call.pattern, bias)
+    if reason:
+        pytest.skip(f"{backend}: {reason}")
     out, lse = pkernels.attention(
         *leaves[:3],
         call.pattern,
@@ -67,7 +72,18 @@ def plain(call: Call) -> list[Result]:
     ways = evaluations(call.q.dtype)
     if isinstance(call.pattern, pkernels.Buckets) and call.pattern.own is not None:
         ways.pop()  # exp(score - lse) of scores near -1e5 is as rough as their rounding
-    return [evaluate(call, dtype, attend) for dtype, attend in ways]
+    relative = isinstance(call.bias, pkernels.Relative)
+    return [evaluate(call, dtype, attend) for dtype, attend in ways] + [_turned(call, n) for n in range(3 * relative)]
+
+
+def _turned(call: Call, seed: int) -> Result:
+    """A call with a Relative, its features in another order."""
+    query, table = call.leaves()[3:]
+    order = torch.randperm(table.shape[-1], generator=torch.Generator().manual_seed(seed))
+    turned = replace(call, bias=pkernels.Relative(query[..., order], table[..., order]))
+    got, back = evaluate(turned, call.q.dtype), order.argsort()
+    grads = {name: getattr(got, name) for name in ("dbias", "dtable")}
+    return replace(got, **{name: None if dx is None else dx[..., back] for name, dx in grads.items()})
 
 
 def evaluations(dtype: torch.dtype) -> list[tuple[torch.dtype, Callable]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pkernels import INF, Band, Blocks, Buckets, Dense, Distance, causal, dense, prefix_lm, window
+from pkernels import INF, Band, Blocks, Buckets, Dense, Distance, Relative, causal, dense, prefix_lm, window
 
 from .budget import plain
 from .oracle import Call, Result, evaluate
@@ -71,12 +71,16 @@ class Case:
             random(self.batch, self.heads, self.sq).to(torch.float32) if self.lse_grad else None,
         )
 
-    def _bias(self, random, sk: int) -> Distance | Dense:
-        """``distance``, ``distance of one head``, or ``dense 1x2x1x9``; ``dense hidden`` has
-        pairs at -inf."""
+    def _bias(self, random, sk: int) -> Distance | Dense | Relative:
+        """``distance``, ``distance shared`` by heads, ``dense 1x2x1x9``, ``relative``, ``relative 26``
+        wide or ``relative shared``; ``dense hidden`` has pairs at -inf."""
         kind, _, shape = self.bias.partition(" ")
+        width = 2 * max(self.sq, sk) - 1 if self.offsets is not None else max(self.sq + sk - 1, 0)
+        if kind == "relative":
+            dr = int(shape) if shape.isdigit() else self.d
+            query = random(self.batch, self.heads, self.sq, dr)
+            return Relative(query, random(1 if shape == "shared" else self.heads, width, dr))
         if kind == "distance":
-            width = 2 * max(self.sq, sk) - 1 if self.offsets is not None else max(self.sq + sk - 1, 0)
             values = random(1 if shape else self.heads, width)
             return Distance(values.float())
         if shape == "hidden":
@@ -280,6 +284,43 @@ def biases() -> list[Case]:
     )
 
 
+def relatives() -> list[Case]:
+    masked = [Case(f"relative, {name}", pattern, sq=67, bias="relative") for name, pattern in MASKS.items()]
+    packed = {"batch": 1, "sq": 60, "offsets": [0, 23, 24, 24, 57], "bias": "relative"}
+    sizes = [(5, 130), (130, 5), (48, 97), (49, 96), (211, 211)]
+    wide = [Case(f"relative, causal, {n}x{m}", causal, batch=1, sq=n, sk=m, bias="relative") for n, m in sizes]
+    few = [Case(f"relative, S {n}x{m}", batch=4, heads=5, sq=n, sk=m, bias="relative") for n, m in ((1, 50), (50, 1))]
+    return [
+        *masked,
+        *wide,
+        *few,
+        Case("relative, shared", bias="relative shared"),
+        Case("relative, S 1", batch=4, heads=5, sq=1, bias="relative"),
+        Case("relative, D 26", causal, d=26, bias="relative"),
+        Case("relative, D 41", causal, d=41, bias="relative"),
+        Case("relative, D 64, Dr 7", d=64, bias="relative 7", batch=1),
+        Case("relative, D 8, Dr 256", causal, d=8, bias="relative 256", batch=1, scale=1 / 16),
+        Case("relative, scale 0.3", scale=0.3, bias="relative"),
+        Case("relative, heads 4:2", causal, heads=4, kv_heads=2, sk=60, bias="relative"),
+        Case("relative, heads 4:1, shared", heads=4, kv_heads=1, bias="relative shared"),
+        Case("relative, lengths", causal, lengths=[37, 11], bias="relative"),
+        Case("relative, lengths pair", causal, sk=50, lengths=([37, 12], [50, 9]), bias="relative"),
+        Case("relative, offsets", causal, **packed),
+        Case("relative, offsets, window", window(5, 2), **packed),
+        Case(
+            "relative, offsets pair", batch=1, sq=40, sk=60, offsets=([0, 1, 20, 38], [0, 30, 30, 60]), bias="relative"
+        ),
+        Case("relative, columns, dilation", Band(2, 2, columns=40, dilation=3), sq=67, sk=80, bias="relative"),
+        Case("relative, rows", Band(1, 0, columns=3, rows=9, dilation=2), sq=67, bias="relative"),
+        Case("relative, dropout", causal, dropout=0.3, bias="relative"),
+        Case("relative, blocks", listed(8, 37, 50, heads=2, most=2), sk=50, bias="relative"),
+        Case("relative, rows before heads", causal, layout="rows before heads", bias="relative"),
+        Case("relative, no rows", sq=0, bias="relative"),
+        Case("relative, no keys", sq=9, sk=0, bias="relative"),
+        Case("relative, no queries", sq=0, sk=9, bias="relative"),
+    ]
+
+
 def ragged() -> list[Case]:
     cases = [Case(f"lengths, {name}", pattern, sq=67, lengths=[67, 29]) for name, pattern in MASKS.items()]
     packed = {"batch": 1, "sq": 60, "offsets": [0, 23, 24, 24, 57]}
@@ -354,6 +395,8 @@ EVERYTHING = Case(
     layout="rows before heads",
 )
 
+RELATIVE = replace(EVERYTHING, id="everything, relative", bias="relative 30")
+
 CORE = [
     Case("dense, S 65", dense, sq=65),
     Case("causal, S 65, D 64", causal, sq=65, d=64, batch=1),
@@ -371,6 +414,8 @@ CORE = [
     Case("blocks, D 64", listed(16, 67, 50, heads=2, most=3), sq=67, sk=50, d=64, dropout=0.2, lengths=[50, 31]),
     Case("buckets, D 64", Buckets(sorted_rows(67, 24, 2, 2), 24, True), sq=67, d=64, lengths=[67, 40]),
     Case("buckets, last resort, D 26", Buckets(sorted_rows(67, 24, 3, 2, 2), 24, own=-1e5), sq=67, d=26),
+    Case("relative, causal, D 26", causal, sq=65, sk=90, d=26, bias="relative"),
+    RELATIVE,
     EVERYTHING,
 ]
 
@@ -386,6 +431,7 @@ CASES = [
     *patterns(),
     *shapes(),
     *biases(),
+    *relatives(),
     *ragged(),
     *dropout(),
     *layouts(),

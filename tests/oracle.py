@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkernels import Band, Blocks, Buckets, Dense, Distance
+from pkernels import Band, Blocks, Buckets, Dense, Distance, Relative
 
-TENSORS = ("out", "lse", "dq", "dk", "dv", "dbias")
+TENSORS = ("out", "lse", "dq", "dk", "dv", "dbias", "dtable")
 
 
 @dataclass(eq=False)
@@ -29,7 +29,7 @@ class Call:
     k: Tensor
     v: Tensor
     pattern: Band | Blocks | Buckets = field(default_factory=Band)
-    bias: Distance | Dense | None = None
+    bias: Distance | Dense | Relative | None = None
     scale: float | None = None
     lengths: object = None
     offsets: object = None
@@ -39,13 +39,16 @@ class Call:
     dlse: Tensor | None = None
 
     def leaves(self) -> list[Tensor]:
-        """q, k, v and the values of the bias, if there is one."""
+        """q, k, v and the tensors of the bias, if there is one."""
+        if isinstance(self.bias, Relative):
+            return [self.q, self.k, self.v, self.bias.query, self.bias.table]
         return [self.q, self.k, self.v, *([] if self.bias is None else [self.bias.values])]
 
 
 @dataclass(eq=False)
 class Result:
-    """What a call returned and the gradients; None where there is none."""
+    """What a call returned and the gradients; None where there is none. ``dbias`` is that of a
+    Relative's query."""
 
     out: Tensor
     lse: Tensor
@@ -53,6 +56,7 @@ class Result:
     dk: Tensor | None = None
     dv: Tensor | None = None
     dbias: Tensor | None = None
+    dtable: Tensor | None = None
 
 
 def softmax_attention(
@@ -80,9 +84,7 @@ def evaluate(call: Call, dtype: torch.dtype = torch.float64, attend: Callable = 
     return Result(out.detach(), lse.detach(), *grads)
 
 
-def attention(
-    call: Call, attend: Callable, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def attention(call: Call, attend: Callable, q: Tensor, k: Tensor, v: Tensor, *bias: Tensor) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` of the call with these tensors in place of its own, one sequence at a time."""
     heads = q.shape[1]
     outs = torch.zeros(*q.shape[:3], v.shape[3], dtype=q.dtype)
@@ -96,10 +98,13 @@ def attention(
         scale: float | Tensor = q.shape[3] ** -0.5 if call.scale is None else call.scale
         added = torch.zeros((1, 1, 1), dtype=q.dtype)
         if isinstance(call.bias, Distance):
-            added = _distance(bias, heads, n_q, n_k, q.shape[2] if call.offsets is None else None)
+            added = _distance(bias[0], heads, n_q, n_k, q.shape[2] if call.offsets is None else None)
         elif isinstance(call.bias, Dense):
-            added = _dense(bias, b, n_q, n_k)
+            added = _dense(bias[0], b, n_q, n_k)
             mask = mask & (added != -torch.inf)
+        elif isinstance(call.bias, Relative):
+            rows = q.shape[2] if call.offsets is None else None
+            added = scale * _relative(bias[0][row, :, first : first + n_q], bias[1], n_k, rows)
         if not isinstance(call.pattern, Band):
             added = added + torch.log(counts.clamp(min=1).to(q.dtype))
         if isinstance(call.pattern, Buckets) and call.pattern.own is not None:
@@ -210,6 +215,13 @@ def _distance(values: Tensor, heads: int, n_q: int, n_k: int, rows: int | None) 
     zero = values.shape[1] // 2 if rows is None else rows - 1
     diagonals = [values[:, zero - i : zero - i + n_k] for i in range(n_q)]
     return torch.stack(diagonals, 1).expand(heads, n_q, n_k)
+
+
+def _relative(query: Tensor, table: Tensor, n_k: int, rows: int | None) -> Tensor:
+    """``(H, n_q, n_k)``; ``rows`` is Sq, or None for packed sequences."""
+    zero = table.shape[1] // 2 if rows is None else rows - 1
+    products = [query[:, i, None] @ table[:, zero - i : zero - i + n_k].mT for i in range(query.shape[1])]
+    return torch.cat(products, 1)
 
 
 def _dense(values: Tensor, b: int, n_q: int, n_k: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import pkernels
-from pkernels import Band, Dense, Distance, prefix_lm, window
+from pkernels import Band, Buckets, Dense, Distance, Relative, prefix_lm, window
 
 Q, K, V = (torch.zeros(2, h, 10, 8) for h in (4, 2, 2))
 PACKED = torch.zeros(1, 2, 10, 8)
@@ -41,7 +41,10 @@ WRONG: dict[str, tuple[Callable, str]] = {
     "heads that do not divide": (call(q=Q[:, :3]), r"k: a number of heads that divides q's is allowed, got .*\(2, 3"),
     "no key heads": (call(k=K[:, :0], v=V[:, :0]), "k: a number of heads that divides q's is allowed, got"),
     "pattern is a name": (call(pattern="causal"), "pattern: a Band, Blocks or Buckets is allowed, got 'causal'"),
-    "bias is a tensor": (call(bias=torch.zeros(10, 10)), "bias: a Distance, a Dense or None is allowed, got Tensor"),
+    "bias is a tensor": (
+        call(bias=torch.zeros(10, 10)),
+        "bias: a Distance, Dense, Relative or None is allowed, got Tensor",
+    ),
     "distances of other heads": (call(bias=Distance(torch.zeros(3, 19))), r"bias: .*\(4 or 1, 19\).*, got \(3, 19\)"),
     "too few distances": (call(bias=Distance(torch.zeros(4, 18))), r"bias: .*\(4 or 1, 19\).*, got \(4, 18\)"),
     "a bias that does not broadcast": (
@@ -51,6 +54,55 @@ WRONG: dict[str, tuple[Callable, str]] = {
     "a bias on another device": (call(bias=Dense(torch.zeros(1, device="meta"))), "bias: q's device cpu .*, got meta"),
     "distances of three dimensions": (lambda: Distance(torch.zeros(1, 2, 3)), r"Distance.values: 2 dim.*\(1, 2, 3\)"),
     "integer distances": (lambda: Distance(torch.zeros(1, 2).long()), "Distance.values: a floating .*torch.int64"),
+    "another number of positions": (
+        call(bias=Relative(torch.zeros(2, 4, 10, 8), torch.zeros(4, 18, 8))),
+        r"bias: Relative table of shape \(4 or 1, 19, Dr\) are allowed, got \(4, 18, 8\)",
+    ),
+    "positions of other heads": (
+        call(bias=Relative(torch.zeros(2, 4, 10, 8), torch.zeros(2, 19, 8))),
+        r"bias: .*\(4 or 1, 19, Dr\).*, got \(2, 19, 8\)",
+    ),
+    "position queries of key heads": (
+        call(bias=Relative(torch.zeros(2, 2, 10, 8), torch.zeros(4, 19, 8))),
+        r"bias: a Relative query of shape \(2, 4, 10\) and Dr is allowed, got \(2, 2, 10, 8\)",
+    ),
+    "position queries of another dtype": (
+        call(bias=Relative(torch.zeros(2, 4, 10, 8).half(), torch.zeros(4, 19, 8))),
+        "bias: a Relative query in q's dtype torch.float32 is allowed, got torch.float16",
+    ),
+    "positions of another dtype": (
+        call(bias=Relative(torch.zeros(2, 4, 10, 8), torch.zeros(4, 19, 8).half())),
+        "bias: a Relative table in q's dtype torch.float32 is allowed, got torch.float16",
+    ),
+    "positions on another device": (
+        call(bias=Relative(torch.zeros(2, 4, 10, 8), torch.zeros(4, 19, 8, device="meta"))),
+        "bias: q's device cpu is allowed, got meta",
+    ),
+    "positions too near for packed sequences": (
+        packed(torch.tensor([0, 10]), bias=Relative(torch.zeros(1, 2, 10, 8), torch.zeros(2, 17, 8))),
+        "bias: must reach the longest sequence, 10 queries; its values reach 9",
+    ),
+    "positions of three dimensions": (
+        lambda: Relative(torch.zeros(2, 10, 8), torch.zeros(4, 19, 8)),
+        r"Relative.query: 4 dim.*\(2, 10, 8\)",
+    ),
+    "a table of two dimensions": (
+        lambda: Relative(torch.zeros(2, 4, 10, 8), torch.zeros(19, 8)),
+        r"Relative.table: 3 dim.*\(19, 8\)",
+    ),
+    "a table of another width": (
+        lambda: Relative(torch.zeros(2, 4, 10, 8), torch.zeros(4, 19, 7)),
+        r"Relative.table: query's last dimension.*\(4, 19, 7\) beside \(2, 4, 10, 8\)",
+    ),
+    "a relative bias with buckets": (
+        call(
+            k=Q,
+            v=Q,
+            pattern=Buckets(torch.arange(10, dtype=torch.int32).view(1, 1, 1, 10), 5),
+            bias=Relative(torch.zeros(2, 4, 10, 8), torch.zeros(4, 19, 8)),
+        ),
+        "bias: none is allowed with Buckets",
+    ),
     "a bias in a list": (lambda: Dense([1.0]), "Dense.values: a floating tensor is allowed, got list"),  # type: ignore
     "a bias of five dimensions": (lambda: Dense(torch.zeros(1, 1, 1, 1, 1)), "Dense.values: 1 to 4 dim.*, got 5"),
     "scale is a name": (call(scale="large"), "scale: a finite number is allowed, got 'large'"),
@@ -169,8 +221,8 @@ def test_the_default_backend_says_once_that_it_is_slow() -> None:
 # The ops below the public function --------------------------------------------------------
 
 ARGUMENTS = (
-    "q", "k", "v", "distance", "dense", "prefix", "q_spans", "k_spans", "seed", "left", "right", "columns", "rows",
-    "dilation", "zero", "packed", "scale", "dropout", "backend",
+    "q", "k", "v", "distance", "dense", "query", "table", "prefix", "q_spans", "k_spans", "seed", "left", "right",
+    "columns", "rows", "dilation", "zero", "packed", "scale", "dropout", "backend",
 )  # fmt: skip
 
 
@@ -219,6 +271,24 @@ OP_WRONG: dict[str, dict] = {
     "distances of other heads": {"distance": torch.zeros(3, 19), "zero": 9},
     "distances of bf16": {"distance": torch.zeros(4, 19, dtype=torch.bfloat16), "zero": 9},
     "distances of one dimension": {"distance": torch.zeros(19), "zero": 9},
+    "position queries alone": {"query": torch.zeros(2, 4, 10, 8), "zero": 9},
+    "positions alone": {"table": torch.zeros(4, 19, 8), "zero": 9},
+    "position queries of fewer rows": {"query": torch.zeros(2, 4, 9, 8), "table": torch.zeros(4, 19, 8), "zero": 9},
+    "too few positions": {"query": torch.zeros(2, 4, 10, 8), "table": torch.zeros(4, 18, 8), "zero": 9},
+    "a zero outside of the positions": {
+        "query": torch.zeros(2, 4, 10, 8),
+        "table": torch.zeros(4, 19, 8),
+        "zero": 40,
+    },
+    "positions of one head": {"query": torch.zeros(2, 4, 10, 8), "table": torch.zeros(1, 19, 8), "zero": 9},
+    "positions of another width": {"query": torch.zeros(2, 4, 10, 8), "table": torch.zeros(4, 19, 7), "zero": 9},
+    "positions of bf16": {"query": torch.zeros(2, 4, 10, 8), "table": torch.zeros(4, 19, 8).bfloat16(), "zero": 9},
+    "two biases": {
+        "query": torch.zeros(2, 4, 10, 8),
+        "table": torch.zeros(4, 19, 8),
+        "zero": 9,
+        "distance": torch.zeros(4, 19),
+    },
     "a bias of other heads": {"dense": torch.zeros(2, 3, 10, 10)},
     "a bias of fewer rows": {"dense": torch.zeros(2, 4, 9, 10)},
     "a bias of fewer columns": {"dense": torch.zeros(2, 4, 10, 9)},
@@ -260,7 +330,7 @@ BACKWARD_WRONG: dict[str, dict] = {
     "keys past the end": {"k_spans": spans((0, 10), (0, 11))},
     "a bias of fewer columns": {"dense": torch.zeros(2, 4, 10, 9), "dense_grad": True},
     "too few distances": {"distance": torch.zeros(4, 18), "zero": 9, "distance_grad": True},
-    "no bias to differentiate": {"dense_grad": True, "distance_grad": True, "left": -9, "right": 2},
+    "no bias to differentiate": {"dense_grad": True, "distance_grad": True, "query_grad": True, "left": -9, "right": 2},
 }
 
 
@@ -281,7 +351,8 @@ def _backward(backend: str, **changes: object) -> None:
     right = arguments(backend)
     out, lse = torch.ops.pkernels.band_fwd(**right)
     given = right | {"dout": torch.ones_like(out), "dlse": None, "out": out, "lse": lse}
-    torch.ops.pkernels.band_bwd(**given | {"distance_grad": False, "dense_grad": False} | changes)
+    wanted = dict.fromkeys(("distance_grad", "dense_grad", "query_grad", "table_grad"), False)
+    torch.ops.pkernels.band_bwd(**given | wanted | changes)
 
 
 RUN_ALL = """
@@ -319,5 +390,7 @@ def test_right_calls_of_the_ops_are_right(backend: str) -> None:
     _backward(backend)
     _backward(backend, distance=torch.zeros(4, 19), zero=9, distance_grad=True)
     _backward(backend, dense=torch.zeros(2, 4, 10, 10), dense_grad=True)
+    relative = {"query": torch.zeros(2, 4, 10, 8), "table": torch.zeros(4, 19, 8), "zero": 9}
+    _backward(backend, **relative, query_grad=True, table_grad=True)
     torch.ops.pkernels.band_fwd(**arguments(backend, dropout=0.5, seed=torch.tensor([1])))
     torch.ops.pkernels.band_fwd(**arguments(backend, q_spans=GOOD, k_spans=GOOD, prefix=spans((1, 2))[0]))

@@ -86,7 +86,7 @@ def test_lists_that_are_out_of_order(offsets: list, columns: list, counts: list,
 def test_opcheck(backend: str) -> None:
     q, k, v = torch.randn(3, 2, 2, 24, 8).requires_grad_().unbind()
     blocks = listed(8, 24, 24, heads=2, most=2)
-    pattern = (None, None, *blocks.lists, None, None, None, None, None, None, 8)
+    pattern = (None, None, None, None, *blocks.lists, None, None, None, None, None, None, 8)
     torch.library.opcheck(torch.ops.pkernels.blocks_fwd.default, (q, k, v, *pattern, 0, False, 1.0, 0.0, backend))
 
 

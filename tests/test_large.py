@@ -139,10 +139,15 @@ def growth(size: int, pattern: str, bias: str = "") -> float:
     return float(done.stdout)
 
 
-@pytest.mark.parametrize("bias", ["", "pkernels.Distance(torch.zeros(1, 2 * {size} - 1).requires_grad_()), "])
-def test_memory_grows_with_the_length_alone(bias: str) -> None:
-    # q, k, v, out and their gradients take 64 MiB; S x S numbers would take 16 GiB.
-    assert growth(65_536, "window(64)", bias.format(size=65_536)) < 200
+DISTANCE = "pkernels.Distance(torch.zeros(1, 2 * {size} - 1).requires_grad_()), "
+RELATIVE = "pkernels.Relative(leaves[0], torch.zeros(1, 2 * {size} - 1, 32).requires_grad_()), "
+
+
+@pytest.mark.parametrize(("bias", "most"), [("", 200), (DISTANCE, 200), (RELATIVE, 300)])
+def test_memory_grows_with_the_length_alone(bias: str, most: int) -> None:
+    # q, k, v, out and their gradients take 64 MiB, a table and its gradient 32, of each part of the
+    # keys 16 more; S x S numbers would take 16 GiB.
+    assert growth(65_536, "window(64)", bias.format(size=65_536)) < most
 
 
 def test_dense_attention_takes_no_square_either() -> None:

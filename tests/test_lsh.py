@@ -193,7 +193,7 @@ def test_opcheck(backend: str) -> None:
     torch.library.opcheck(torch.ops.pkernels.lsh_order.default, (x, rotations, None, [4, 6], 28, backend))
     q, k, v = torch.randn(3, 2, 2, 24, 8).requires_grad_().unbind()
     order = lsh_order(x, rounds=2, buckets=4, chunk=8, seed=1)
-    pattern = (None, None, order, None, None, None, 8, True, 1, 0, -1e5)
+    pattern = (None, None, None, None, order, None, None, None, 8, True, 1, 0, -1e5)
     torch.library.opcheck(torch.ops.pkernels.buckets_fwd.default, (q, k, v, *pattern, 0, False, 1.0, 0.0, backend))
 
 

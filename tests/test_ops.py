@@ -10,13 +10,13 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import pkernels
-from pkernels import Band, Dense, Distance, causal, prefix_lm, window
+from pkernels import Band, Dense, Distance, Relative, causal, prefix_lm, window
 
 pytestmark = pytest.mark.compiles
 
 FEATURES = (
-    "plain", "window", "prefix", "distance", "dense", "dense float32", "lengths", "offsets", "dropout", "bf16",
-    "rows first",
+    "plain", "window", "prefix", "distance", "relative", "dense", "dense float32", "lengths", "offsets", "dropout",
+    "bf16", "rows first",
 )  # fmt: skip
 
 
@@ -40,12 +40,14 @@ def arguments(feature: str, backend: str) -> list:
         v,
         leaf(4, 17, dtype=torch.float32) if feature == "distance" else None,
         leaf(2, 1, 9, 9, dtype=torch.float32 if feature == "dense float32" else dtype) if "dense" in feature else None,
+        leaf(batch, 4, 9, 5) if feature == "relative" else None,
+        leaf(4, 17, 5) if feature == "relative" else None,
         torch.tensor([0, 5], dtype=torch.int32) if feature == "prefix" else None,
         spans,
         spans,
         torch.tensor([7]) if feature == "dropout" else None,
         *((3, 2, 1, 2, 2) if feature == "window" else (pkernels.INF, 0, 0, 0, 1)),
-        8 if feature == "distance" else 0,
+        8 if feature in ("distance", "relative") else 0,
         feature == "offsets",
         0.3 if feature == "window" else None,
         0.5 if feature == "dropout" else 0.0,
@@ -63,7 +65,7 @@ def test_opcheck_backward(feature: str, backend: str) -> None:
     given = [x.detach() if isinstance(x, Tensor) else x for x in arguments(feature, backend)]
     out, lse = torch.ops.pkernels.band_fwd(*given)
     dlse = None if feature == "plain" else torch.randn_like(lse)
-    grads = ("distance" in feature, "dense" in feature)
+    grads = ("distance" in feature, "dense" in feature, *["relative" in feature] * 2)
     torch.library.opcheck(
         torch.ops.pkernels.band_bwd.default, (torch.randn_like(out), dlse, *given[:3], out, lse, *given[3:], *grads)
     )
@@ -100,6 +102,10 @@ def with_distance(q: Tensor, k: Tensor, v: Tensor, values: Tensor, backend: str)
     return loss(*pkernels.attention(q, k, v, window(4), Distance(values), backend=backend, return_lse=True))
 
 
+def with_relative(q: Tensor, k: Tensor, v: Tensor, query: Tensor, table: Tensor, backend: str) -> Tensor:
+    return loss(*pkernels.attention(q, k, v, window(4), Relative(query, table), backend=backend, return_lse=True))
+
+
 def with_dense(q: Tensor, k: Tensor, v: Tensor, values: Tensor, backend: str) -> Tensor:
     return loss(*pkernels.attention(q, k, v, window(4), Dense(values), backend=backend, return_lse=True))
 
@@ -120,6 +126,10 @@ CALLS: dict[str, tuple[Callable, Callable]] = {
     "offsets": (with_offsets, lambda s: (torch.tensor([0, s // 2, s // 2, s - 1]),)),
     "prefix": (with_prefix, lambda s: (torch.tensor([0, s // 2]),)),
     "distance": (with_distance, lambda s: (torch.randn(4, 2 * s - 1, requires_grad=True),)),
+    "relative": (
+        with_relative,
+        lambda s: (torch.randn(2, 4, s, 5, requires_grad=True), torch.randn(4, 2 * s - 1, 5, requires_grad=True)),
+    ),
     "dense": (with_dense, lambda s: (torch.randn(2, 1, 1, s, requires_grad=True),)),
     "globals": (with_globals, lambda s: (torch.tensor([0, s - 1]),)),
 }
@@ -255,6 +265,9 @@ def test_forward_mode_is_refused(backend: str) -> None:
     values = torch.zeros(4, 17)
     with pytest.raises(NotImplementedError, match="forward-mode differentiation"):
         torch.func.jvp(lambda x: pkernels.attention(q, k, v, bias=Distance(x), backend=backend), (values,), (values,))
+    table = torch.zeros(4, 17, 8)
+    with pytest.raises(NotImplementedError, match="forward-mode differentiation"):
+        torch.func.jvp(lambda x: pkernels.attention(q, k, v, bias=Relative(q, x), backend=backend), (table,), (table,))
 
 
 def test_transforms_of_functions_are_refused(backend: str) -> None:

@@ -18,7 +18,8 @@ pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
 from pkernels import Band, Blocks, Buckets
 from pkernels.problem import Problem
-from pkernels.triton import band, blocks, buckets, order, tune
+from pkernels.recurrence import Recurrence
+from pkernels.triton import band, blocks, buckets, lstm, order, tune
 from tests.gpu.compile import TARGETS, Launch, compiled, flaws, launches
 
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
@@ -80,6 +81,25 @@ def test_kernel_for_infinities(family: str, kernel: str, itemsize: int, width: i
 
 
 @pytest.mark.parametrize("family", tune.FAMILIES)
+@pytest.mark.parametrize(("itemsize", "width"), [key[1:] for key in tune._TABLE if key[0] == "relative"])
+def test_relative(family: str, itemsize: int, width: int) -> None:
+    q, k, v, dout, query = (torch.zeros(2, 4, ROWS, width, dtype=DTYPES[itemsize]) for _ in range(5))
+    table, lse = torch.zeros(4, 2 * ROWS - 1, width, dtype=q.dtype), torch.zeros(2, 4, ROWS)
+    bias: dict[str, Any] = {"query": query, "table": table, "query_grad": True, "table_grad": True}
+    problem = Problem(Band(FAR, 0), width**-0.5, zero=ROWS - 1, **bias)
+    with tune.using(family=family), launches() as made:
+        band.forward(q, k, v, problem)
+        band.backward(dout, None, q, k, v, q, lse, problem)
+    assert {launch.name for launch in made} == {f"{name}_kernel" for name in (*PASSES, "query", "table")}
+    for launch in made:
+        if launch.options.get("CAREFUL"):
+            continue
+        exact = launch.options["PRECISION"] == "ieee" and family != "gfx942"
+        found = flaws(compiled(launch, family), tensor=not exact)
+        assert found == [], f"{launch.name}: {found}"
+
+
+@pytest.mark.parametrize("family", tune.FAMILIES)
 @pytest.mark.parametrize("width", [64, 128])
 def test_hashing(family: str, width: int) -> None:
     x, rotations = torch.zeros(2, 4, ROWS, width), torch.zeros(4, width, 2, 32)
@@ -89,3 +109,21 @@ def test_hashing(family: str, width: int) -> None:
     # Its products are of fp32 as it is, on the tensor cores of AMD's chips alone.
     assert flaws(binary, tensor=family == "gfx942") == [], binary.reading
     assert not binary.reading.spills
+
+
+@pytest.mark.parametrize("family", tune.FAMILIES)
+def test_the_lstms_cells(family: str) -> None:
+    """No products there, so neither tensor cores nor loops: what is left is that all fits."""
+    batch, steps, width, cells = 3, 2, 64, 512
+    x, recurrent = torch.zeros(batch, steps, 4 * cells), torch.zeros(4 * cells, width)
+    h, c, projection = torch.zeros(batch, width), torch.zeros(batch, cells), torch.zeros(width, cells)
+    call = Recurrence(None, 3.0, None, True)
+    with launches() as made:
+        out, *_, gates, memory = lstm.forward(x, recurrent, projection, h, c, call, True)
+        lstm.backward(out, h, c, recurrent, projection, c, out, gates, memory, call)
+    names = ["cell_kernel", "state_kernel"] * steps + ["dstate_kernel", "dcell_kernel"] * steps
+    assert [launch.name for launch in made] == names
+    for launch in (made[0], made[-1]):
+        binary = compiled(launch, family)
+        assert not binary.reading.spills and binary.shared <= TARGETS[family].shared
+        assert 0 < binary.reading.registers <= 64

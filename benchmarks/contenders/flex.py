@@ -28,7 +28,7 @@ class Flex:
             return "FlexAttention wants AVX2"
         if workload.dropout:
             return "FlexAttention has no dropout"
-        if workload.bias == "dense" or workload.positions or workload.lengths:
+        if workload.bias in ("dense", "relative") or workload.positions or workload.lengths:
             return "left to the masked baselines"
         return None
 

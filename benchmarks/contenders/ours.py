@@ -44,11 +44,18 @@ class Pkernels:
                 pkernels.global_attention, x.q, x.k, x.v, x.positions, workload.pattern, lengths=x.lengths, **options
             )
         options |= {"lengths": x.lengths} if x.offsets is None else {"offsets": x.offsets}
-        kinds: dict[str | None, Any] = {"distance": pkernels.Distance, "dense": pkernels.Dense}
-        bias = kinds[workload.bias](x.bias) if x.bias is not None else None
+        bias = _bias(workload, x)
         attend: Any = pkernels.attention
         return functools.partial(attend, x.q, x.k, x.v, workload.pattern, bias, **options)
 
     def backend_for(self, workload: Workload, x: Inputs) -> str:
         """The name of the backend that runs it."""
-        return pkernels.ops.choose(self.backend, x.q, x.k, x.v, workload.pattern, None)
+        return pkernels.ops.choose(self.backend, x.q, x.k, x.v, workload.pattern, _bias(workload, x))
+
+
+def _bias(workload: Workload, x: Inputs) -> pkernels.Distance | pkernels.Dense | pkernels.Relative | None:
+    if x.bias is None:
+        return None
+    if workload.bias == "relative":
+        return pkernels.Relative(x.q, x.bias)
+    return pkernels.Distance(x.bias) if workload.bias == "distance" else pkernels.Dense(x.bias)

@@ -24,7 +24,7 @@ def nothing(length: int, device: str) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model over one long text. Its memory must grow in proportion to the length, or faster.
+    """A model over one long text, or a batch. Its memory must grow in proportion to the length, or faster.
 
     Attributes:
         name: As tables show it.
@@ -37,6 +37,7 @@ class Encoder:
         attention: From both models, a length and a device to the first layer's attention of
             each, projections included: what the family "long attention" measures.
         lengths: Of the attention alone, in ``--full``.
+        rows: For each row of the batch, which part of the length is real; padding follows.
         tolerance: Largest absolute difference of the states, which are of size 1.
     """
 
@@ -48,6 +49,7 @@ class Encoder:
     arguments: Callable[[int, str], Mapping[str, Tensor]] = nothing
     attention: Callable[[Any, Any, int, str], tuple[Attend, Attend]] | None = None
     lengths: tuple[int, ...] = ()
+    rows: tuple[float, ...] = (1.0,)
     tolerance: float = 1e-4
 
 

@@ -142,7 +142,7 @@ void attention_forward(Forward call) {
   const Extent extent(p);
   // Short sequences may be trained on: their backward expects sums in the order of the tiles.
   const bool narrow = extent.queries * p.group() <= most_narrow && extent.keys >= 64;
-  if (narrow && !p.blocks.size && p.batch * p.heads > 0 && p.keep_scale == 1 && !p.dense) {
+  if (narrow && !p.blocks.size && p.batch * p.heads > 0 && p.keep_scale == 1 && !p.dense && !p.dr) {
     return narrow_forward(kernels, call, extent);
   }
   call.pairs = kernels.pairs && p.type == Type::bf16 && p.d % 2 == 0 && whole_words(call.q) && whole_words(call.k);
@@ -202,14 +202,16 @@ void attention_backward(Backward call) {
       }
     }
   }
-  std::vector<float> parts;
+  std::vector<float> dq_parts, dquery_parts;
   const int64_t storage = p.packed ? 1 : p.batch;
-  if (call.parts > 1) {
-    call.dq_part = Rows{nullptr, p.heads * rows * p.d, rows * p.d, p.d};
-    call.dq_part_size = storage * call.dq_part.batch;
-    parts.assign(call.parts * call.dq_part_size, 0.0f);
-    call.dq_parts = parts.data();
-  }
+  const auto share = [&](Shares& x, std::vector<float>& memory) {
+    if (call.parts == 1) return;
+    x.part = Rows{nullptr, p.heads * rows * x.width, rows * x.width, x.width};
+    x.size = storage * x.part.batch;
+    memory.assign(call.parts * x.size, 0.0f);
+    x.parts = memory.data();
+  };
+  share(call.dq, dq_parts), share(call.dquery, dquery_parts);
   for_each_item(units.size(), kernels.backward_scratch(p, most), [&](int64_t i, float* scratch) {
     const Unit& unit = units[i];
     kernels.backward(call, unit.batch, unit.head, unit.part, unit.keys, scratch);

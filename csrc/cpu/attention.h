@@ -22,6 +22,10 @@ void chunks_backward(Backward call);
 // Rows in the order of their hashes, [b][head][round][entries]; -1 beyond the real ones.
 void lsh_order(const Hash& call, const bool* mask, int32_t* order, int64_t entries);
 
+// All steps of an LSTM's `rows`, which lie in the order of their lengths.
+void lstm_forward(const Lstm& call, int64_t rows);
+void lstm_backward(const Lstm& call, int64_t rows);
+
 // Floating-point operations per second of a loop of multiply-adds, all threads together.
 double peak_rate(double seconds, bool in_pairs);
 

@@ -10,20 +10,20 @@
 namespace pkernels {
 namespace PK_ISA {
 
-static void write_dq(const QuerySide& side, int64_t part) {
-  const Backward& f = side.f;
-  const Problem& p = f.problem;
+// A part's share of the gradient of a tile's queries, which lies transposed at `from`.
+static void write_share(const QuerySide& side, const Shares& x, const float* from, int64_t part) {
+  const Problem& p = side.f.problem;
   const int64_t b = p.storage(side.place.batch);
-  Rows to = f.dq;
+  Rows to = x.to;
   Type type = p.type;
-  if (f.dq_parts) to = f.dq_part, to.data = f.dq_parts + part * f.dq_part_size, type = Type::f32;
+  if (x.parts) to = x.part, to.data = x.parts + part * x.size, type = Type::f32;
   float scale[W];
   store(scale, splat(p.scale));
   const int64_t first = p.queries[side.place.batch].first + side.queries.first;
   for (int64_t c = 0; c < side.queries.count; c += W) {
     write_transposed((char*)row_at(to, type, b, side.place.head, first + c * side.queries.step), type,
-                     to.row * side.queries.step, side.x.dqt + c, side.width, scale, smaller(W, side.queries.count - c),
-                     p.d);
+                     to.row * side.queries.step, from + c, side.width, scale, smaller(W, side.queries.count - c),
+                     x.width);
   }
 }
 
@@ -95,20 +95,22 @@ static void backward(const Backward& f, int64_t batch, int64_t kv_head, int64_t 
   fill_zero(x.dvs, n_keys * x.dv);
   for (int64_t head = kv_head * p.group(); head < (kv_head + 1) * p.group(); ++head) {
     const Place place{batch, head, p.queries[batch].count, p.keys[batch].count};
-    float* ddistance = nullptr;
-    if (f.ddistance) {
-      ddistance = f.ddistance + ((part * p.batch + batch) * p.heads + head) * p.distance_width;
-    }
+    const int64_t owner = (part * p.batch + batch) * p.heads + head;
+    float* ddistance = f.ddistance ? f.ddistance + owner * p.distance_width : nullptr;
+    float* dtable = f.dtable ? f.dtable + owner * p.table_rows * table_row(p) : nullptr;
     for_each_query_tile(p, batch, head, f.tile, [&](const QueryTile& queries) {
       const QuerySide side(f, place, queries, x);
       fill_zero(x.dqt, p.d * side.width);
+      fill_zero(x.drt, p.dr * side.width);
       for_each_key_tile(p, place, queries, keys, [&](const KeySegment& segment, int64_t m, int64_t count) {
         const KeySide tile(side, segment, m, count);
         add_products(side, tile, count, segment.first + m * segment.step - keys.begin, segment.step);
         if (ddistance) add_diagonals(side, tile, segment, m, count, ddistance);
+        if (dtable || f.dquery.width) add_relative(side, segment, m, count, dtable);
         if (f.ddense_owned) write_dense_gradient(side, tile, segment, m, count);
       });
-      write_dq(side, part);
+      write_share(side, f.dq, x.dqt, part);
+      if (f.dquery.width) write_share(side, f.dquery, x.drt, part);
     });
   }
   for (int64_t j = 0; j < n_keys; ++j) {
@@ -120,16 +122,17 @@ static void backward(const Backward& f, int64_t batch, int64_t kv_head, int64_t 
 }
 
 static void sum_parts(const Backward& f, int64_t b, int64_t head, int64_t begin, int64_t end) {
-  const Problem& p = f.problem;
   float sum[256 + W];
-  for (int64_t row = begin; row < end; ++row) {
-    for (int64_t c = 0; c < p.d; ++c) sum[c] = 0;
-    for (int64_t part = 0; part < f.parts; ++part) {
-      const float* from =
-          f.dq_parts + part * f.dq_part_size + b * f.dq_part.batch + head * f.dq_part.head + row * f.dq_part.row;
-      for (int64_t c = 0; c < p.d; ++c) sum[c] += from[c];
+  const Shares* const both[] = {&f.dq, &f.dquery};
+  for (const Shares* x : both) {
+    for (int64_t row = begin; x->width && row < end; ++row) {
+      for (int64_t c = 0; c < x->width; ++c) sum[c] = 0;
+      for (int64_t part = 0; part < f.parts; ++part) {
+        const float* from = x->parts + part * x->size + b * x->part.batch + head * x->part.head + row * x->part.row;
+        for (int64_t c = 0; c < x->width; ++c) sum[c] += from[c];
+      }
+      write_row((char*)row_at(x->to, f.problem.type, b, head, row), f.problem.type, sum, x->width);
     }
-    write_row((char*)row_at(f.dq, p.type, b, head, row), p.type, sum, p.d);
   }
 }
 

@@ -16,13 +16,14 @@ constexpr int64_t max_lanes = 3 * PK_PANEL;     // queries of a tile, at most
 constexpr int64_t tile_width = max_lanes + 16;  // leading dimension of what has lanes, at most
 
 struct BackwardScratch {
-  int64_t d, dv;     // leading dimensions of rows
-  float* listed[5];  // rows of q, dout, out, k and v that are copied first
+  int64_t d, dv, dr;  // leading dimensions of rows
+  float* listed[5];   // rows of q, dout, out, k and v that are copied first
   float *q, *dout, *qt, *dot, *dqt, *p, *ds, *packed, *bias, *k, *v, *lse, *own, *dlse, *delta, *diagonal, *dk, *dvs;
+  float *r, *rt, *drt, *table;  // of a relative bias; r is scaled
   int64_t size;
 
   BackwardScratch(const Problem& problem, int64_t keys, float* memory)
-      : d(leading(problem.d)), dv(leading(problem.dv)) {
+      : d(leading(problem.d)), dv(leading(problem.dv)), dr(problem.dr ? leading(problem.dr) : 0) {
     float* next = memory;
     auto take = [&](int64_t n) {
       float* at = next;
@@ -34,7 +35,10 @@ struct BackwardScratch {
     dot = take(problem.dv * tile_width);
     p = take(max_keys * tile_width), ds = take(max_keys * tile_width);
     packed = take(2 * max_keys * tile_width);  // of P and of dS, in pairs
+    static_assert((max_keys + 1) * tile_width >= sheared_size);
     bias = take((max_keys + 1) * tile_width);
+    r = take(max_lanes * dr), rt = take(problem.dr * tile_width), drt = take(problem.dr * tile_width);
+    table = take(sheared_rows * dr);
     k = take(max_keys * d), v = take(max_keys * dv);
     lse = take(max_lanes), own = take(max_lanes), dlse = take(max_lanes), delta = take(max_lanes);
     diagonal = take(4 * (max_keys + tile_width));
@@ -57,7 +61,7 @@ struct QuerySide {
   BackwardScratch& x;
   int64_t used, width;  // lanes in use, and the leading dimension of what has lanes
   Tile q, dout;         // rows, read in whole vectors; or pairs of rows, cleaned
-  bool finite, dout_finite = true;
+  bool finite, dout_finite = true, r_finite = true;
 
   QuerySide(const Backward& backward, const Place& where, const QueryTile& tile, BackwardScratch& scratch)
       : f(backward), place(where), queries(tile), x(scratch), used(round_up(tile.count, W)), width(leading(used)) {
@@ -79,6 +83,14 @@ struct QuerySide {
       for (int64_t g = 0; g < used; g += W) store(x.delta + g, delta(g, c, m, load(x.delta + g)));
     }
     read_numbers(b, start);
+    if (p.dr) {
+      const Lines r_rows = lines(p.query, p.dr, nullptr, 0);
+      read_transposed(x.rt, width, used, r_rows.data, p.type, r_rows.step, n, p.dr);
+      scale_by(x.rt, p.dr * width, p.scale);
+      read_rows(x.r, x.dr, r_rows.data, p.type, r_rows.step, n, p.dr);
+      scale_by(x.r, n * x.dr, p.scale);
+      r_finite = all_finite(x.r, x.dr, n, p.dr);
+    }
 #ifdef PK_PAIRS
     if (f.pairs) {
       read_transposed(x.dot, width, used, dout_rows.data, Type::f32, dout_rows.step / 2, n, p.dv / 2);
@@ -190,7 +202,7 @@ struct KeySide {
     BackwardScratch& x = side.x;
     const int64_t width = side.width, at = panel.lane, n = keys.end - keys.begin, skip = keys.begin - m;
     float *weights = x.p + at, *ds = x.ds + at;
-    Scores scores{p, panel.place, panel.queries, panel.width, width, x.bias};
+    Scores scores{p, panel.place, panel.queries, panel.width, width, x.bias, {x.rt + at, x.table, x.dr}};
     if (p.buckets.given) scores.own = x.own + at;
     scores.enter(segment, keys.begin, n);
     float *s = weights + skip * width, *dp = ds + skip * width;

@@ -37,6 +37,52 @@ static void add_diagonals(const QuerySide& side, const KeySide& tile, const KeyS
   }
 }
 
+// Relative, where keys and queries advance by different steps.
+static void add_relative_apart(const QuerySide& side, const KeySegment& segment, int64_t m, int64_t count,
+                               const Panel& panel, const float* ds, float* dtable) {
+  const Problem& p = side.f.problem;
+  BackwardScratch& x = side.x;
+  for_each_apart(p, segment, m, count, panel.queries, [&](int64_t j, int64_t c, int64_t row) {
+    const float weight = ds[j * side.width + c];
+    if (weight == 0) return;  // what is masked does not leak
+    const char* from = row_at(p.table, p.type, 0, side.place.head, row);
+    const float* r = x.r + (panel.lane + c) * x.dr;
+    for (int64_t i = 0; i < p.dr; ++i) {
+      x.drt[i * side.width + panel.lane + c] += weight * load_one(from + i * bytes_of(p.type), p.type);
+      if (dtable) dtable[row * table_row(p) + i] += weight * r[i];
+    }
+  });
+}
+
+// Relative: dRᵀ += tableᵀ dT, and the table's gradient += dT R, where dT is dS with its rows shifted
+// back (see relative.h).
+static void add_relative(const QuerySide& side, const KeySegment& segment, int64_t begin, int64_t many, float* dtable) {
+  const Problem& p = side.f.problem;
+  BackwardScratch& x = side.x;
+  for_each_panel(side.place, side.queries, [&](const Panel& panel) {
+    const KeyRange keys = seen(p.band, segment, panel, {begin, begin + many});
+    const int64_t m = keys.begin, count = keys.end - m, width = panel.width, lane = panel.lane, ld = table_row(p);
+    if (count == 0) return;
+    const float* ds = x.ds + (m - begin) * side.width + lane;
+    if (segment.step != side.queries.step) return add_relative_apart(side, segment, m, count, panel, ds, dtable);
+    const TableRows rows(p, segment, m, count, panel.queries, width);
+    const Tile table = table_of(p, side.place.head, rows, x.table, x.dr);
+    shear_back(ds, side.width, x.bias, width, count);
+    const float* dt = x.bias + rows.begin * width;
+    // Most rows of a lane are 0, whatever the mask is.
+    const bool safe = side.r_finite && all_finite(table.data, table.stride, rows.there(), p.dr);
+    const auto times = safe ? product<Floats, Plain, Add> : careful_product<Plain, Add>;
+    const auto transposed = safe ? product<Floats, Transposed, Add> : careful_product<Transposed, Add>;
+    if (side.f.dquery.width) {
+      transposed(p.dr, width, rows.there(), table.data, table.stride, dt, width, x.drt + lane, side.width);
+    }
+    if (dtable) {
+      times(rows.there(), round_up(p.dr, W), panel.queries.count, dt, width, x.r + lane * x.dr, x.dr,
+            dtable + rows.row(rows.begin) * ld, rows.step * ld);
+    }
+  });
+}
+
 // Dense, with an element for every pair: dS itself.
 static void write_dense_gradient(const QuerySide& side, const KeySide& tile, const KeySegment& segment, int64_t m,
                                  int64_t count) {

@@ -161,7 +161,7 @@ static void finish_sums(const Backward& f, int64_t batch, int64_t kv_head, float
     }
   };
   for (int64_t h = 0; h < p.group(); ++h) {
-    write(f.dq, kv_head * p.group() + h, sums.dq + h * rows * sums.d, sums.d, p.d, p.scale);
+    write(f.dq.to, kv_head * p.group() + h, sums.dq + h * rows * sums.d, sums.d, p.d, p.scale);
   }
   write(f.dk, kv_head, sums.dk, sums.d, p.d, p.scale);
   write(f.dv, kv_head, sums.dvs, sums.dv, p.dv, 1);

@@ -1,4 +1,5 @@
-// exp and log of vectors, to about one unit in the last place where softmax needs it.
+// exp, log and the functions of gates, of vectors: exp and log to about one unit in the last place where softmax needs
+// it.
 #pragma once
 
 #include "simd.h"
@@ -8,10 +9,11 @@ namespace PK_ISA {
 
 constexpr float log2e = 1.4426950408889634f, ln2 = 0.6931471805599453f;
 
-PK_INLINE Vec polynomial(Vec x, const float (&coefficients)[7]) {
-  Vec y = splat(coefficients[6]);
+template <int N>
+PK_INLINE Vec polynomial(Vec x, const float (&coefficients)[N]) {
+  Vec y = splat(coefficients[N - 1]);
 #pragma GCC unroll 6
-  for (int i = 5; i >= 0; --i) y = y * x + coefficients[i];
+  for (int i = N - 2; i >= 0; --i) y = y * x + coefficients[i];
   return y;
 }
 
@@ -44,6 +46,24 @@ PK_INLINE Vec log(Vec x) {
   const Vec s = (m - 1.0f) / (m + 1.0f);
   const Vec y = __builtin_convertvector(e, Vec) * ln2 + s * polynomial(s * s, atanh);
   return select(x < __builtin_inff(), y, x);
+}
+
+PK_INLINE Vec magnitude(Vec x) { return (Vec)((Int)x & 0x7FFFFFFF); }
+
+// 1 / (1 + e**-x), through a power that is at most 1.
+PK_INLINE Vec sigmoid(Vec x) {
+  const Vec power = exp(-magnitude(x)), y = 1.0f / (1.0f + power);
+  return select(x < 0, power * y, y);
+}
+
+// (1 - e**-2|x|) / (1 + e**-2|x|) with the sign of x; near 0, where that cancels, x + x**3 q(x**2) with
+// q fitted to (tanh(x) - x) / x**3 on [0, 5/8].
+PK_INLINE Vec tanh(Vec x) {
+  constexpr float q[5] = {-3.333328068e-1f, 1.333144158e-1f, -5.373971537e-2f, 2.063908614e-2f, -5.704986397e-3f};
+  const Vec size = magnitude(x), square = x * x, power = exp(-2.0f * size);
+  const Vec far = (1.0f - power) / (1.0f + power);
+  const Vec signed_far = (Vec)((Int)far | ((Int)x & (int32_t)0x80000000));
+  return select(size < 0.625f, x + x * square * polynomial(square, q), signed_far);
 }
 
 }  // namespace PK_ISA

@@ -21,25 +21,28 @@ namespace PK_ISA {
 struct Running {
   Panel panel;
   float *qt, *ot;    // [d][lane], [dv][lane]
+  float* rt;         // [dr][lane], scaled
   float *top, *sum;  // [lane]
 };
 
 struct ForwardScratch {
-  int64_t d, dv;  // leading dimensions of rows
-  float *state, *s, *bias, *k, *v, *listed[3];
+  int64_t d, dv, dr;  // leading dimensions of rows
+  float *state, *s, *bias, *k, *v, *table, *listed[3];
   int64_t panel, size;  // floats of a panel's state, of everything
 
-  ForwardScratch(const Problem& p, int64_t panels, float* memory) : d(leading(p.d)), dv(leading(p.dv)) {
+  ForwardScratch(const Problem& p, int64_t panels, float* memory)
+      : d(leading(p.d)), dv(leading(p.dv)), dr(p.dr ? leading(p.dr) : 0) {
     float* next = memory;
     auto take = [&](int64_t n) {
       float* at = next;
       next += round_up(n, 16);
       return at;
     };
-    panel = (p.d + p.dv + 2) * max_width;
+    panel = (p.d + p.dv + p.dr + 2) * max_width;
     state = take(panels * panel);
     s = take(max_keys * max_width);
-    bias = take(p.distance || p.dense ? (max_keys + 1) * max_width : 0);
+    bias = take(p.dr ? sheared_size : p.distance || p.dense ? (max_keys + 1) * max_width : 0);
+    table = take(sheared_rows * dr);
     k = take(max_keys * larger(d, dv)), v = take(max_keys * dv);
     const int64_t lists = p.buckets.chunks ? 1 : 0;  // rows of q, k and v that are copied first
     listed[0] = take(lists * max_width * larger(d, dv)), listed[1] = take(lists * max_keys * d);
@@ -48,8 +51,9 @@ struct ForwardScratch {
   }
 
   Running running(int64_t i, const Panel& panel_, const Problem& p) const {
-    float* at = state + i * panel;
-    return {panel_, at, at + p.d * max_width, at + (p.d + p.dv) * max_width, at + (p.d + p.dv + 1) * max_width};
+    float *at = state + i * panel, *ot = at + p.d * max_width, *rt = ot + p.dv * max_width;
+    float* top = rt + p.dr * max_width;
+    return {panel_, at, ot, rt, top, top + max_width};
   }
 };
 
@@ -62,6 +66,17 @@ static Lines queries_of(const Forward& f, const ForwardScratch& x, const Panel& 
   const QueryTile& tile = panel.queries;
   return lines_of(f.q, p.type, p.storage(place.batch), place.head, p.queries[place.batch].first, tile.first, tile.step,
                   tile.list, tile.count, p.d, x.listed[0], x.d);
+}
+
+// Rᵀ of a relative bias.
+static void read_relative(const Forward& f, const Running& x) {
+  const Problem& p = f.problem;
+  const Place& place = x.panel.place;
+  const QueryTile& tile = x.panel.queries;
+  const int64_t width = x.panel.width, b = p.storage(place.batch), first = p.queries[place.batch].first + tile.first;
+  read_transposed(x.rt, width, width, row_at(p.query, p.type, b, place.head, first), p.type, p.query.row * tile.step,
+                  tile.count, p.dr);
+  scale_by(x.rt, p.dr * width, p.scale);
 }
 
 // P in place of S, and the softmax's running state, for N vectors of lanes from g on: three at a
@@ -219,7 +234,7 @@ static void visit(const ForwardScratch& x, const Problem& p, const Running& run,
   const int64_t width = run.panel.width, skip = (keys.begin - m) / grain * grain;
   const int64_t n = smaller(count, round_up(keys.end - m, grain)) - skip;
   const KeySegment from = from_panel(segment, run.panel);
-  Scores scores{p, run.panel.place, run.panel.queries, width, width, x.bias};
+  Scores scores{p, run.panel.place, run.panel.queries, width, width, x.bias, {run.rt, x.table, x.dr}};
   scores.enter(from, m + skip, n);
   tile.scores(p, run, skip, n, x.s);
   int64_t g = 0, vectors = width / W;
@@ -268,6 +283,7 @@ static void forward_with(const Forward& f, int64_t batch, int64_t head, int64_t 
     for_each_panel(Place{batch, h, n_q, n_k}, tile, [&](const Panel& panel) {
       runs[panels] = x.running(panels, panel, p);
       ends.start(f, x, runs[panels]);
+      if (p.dr) read_relative(f, runs[panels]);
       KeyTile::start(f, x, runs[panels++]);
     });
   }

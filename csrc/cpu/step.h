@@ -6,6 +6,7 @@
 #include "exponential.h"
 #include "philox.h"
 #include "product.h"
+#include "relative.h"
 #include "rows.h"
 
 namespace pkernels {
@@ -60,6 +61,14 @@ PK_INLINE KeySegment from_panel(KeySegment segment, const Panel& panel) {
   return segment;
 }
 
+// What a relative bias needs: the scaled Rᵀ of a panel, `width` floats apart, and scratch for rows of
+// the table.
+struct RelativeSide {
+  const float* rt;
+  float* table;
+  int64_t d;  // leading dimension of those rows
+};
+
 // Scores of a tile of keys against a panel: s[key][lane], `width` floats apart.
 struct Scores {
   const Problem& problem;
@@ -67,7 +76,8 @@ struct Scores {
   const QueryTile& queries;
   int64_t used;   // lanes in use: the queries rounded up to whole vectors
   int64_t width;  // leading dimension of s and of bias
-  float* bias;    // scratch, (max_keys + 1) * width
+  float* bias;    // scratch, (max_keys + 1) * width, or sheared_size
+  RelativeSide relative = {};
   bool masked = false;
   const float* bias_row = nullptr;  // row 0; nullptr: no bias
   int64_t bias_step = 0;
@@ -76,7 +86,7 @@ struct Scores {
   float added = 0;
   const float* own = nullptr;  // [lane], what a row scores against itself; nullptr: as it was given
 
-  bool biased() const { return problem.distance || problem.dense; }
+  bool biased() const { return problem.distance || problem.dense || problem.dr; }
 
   // Prepare for keys [m, m + count) of a segment, which counts from the first query.
   void enter(const KeySegment& segment, int64_t m, int64_t count) {
@@ -87,6 +97,8 @@ struct Scores {
       fill_dense(segment, m, count);
     } else if (problem.distance) {
       fill_distance(segment, m, count);
+    } else if (problem.dr) {
+      fill_relative(segment, m, count);
     }
   }
 
@@ -136,6 +148,32 @@ struct Scores {
       }
     }
     bias_row = bias, bias_step = width;
+  }
+
+  void fill_relative(const KeySegment& segment, int64_t m, int64_t count) {
+    const Problem& p = problem;
+    bias_row = bias, bias_step = used;
+    if (segment.step != queries.step) return fill_relative_apart(segment, m, count);
+    const TableRows rows(p, segment, m, count, queries, used);
+    const Tile table = table_of(p, place.head, rows, relative.table, relative.d);
+    fill_zero(bias, rows.begin * used);
+    product<Floats, Plain, Assign>(rows.there(), used, p.dr, table.data, table.stride, relative.rt, width,
+                                   bias + rows.begin * used, used);
+    fill_zero(bias + rows.end * used, (rows.count - rows.end) * used);
+    shear_rows(bias, used, count);
+  }
+
+  void fill_relative_apart(const KeySegment& segment, int64_t m, int64_t count) {
+    const Problem& p = problem;
+    fill_zero(bias, count * used);
+    for_each_apart(p, segment, m, count, queries, [&](int64_t j, int64_t c, int64_t row) {
+      const char* from = row_at(p.table, p.type, 0, place.head, row);
+      float sum = 0;
+      for (int64_t i = 0; i < p.dr; ++i) {
+        sum += relative.rt[i * width + c] * load_one(from + i * bytes_of(p.type), p.type);
+      }
+      bias[j * used + c] = sum;
+    });
   }
 
   // Which lanes of vector g keep key j of the tile.

@@ -6,6 +6,7 @@
 #include "backward.h"
 #include "buckets.h"
 #include "forward.h"
+#include "lstm.h"
 #include "narrow.h"
 #include "order.h"
 
@@ -80,6 +81,8 @@ static const Kernels table = {
     finish_sums,
     hash_scratch,
     hash,
+    lstm_forward,
+    lstm_backward,
     peak,
 };
 

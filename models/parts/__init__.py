@@ -2,11 +2,15 @@
 
 Each file imports only from files before it::
 
-    layouts  layers  axial  config  files  keys  outputs
-    attention  embeddings  chosen  relative  runs
-    chunked  global_rows
-    objectives  search
-    heads
-    encoder  model
-    cloze_generation
+    layouts  layers  axial  config  files  keys  outputs  scores  lstm
+    padding  attention  patches
+    embeddings  chosen  relative  recurrence  runs  cache
+    characters  chunked  crossing  global_rows  prenorm  recurrent_layers
+    streams  writing
+    order  objectives  search  beams
+    heads  generation
+    adaptive  two_streams
+    encoder  seq2seq  model  tower
+    cloze_generation  decoder
+    gpt  permutation  segments
 """

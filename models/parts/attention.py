@@ -18,6 +18,9 @@ class SelfAttention(nn.Module):
         dropout: Probability of dropping an attention weight while training; it happens
             inside the kernel.
         pattern: Which pairs are kept.
+        head: Width of a head, if it is another.
+        scale: Of the scores, if not ``head ** -0.5``.
+        bias: Whether the projections have one; ``out_bias``: that of the output, if it differs.
 
     Queries, keys and values come out of one matrix product. The kernel reads them as strided
     views, and its output lies in memory so that joining the heads copies nothing.
@@ -29,11 +32,23 @@ class SelfAttention(nn.Module):
         torch.Size([2, 5, 12])
     """
 
-    def __init__(self, width: int, heads: int, *, dropout: float = 0.0, pattern: Band = dense) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        dropout: float = 0.0,
+        pattern: Band = dense,
+        head: int | None = None,
+        scale: float | None = None,
+        bias: bool = True,
+        out_bias: bool | None = None,
+    ) -> None:
         super().__init__()
-        self.heads, self.dropout, self.pattern = heads, dropout, pattern
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.heads, self.dropout, self.pattern, self.scale = heads, dropout, pattern, scale
+        inner = width if head is None else heads * head
+        self.qkv = nn.Linear(width, 3 * inner, bias=bias)
+        self.out = nn.Linear(inner, width, bias=bias if out_bias is None else out_bias)
 
     def forward(
         self, x: Tensor, layout: Whole, bias: Distance | Dense | None = None, pattern: Band | None = None
@@ -41,7 +56,7 @@ class SelfAttention(nn.Module):
         """``pattern`` stands for the module's own in this call."""
         q, k, v = split_heads(self.qkv(x), 3, self.heads)
         pattern = self.pattern if pattern is None else pattern
-        mixed = layout.attend(q, k, v, pattern, bias, self.dropout if self.training else 0.0)
+        mixed = layout.attend(q, k, v, pattern, bias, self.dropout if self.training else 0.0, self.scale)
         return self.out(join_heads(mixed))
 
 

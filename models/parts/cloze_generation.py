@@ -18,7 +18,7 @@ from ...blocks import Blocks
 from ...patterns import Band, causal, dense
 from .encoder import Encoder
 from .heads import States, WordPredictor
-from .layouts import Whole
+from .layouts import Bias, Whole
 from .model import Model
 from .relative import RelativeBias
 
@@ -54,8 +54,9 @@ class Kept(Whole):
         return self.places
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
-    ) -> Tensor:
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
+        scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
         if self.asked == len(self.layers):
             # Never read before it is written, but 0 * NaN is NaN.
             self.layers.append(tuple(x.new_zeros(*x.shape[:2], self.size, x.shape[3]) for x in (k, v)))  # type: ignore[arg-type]
@@ -65,7 +66,9 @@ class Kept(Whole):
         for all_, some in zip(kept, (k, v), strict=True):
             all_[rows, :, self.places] = some.transpose(1, 2)
         keys, values = (x[:, :, : self.longest] for x in kept)
-        return attention(q, keys, values, pattern, bias, lengths=(None, self.lengths), dropout=dropout)  # type: ignore[return-value]
+        return attention(  # type: ignore[return-value]
+            q, keys, values, pattern, bias, scale=scale, lengths=(None, self.lengths), dropout=dropout
+        )
 
 
 class Gaps:

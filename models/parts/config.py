@@ -40,7 +40,7 @@ class BaseConfig:
             if name in values and values[name] not in allowed:
                 listed = " or ".join(map(repr, allowed))
                 raise ValueError(f"{source}: {name}: {listed} is supported, got {values[name]!r}")
-        fields: dict[str, Any] = {"labels": _labels(values, source)}
+        fields: dict[str, Any] = {"labels": _labels(values, source, cls.labels)}
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
             if field.name != "labels" and field.name in values:
@@ -81,10 +81,10 @@ class BaseConfig:
             raise ValueError(f"{name}: one of {listed} is allowed, got {getattr(self, name)!r}")
 
 
-def _labels(values: Mapping[str, Any], source: str) -> tuple[str, ...]:
+def _labels(values: Mapping[str, Any], source: str, usual: tuple[str, ...]) -> tuple[str, ...]:
     names = values.get("id2label")
     if names is None:
-        count = _typed(f"{source}: num_labels", values.get("num_labels", 2), int)
+        count = _typed(f"{source}: num_labels", values.get("num_labels", len(usual)), int)
         return tuple(f"LABEL_{i}" for i in range(count))
     if not isinstance(names, Mapping) or sorted(names, key=str) != sorted(map(str, range(len(names)))):
         raise ValueError(f"{source}: id2label: an object with keys 0 to the number of labels is allowed, got {names!r}")

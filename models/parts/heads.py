@@ -6,7 +6,7 @@ needs come in through its parts, so a family composes heads out of its own piece
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,22 +24,33 @@ class States:
 
     Args:
         last: Hidden states of the layout's tokens.
-        words: ``(V, width)``, the table of word embeddings, to which word predictors are tied.
+        words: ``(V, width)``, the table of word embeddings, to which word predictors are tied;
+            None of bodies that read no words.
         hidden_states: Unpacked states of all layers, if asked for.
+        mems: Memories for the next segment (:mod:`recurrence`).
     """
 
     last: Tensor
     layout: Whole
-    words: Tensor
+    words: Tensor | None
     hidden_states: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
+
+    @property
+    def table(self) -> Tensor:
+        """``words``, of a body that reads some."""
+        if self.words is None:
+            raise TypeError("a word predictor stands on a body that reads words")
+        return self.words
 
 
 class Pooler(nn.Module):
-    """``act(dense(first token))``, one vector per sequence."""
+    """``act(dense(first token))``, one vector per sequence, of ``out`` numbers if not of as many as
+    a token."""
 
-    def __init__(self, width: int, act: str = "tanh") -> None:
+    def __init__(self, width: int, act: str = "tanh", out: int | None = None) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = nn.Linear(width, out or width)
         self.act = ACTIVATIONS[act]
 
     def forward(self, states: States) -> Tensor:
@@ -51,6 +62,24 @@ class First(nn.Module):
 
     def forward(self, states: States) -> Tensor:
         return states.layout.first(states.last)
+
+
+class LastScore(nn.Module):
+    """Scores of classes from the last token, which has seen all others where none sees later ones."""
+
+    def __init__(self, width: int, labels: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, labels, bias=False)
+
+    def forward(self, states: States) -> Tensor:
+        return self.score(states.layout.last(states.last))
+
+
+class TiedWords(nn.Module):
+    """Scores of every word for each token: the state times the word embeddings."""
+
+    def forward(self, states: States) -> Tensor:
+        return F.linear(states.last, states.table)
 
 
 class Classifier(nn.Module):
@@ -86,7 +115,7 @@ class WordPredictor(nn.Module):
         self.bias = nn.Parameter(torch.zeros(words))
 
     def forward(self, states: States) -> Tensor:
-        return F.linear(self.norm(self.act(self.dense(states.last))), states.words, self.bias)
+        return F.linear(self.norm(self.act(self.dense(states.last))), states.table, self.bias)
 
 
 class Bare(nn.Module):
@@ -100,7 +129,7 @@ class Bare(nn.Module):
 
     def forward(self, states: States) -> Encoding:
         pooled = None if self.pooler is None else self.pooler(states)
-        return Encoding(states.layout.unpack(states.last), pooled, states.hidden_states)
+        return Encoding(states.layout.unpack(states.last), pooled, states.hidden_states, states.mems)
 
 
 class MaskedLM(nn.Module):
@@ -115,7 +144,7 @@ class MaskedLM(nn.Module):
     def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
         logits = self.words(states)
         loss = token_loss(states.layout, logits, labels)
-        return Prediction(loss, states.layout.unpack(logits), states.hidden_states)
+        return Prediction(loss, states.layout.unpack(logits), states.hidden_states, states.mems)
 
 
 class CausalLM(nn.Module):
@@ -132,9 +161,9 @@ class CausalLM(nn.Module):
         layout, logits = states.layout, self.words(states)
         loss = None
         if labels is not None:
-            following = F.pad(labels_of(layout, labels, logits.shape[-1])[:, 1:], (0, 1), value=IGNORED)
+            following = layout.following(labels_of(layout, labels, logits.shape[-1]))
             loss = F.cross_entropy(logits.flatten(0, 1), following.flatten())
-        return Prediction(loss, layout.unpack(logits), states.hidden_states)
+        return Prediction(loss, layout.unpack(logits), states.hidden_states, states.mems)
 
 
 class PairRelation(nn.Module):
@@ -148,7 +177,7 @@ class PairRelation(nn.Module):
 
     def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
         logits = self.relation(self.pooler(states))
-        return Prediction(class_loss("labels", logits, labels), logits, states.hidden_states)
+        return Prediction(class_loss("labels", logits, labels), logits, states.hidden_states, states.mems)
 
 
 class WordsAndRelation(nn.Module):
@@ -192,7 +221,7 @@ class SequenceClassification(nn.Module):
 
     def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
         logits = self.classifier(self.dropout(self.pooler(states)))
-        return Prediction(self._loss(logits, labels), logits, states.hidden_states)
+        return Prediction(self._loss(logits, labels), logits, states.hidden_states, states.mems)
 
     def _loss(self, logits: Tensor, labels: Tensor | None) -> Tensor | None:
         if labels is None:
@@ -212,14 +241,14 @@ class MultipleChoice(nn.Module):
 
     targets = ("labels", "choices")
 
-    def __init__(self, pooler: nn.Module, classifier: nn.Linear, *, dropout: float) -> None:
+    def __init__(self, pooler: nn.Module, classifier: nn.Module, *, dropout: float) -> None:
         super().__init__()
         self.pooler, self.classifier = pooler, classifier
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: States, labels: Tensor | None = None, choices: int = 1) -> Prediction:
         logits = self.classifier(self.dropout(self.pooler(states))).reshape(-1, choices)
-        return Prediction(class_loss("labels", logits, labels), logits, states.hidden_states)
+        return Prediction(class_loss("labels", logits, labels), logits, states.hidden_states, states.mems)
 
 
 def flat_choices(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -246,7 +275,7 @@ class TokenClassification(nn.Module):
     def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
         logits = self.classifier(self.dropout(states.last))
         loss = token_loss(states.layout, logits, labels)
-        return Prediction(loss, states.layout.unpack(logits), states.hidden_states)
+        return Prediction(loss, states.layout.unpack(logits), states.hidden_states, states.mems)
 
 
 class QuestionAnswering(nn.Module):
@@ -274,7 +303,7 @@ class QuestionAnswering(nn.Module):
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = (_place_loss(start, start_positions) + _place_loss(end, end_positions)) / 2
-        return Span(loss, start, end, states.hidden_states)
+        return Span(loss, start, end, states.hidden_states, states.mems)
 
 
 def token_loss(layout: Whole, logits: Tensor, labels: Tensor | None) -> Tensor | None:

@@ -36,6 +36,19 @@ class Same:
 
 
 @dataclass(frozen=True)
+class Unsqueezed(Same):
+    """One tensor there, with ``ones`` leading dimensions of 1 that the parameter here lacks."""
+
+    ones: int
+
+    def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        return (tensor.reshape(*[1] * self.ones, *tensor.shape),)
+
+    def join(self, tensors: list[Tensor]) -> Tensor:
+        return tensors[0].reshape(tensors[0].shape[self.ones :])
+
+
+@dataclass(frozen=True)
 class Stacked:
     """Several tensors there are one parameter here, one above the other."""
 
@@ -49,6 +62,17 @@ class Stacked:
 
 
 @dataclass(frozen=True)
+class Transposed(Same):
+    """Matrices there are ``(in, out)``: the Conv1D of OpenAI's GPT-2 and of transformers'."""
+
+    def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        return (tensor.t(),)
+
+    def join(self, tensors: list[Tensor]) -> Tensor:
+        return tensors[0].t().contiguous()
+
+
+@dataclass(frozen=True)
 class KeyMap:
     """Our names to theirs.
 
@@ -56,7 +80,7 @@ class KeyMap:
         prefix: What files with a head put before the body's names, and files without do not.
         rules: Path of a module or parameter here -> :class:`Same` or :class:`Stacked` path there.
         tied: Names there that repeat another tensor: allowed to be absent, or to be the only copy.
-        ignored: Patterns of names there that hold no weights.
+        ignored: Patterns of names there that hold no weights of this model.
     """
 
     prefix: str

@@ -32,16 +32,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class FeedForward(nn.Module):
-    """``down(act(up(x)))`` (Vaswani et al. 2017, section 3.3)."""
+    """``down(dropout(act(up(x))))`` (Vaswani et al. 2017, section 3.3)."""
 
-    def __init__(self, width: int, inner: int, act: str) -> None:
+    def __init__(self, width: int, inner: int, act: str, *, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
-        self.up = nn.Linear(width, inner)
-        self.down = nn.Linear(inner, width)
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
         self.act = ACTIVATIONS[act]
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.act(self.up(x)))
+        return self.down(self.dropout(self.act(self.up(x))))
 
 
 class PostNorm(nn.Module):
@@ -55,6 +56,19 @@ class PostNorm(nn.Module):
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         return self.norm(x + self.dropout(self.inner(x, *context)))
+
+
+class PreNorm(nn.Module):
+    """``x + dropout(inner(norm(x)))``: the norm stands before the sublayer, and the residual has
+    none (Wang et al. 2019, arXiv:1906.01787, section 2.1)."""
+
+    def __init__(self, inner: nn.Module, norm: nn.Module, *, dropout: float) -> None:
+        super().__init__()
+        self.inner, self.norm = inner, norm
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        return x + self.dropout(self.inner(self.norm(x), *context))
 
 
 def in_chunks(f: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:

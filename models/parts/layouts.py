@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from ...attention import attention
-from ...bias import Dense, Distance
+from ...bias import Dense, Distance, Relative
 from ...blocks import Blocks
 from ...globals import Globals, locate
 from ...patterns import Band
 
 Pair = tuple[Tensor, Tensor]
+Bias = Distance | Dense | Relative | None
 IGNORED = -100  # the label that carries no loss, as in torch and transformers
 
 
@@ -43,9 +44,27 @@ class Whole:
         """``(B, S)`` labels -> one for each of the layers' tokens, padding ignored."""
         return labels
 
+    def following(self, labels: Tensor) -> Tensor:
+        """The layers' tokens' labels ``(1 or B, n)`` -> for each token that of the next one of its
+        sequence, ignored where there is none."""
+        return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+
     def first(self, x: Tensor) -> Tensor:
         """``(B, ...)``: the first token of each sequence ([CLS]) among the layers' tokens."""
         return x[:, 0]
+
+    def last(self, x: Tensor) -> Tensor:
+        """``(B, ...)``: the last real token of each sequence among the layers' tokens."""
+        return x[:, -1]
+
+    def at_first(self, x: Tensor, hits: Tensor) -> Tensor:
+        """``(B, ...)``: of each sequence the token among ``x`` at which ``hits (B, n)``, booleans of
+        the layers' tokens, is first true; the first token where it never is."""
+        return x[torch.arange(len(x), device=x.device), hits.int().argmax(1)]
+
+    def highest(self, x: Tensor) -> Tensor:
+        """``(B, n)`` integers of the layers' tokens -> at each the largest of its sequence."""
+        return x.amax(1, keepdim=True).expand_as(x)
 
     def positions(self) -> Tensor:
         """Place of each of the layers' tokens in its sequence, ``(1, n)``."""
@@ -61,10 +80,11 @@ class Whole:
         return torch.zeros(1, dtype=torch.int64, device=self.device)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
-    ) -> Tensor:
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
+        scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
         """:func:`pkernels.attention` within the sequences."""
-        return attention(q, k, v, pattern, bias, dropout=dropout)  # type: ignore[return-value]
+        return attention(q, k, v, pattern, bias, scale=scale, dropout=dropout)  # type: ignore[return-value]
 
     def globals(self, positions: Tensor) -> Globals:
         """The global ones among the layers' tokens; ``positions`` as :func:`pkernels.global_attention`
@@ -95,6 +115,19 @@ class _Covered(Whole):
     def labels(self, labels: Tensor) -> Tensor:
         return labels.masked_fill(~self.real, IGNORED)
 
+    def following(self, labels: Tensor) -> Tensor:
+        return super().following(labels).masked_fill(~self.real, IGNORED)
+
+    def last(self, x: Tensor) -> Tensor:
+        places = torch.arange(1, self.shape[1] + 1, device=self.device) * self.real
+        return x[torch.arange(self.shape[0], device=self.device), places.argmax(1)]
+
+    def at_first(self, x: Tensor, hits: Tensor) -> Tensor:
+        return super().at_first(x, hits & self.real)
+
+    def highest(self, x: Tensor) -> Tensor:
+        return super().highest(x.masked_fill(~self.real, torch.iinfo(x.dtype).min))
+
 
 class Ragged(_Covered):
     """Row b's first ``lengths[b]`` tokens are real. Needs no look at values, so it traces."""
@@ -104,9 +137,10 @@ class Ragged(_Covered):
         self.lengths = lengths
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
-    ) -> Tensor:
-        return attention(q, k, v, pattern, bias, lengths=self.lengths, dropout=dropout)  # type: ignore[return-value]
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
+        scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        return attention(q, k, v, pattern, bias, scale=scale, lengths=self.lengths, dropout=dropout)  # type: ignore[return-value]
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, self.shape, self.device, lengths=self.lengths)
@@ -121,14 +155,14 @@ class Masked(_Covered):
         self.padding = self.bias = Dense(keys[:, None, None, :])
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
-    ) -> Tensor:
-        if isinstance(bias, Distance):
-            raise NotImplementedError(
-                "attention_mask: beside a position bias, padding on the right is supported (or lengths=)"
-            )
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
+        scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        if isinstance(bias, (Distance, Relative)):
+            hidden = with_hidden_keys(q, k, self.real, scale)
+            return attention(*hidden[:2], v, pattern, bias, scale=hidden[2], dropout=dropout)  # type: ignore[return-value]
         both = self.padding if bias is None else Dense(bias.values + self.padding.values)
-        return attention(q, k, v, pattern, both, dropout=dropout)  # type: ignore[return-value]
+        return attention(q, k, v, pattern, both, scale=scale, dropout=dropout)  # type: ignore[return-value]
 
 
 class Packed(Whole):
@@ -140,8 +174,14 @@ class Packed(Whole):
         if not torch.compiler.is_compiling():
             self.longest = int(offsets.diff().max()) if len(offsets) > 1 else 0
 
+    def following(self, labels: Tensor) -> Tensor:
+        return super().following(labels).index_fill(1, self.offsets[1:] - 1, IGNORED)
+
     def first(self, x: Tensor) -> Tensor:
         return x[0, self.offsets[:-1]]
+
+    def last(self, x: Tensor) -> Tensor:
+        return x[0, self.offsets[1:] - 1]
 
     def positions(self) -> Tensor:
         return (torch.arange(self.total, device=self.device) - self.offsets[self._sequences()])[None]
@@ -153,14 +193,28 @@ class Packed(Whole):
     def firsts(self) -> Tensor:
         return self.offsets[:-1]
 
+    def at_first(self, x: Tensor, hits: Tensor) -> Tensor:
+        rows = torch.arange(self.total, device=self.device).masked_fill(~hits[0], self.total)
+        found = self._over_sequences(rows, self.total, "amin")
+        return x[0, torch.where(found < self.total, found, self.offsets[:-1])]
+
+    def highest(self, x: Tensor) -> Tensor:
+        return self._over_sequences(x[0], torch.iinfo(x.dtype).min, "amax")[self._sequences()][None]
+
+    def _over_sequences(self, x: Tensor, start: int, reduce: str) -> Tensor:
+        """``amin`` or ``amax`` of each sequence's rows."""
+        whole = x.new_full((len(self.offsets) - 1,), start)
+        return whole.scatter_reduce(0, self._sequences(), x, reduce)
+
     def _sequences(self) -> Tensor:
         """The sequence of each row."""
         return torch.bucketize(torch.arange(self.total, device=self.device), self.offsets[1:], right=True)
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
-    ) -> Tensor:
-        return attention(q, k, v, pattern, bias, offsets=self.offsets, dropout=dropout)  # type: ignore[return-value]
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
+        scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
+        return attention(q, k, v, pattern, bias, scale=scale, offsets=self.offsets, dropout=dropout)  # type: ignore[return-value]
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, (1, self.total), self.device, offsets=self.offsets)
@@ -191,96 +245,20 @@ class Unpadded(Packed):
         return super().globals(self.pack(locate(positions, self.shape, self.device)[0]))
 
 
-def layout(
-    batch: int,
-    size: int,
-    device: torch.device,
-    attention_mask: Tensor | None = None,
-    lengths: Tensor | None = None,
-    offsets: Tensor | None = None,
-    *,
-    packs: bool = True,
-) -> Whole:
-    """The layout of a ``(batch, size)`` batch; at most one of the three is given.
-
-    Args:
-        attention_mask: ``(B, S)``, 1 for real tokens and 0 for padding. An eager call looks
-            at its values (on a GPU that waits for the device) and drops padding on the
-            right; a traced one keeps every token and masks keys.
-        lengths: ``(B,)`` real tokens of each row. The same, but traces at no cost.
-        offsets: ``(n + 1,)`` where ``batch == 1``: sequences that were packed before.
-        packs: Whether padding may be dropped; not for patterns of the batch's rows (``Blocks``).
-
-    Example:
-        >>> packed = layout(2, 3, torch.device("cpu"), torch.tensor([[1, 1, 1], [1, 0, 0]]))
-        >>> packed.pack(torch.tensor([[5, 6, 7], [8, 0, 0]]))
-        tensor([[5, 6, 7, 8]])
-        >>> packed.unpack(torch.tensor([[5, 6, 7, 8]]))
-        tensor([[5, 6, 7],
-                [8, 0, 0]])
-    """
-    given = {"attention_mask": attention_mask, "lengths": lengths, "offsets": offsets}
-    names = [name for name, value in given.items() if value is not None]
-    if len(names) > 1:
-        raise ValueError(f"{', '.join(names)}: one of them is allowed, got {len(names)}")
-    if offsets is not None:
-        return Packed(_offsets(offsets, batch, size, device), size)
-    if lengths is not None:
-        lengths = _lengths(lengths, batch, size, device)
-        if torch.compiler.is_compiling():
-            return Ragged(lengths, size)
-        return _by_value(torch.arange(size, device=device) < lengths[:, None], packs)
-    if attention_mask is None:
-        return Whole(batch, size, device)
-    real = _real(attention_mask, batch, size, device)
-    return Masked(real) if torch.compiler.is_compiling() else _by_value(real, packs)
+def with_hidden_keys(q: Tensor, k: Tensor, real: Tensor, scale: float | None) -> tuple[Tensor, Tensor, float]:
+    """``(q, k, scale)`` with a feature by which keys that are not ``real`` score lowest, for beside a
+    position bias the op takes no other: 1 in queries, so no matrix of pairs is needed."""
+    if q.shape[-1] > 255:
+        raise NotImplementedError(
+            "attention_mask: beside a position bias, padding elsewhere than on the right is supported for heads "
+            f"up to 255 wide, got {q.shape[-1]}"
+        )
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    column = hiding(real, k.dtype, scale)[:, None].expand(-1, k.shape[1], -1, -1)
+    return torch.cat([q, torch.ones_like(q[..., :1])], -1), torch.cat([k, column], -1), scale
 
 
-def _by_value(real: Tensor, packs: bool) -> Whole:
-    if bool(real.all()):
-        return Whole(real.shape[0], real.shape[1], real.device)
-    on_the_right = (real[:, 1:] <= real[:, :-1]).all()
-    if not packs:
-        return Ragged(real.sum(1), real.shape[1]) if bool(on_the_right) else Masked(real)
-    return Unpadded(real) if bool(on_the_right & real[:, 0].all()) else Masked(real)
-
-
-def _real(mask: Tensor, batch: int, size: int, device: torch.device) -> Tensor:
-    if not isinstance(mask, Tensor) or mask.shape != (batch, size):
-        given = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"attention_mask: a tensor of shape ({batch}, {size}) is allowed, got {given}")
-    if not torch.compiler.is_compiling() and bool(((mask != 0) & (mask != 1)).any()):
-        raise ValueError(f"attention_mask: 1 (real) and 0 (padding) are allowed, got {mask.unique().tolist()[:8]}")
-    return mask.to(device=device, dtype=torch.bool)
-
-
-def _lengths(lengths: Tensor, batch: int, size: int, device: torch.device) -> Tensor:
-    lengths = _integers("lengths", lengths, device)
-    if lengths.shape != (batch,):
-        raise ValueError(f"lengths: shape ({batch},) is allowed, got {tuple(lengths.shape)}")
-    if not torch.compiler.is_compiling() and bool(((lengths < 0) | (lengths > size)).any()):
-        raise ValueError(f"lengths: between 0 and {size} is allowed, got {lengths.tolist()}")
-    return lengths
-
-
-def _offsets(offsets: Tensor, batch: int, size: int, device: torch.device) -> Tensor:
-    offsets = _integers("offsets", offsets, device)
-    if batch != 1:
-        raise ValueError(f"offsets: packed input of shape (1, total) is allowed, got batch size {batch}")
-    if offsets.dim() != 1 or offsets.shape[0] < 2:
-        raise ValueError(f"offsets: shape (sequences + 1,) is allowed, got {tuple(offsets.shape)}")
-    if torch.compiler.is_compiling():
-        return offsets
-    if int(offsets[0]) != 0 or int(offsets[-1]) != size or bool((offsets.diff() < 1).any()):
-        raise ValueError(f"offsets: must rise from 0 to {size} (the tokens there are), got {offsets.tolist()}")
-    return offsets
-
-
-def _integers(name: str, value: Tensor, device: torch.device) -> Tensor:
-    try:
-        value = torch.as_tensor(value, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name}: integers are allowed, got {value!r}") from error
-    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise ValueError(f"{name}: integers are allowed, got dtype {value.dtype}")
-    return value.long()
+def hiding(real: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
+    """That feature of keys ``real (B, S)``: ``(B, S, 1)``, 0 or a number near the lowest."""
+    lowest = torch.finfo(dtype).min / (2 * max(scale, 1.0))
+    return torch.zeros(real.shape, dtype=dtype, device=real.device).masked_fill(~real, lowest)[..., None]

@@ -1,12 +1,13 @@
 """What models return: transformers' names, as small dataclasses.
 
 Any field that was not computed is None. Positions of padding hold 0 (start and end logits
--inf), where transformers computes values that mean nothing.
+-inf), where transformers computes values that mean nothing. ``mems`` are memories for the next
+segment, of the families that have them (:mod:`recurrence`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class Encoding:
     last_hidden_state: Tensor
     pooler_output: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -49,6 +51,7 @@ class Prediction:
     loss: Tensor | None
     logits: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -59,7 +62,99 @@ class Span:
     start_logits: Tensor
     end_logits: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = None
 
 
-for _output in (Encoding, PreTraining, OrderPreTraining, Prediction, Span):
+@dataclass
+class AdaptivePrediction:
+    """``losses (B, S - 1)`` of each token's next one, 0 where that has no label; or, without labels,
+    ``logits (B, S, V)``, which are log-probabilities."""
+
+    loss: Tensor | None
+    losses: Tensor | None
+    logits: Tensor | None
+    hidden_states: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class OfEncoder:
+    """What outputs of an encoder and a decoder tell beside the task: ``encoder_last_hidden_state
+    (B, S, H)``, and the hidden states of both, each as ``Encoding`` has them."""
+
+    decoder_hidden_states: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
+    encoder_last_hidden_state: Tensor | None = field(default=None, kw_only=True)
+    encoder_hidden_states: tuple[Tensor, ...] | None = field(default=None, kw_only=True)
+
+
+@dataclass
+class Seq2SeqEncoding(OfEncoder):
+    """``last_hidden_state (B, T, H)`` of the decoder."""
+
+    last_hidden_state: Tensor
+
+
+@dataclass
+class Seq2SeqPrediction(OfEncoder):
+    """As ``Prediction``, of the decoder's tokens."""
+
+    loss: Tensor | None
+    logits: Tensor
+
+
+@dataclass
+class Seq2SeqSpan(OfEncoder):
+    """As ``Span``, of the decoder's tokens."""
+
+    loss: Tensor | None
+    start_logits: Tensor
+    end_logits: Tensor
+
+
+@dataclass
+class TextEmbedding:
+    """``text_embeds (B, E)``, of any length; ``last_hidden_state (B, S, H)``."""
+
+    text_embeds: Tensor
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class ImageEmbedding:
+    """``image_embeds (B, E)``, of any length; ``last_hidden_state (B, 1 + patches, H)``."""
+
+    image_embeds: Tensor
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class Matching:
+    """Unit vectors ``image_embeds (N, E)`` and ``text_embeds (M, E)``, and the factor ``scale`` of
+    their cosines. ``pooler_output`` of both models' outputs are the vectors before they are made
+    units. The logits are computed when they are looked at."""
+
+    loss: Tensor | None
+    text_embeds: Tensor
+    image_embeds: Tensor
+    scale: Tensor
+    text_model_output: Encoding
+    vision_model_output: Encoding
+
+    @property
+    def logits_per_image(self) -> Tensor:
+        """``(N, M)``."""
+        return self.scale * self.image_embeds @ self.text_embeds.T
+
+    @property
+    def logits_per_text(self) -> Tensor:
+        """``(M, N)``."""
+        return self.logits_per_image.T
+
+
+_OF_DECODERS = (Seq2SeqEncoding, Seq2SeqPrediction, Seq2SeqSpan)
+_OF_IMAGES = (TextEmbedding, ImageEmbedding, Matching)
+_OF_TOKENS = (Encoding, PreTraining, OrderPreTraining, Prediction, Span, AdaptivePrediction)
+for _output in (*_OF_TOKENS, *_OF_DECODERS, *_OF_IMAGES):
     torch.export.register_dataclass(_output)

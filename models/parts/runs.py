@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ...attention import attention
-from ...bias import Dense, Distance
+from ...bias import Distance
 from ...blocks import Blocks
 from ...patterns import Band
-from .layouts import Masked, Whole
+from .layouts import Bias, Masked, Whole
 
 
 class Runs(Masked):
@@ -37,12 +37,15 @@ class Runs(Masked):
         return x[torch.arange(len(x), device=self.device), self.before]
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Distance | Dense | None, dropout: float
-    ) -> Tensor:
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
+        scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
         if not isinstance(bias, Distance) or not isinstance(pattern, Band) or pattern.rows:
-            return super().attend(q, k, v, pattern, bias, dropout)
+            return super().attend(q, k, v, pattern, bias, dropout, scale)
         q_, k_, v_ = (x.transpose(1, 2).flatten(0, 1)[self.rows].transpose(0, 1)[None] for x in (q, k, v))
-        mixed: Tensor = attention(q_, k_, v_, self._within(pattern), bias, offsets=self.offsets, dropout=dropout)  # type: ignore[assignment]
+        mixed: Tensor = attention(  # type: ignore[assignment]
+            q_, k_, v_, self._within(pattern), bias, scale=scale, offsets=self.offsets, dropout=dropout
+        )
         full = mixed.new_zeros(q.shape[0] * q.shape[2], q.shape[1], v.shape[3])
         full = full.index_copy(0, self.rows, mixed[0].transpose(0, 1))
         return full.unflatten(0, self.shape).transpose(1, 2)

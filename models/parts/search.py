@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .scores import forbid_ngrams, highest, nucleus
+
 
 class Steps(Protocol):
     """Texts that grow by one word at a time."""
@@ -87,40 +89,6 @@ class Generation:
 
 
 _LEAST = {"max_new_tokens": 1, "min_new_tokens": 0, "num_beams": 1, "top_k": 0, "no_repeat_ngram_size": 0}
-
-
-def forbid_ngrams(scores: Tensor, written: Tensor, size: int) -> Tensor:
-    """``scores (R, V)``, -inf for words that would end an n-gram that ``written (R, n)`` has.
-
-    Example:
-        >>> forbid_ngrams(torch.zeros(1, 4), torch.tensor([[1, 2, 1]]), 2)
-        tensor([[0., 0., -inf, 0.]])
-    """
-    if written.shape[1] < size:
-        return scores
-    grams = written.unfold(1, size, 1)
-    tail = written[:, written.shape[1] - size + 1 :]
-    again = (grams[..., :-1] == tail[:, None]).all(-1)
-    count = torch.zeros_like(scores, dtype=torch.int32).scatter_add_(1, grams[..., -1], again.int())
-    return scores.masked_fill(count > 0, float("-inf"))
-
-
-def highest(scores: Tensor, count: int) -> Tensor:
-    """``scores (R, V)``, -inf below the ``count`` highest; 0 keeps all."""
-    if not 0 < count < scores.shape[1]:
-        return scores
-    return scores.masked_fill(scores < scores.topk(count).values[:, -1:], float("-inf"))
-
-
-def nucleus(scores: Tensor, share: float) -> Tensor:
-    """``scores (R, V)``, -inf but for the fewest words of probability ``share`` together, at least one."""
-    if share == 1:
-        return scores
-    ranked, order = scores.sort(descending=True, stable=True)
-    likely = ranked.softmax(-1)
-    # Those before a word do without it if they have the share already.
-    beyond = likely.cumsum(-1) - likely >= share
-    return scores.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), float("-inf"))
 
 
 def search(steps: Steps, how: Generation) -> Tensor:

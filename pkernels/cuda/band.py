@@ -8,7 +8,7 @@ from torch import Tensor
 from ..problem import Problem, rows_like
 from . import call
 
-Grads = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+Grads = tuple[Tensor, Tensor, Tensor, None, None, None, None]
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
@@ -26,7 +26,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
 def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
 ) -> Grads:
-    """``(dq, dk, dv, ddistance, ddense)``; the last two are None where not asked for."""
+    """``(dq, dk, dv)``, and None for the gradients of biases, which are not there yet."""
     if problem.distance_grad or problem.dense_grad:
         raise NotImplementedError("backend 'cuda': gradient of a bias: the kernels are not there yet")
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
@@ -43,4 +43,4 @@ def backward(
         rest = call.arguments(problem)
         call.launch("band_dq", q, k, v, out, dout, dlse, lse, delta, dq, *rest)
         call.launch("band_dkv", q, k, v, dout, lse, delta, dk, dv, *rest)
-    return dq, dk, dv, None, None
+    return dq, dk, dv, None, None, None, None

@@ -8,7 +8,7 @@ from ..patterns import Band
 from ..problem import Problem
 from . import call
 
-Grads = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]
+Grads = tuple[Tensor | None, ...]
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
@@ -19,7 +19,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
 def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
 ) -> Grads:
-    """``(dq, dk, dv, ddistance, ddense)``; see :func:`pkernels.native.call.backward`."""
+    """``(dq, dk, dv, ddistance, ddense, dquery, dtable)``; see :func:`pkernels.native.call.backward`."""
     return call.backward("band", dout, dlse, q, k, v, out, lse, problem, *_described(q, k, problem))
 
 

@@ -18,7 +18,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
 def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
 ) -> Grads:
-    """``(dq, dk, dv, ddistance, ddense)``; see :func:`pkernels.native.call.backward`."""
+    """``(dq, dk, dv, ddistance, ddense, dquery, dtable)``; see :func:`pkernels.native.call.backward`."""
     return call.backward("blocks", dout, dlse, q, k, v, out, lse, problem, *_described(q, k, problem))
 
 

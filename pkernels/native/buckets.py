@@ -18,7 +18,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
 def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
 ) -> Grads:
-    """``(dq, dk, dv, None, None)``; see :func:`pkernels.native.call.backward`."""
+    """``(dq, dk, dv)`` and None for each bias; see :func:`pkernels.native.call.backward`."""
     return call.backward("buckets", dout, dlse, q, k, v, out, lse, problem, *_described(q, k, problem))
 
 

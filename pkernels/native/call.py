@@ -34,8 +34,8 @@ def forward(
 def backward(
     shape: str, dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
     problem: Problem, spans: tuple[list, list], pattern: tuple,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """``(dq, dk, dv, ddistance, ddense)``; the last two are None where not asked for."""
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """``(dq, dk, dv, ddistance, ddense, dquery, dtable)``; those of biases are None where not asked for."""
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
     if problem.q_spans is not None:
         dq.zero_()
@@ -43,19 +43,32 @@ def backward(
         dk.zero_()
         dv.zero_()
     distance, dense = problem.distance, problem.dense
-    ddistance = ddense = None
+    ddistance = ddense = dquery = dtable = None
+    rows = operators().distance_rows(len(spans[1]), k.shape[1], _longest(spans[1])) if q.numel() else 0
     if distance is not None and problem.distance_grad:
-        keys = spans[1]
-        rows = operators().distance_rows(len(keys), k.shape[1], _longest(keys)) if q.numel() else 0
         ddistance = torch.zeros(rows, *distance.shape, dtype=torch.float32)
     if dense is not None and problem.dense_grad:
         ddense = torch.zeros(dense.shape, dtype=torch.float32)
+    if problem.query is not None and problem.query_grad:
+        dquery = rows_like(problem.query, problem.query.shape[-1])
+        if problem.q_spans is not None:
+            dquery.zero_()
+    if problem.table is not None and problem.table_grad:
+        heads, width, dr = problem.table.shape
+        dtable = torch.zeros(rows, heads, width, -(-dr // 16) * 16, dtype=torch.float32)
     if q.numel():
         dout, q, k, v, out = (_rows(x) for x in (dout, q, k, v, out))
         dlse = None if dlse is None else dlse.float()
         operator = getattr(operators(), f"{shape}_backward")
-        operator(dout, dlse, q, k, v, out, lse, dq, dk, dv, ddistance, ddense, *_arguments(problem, spans), *pattern)
-    return dq, dk, dv, None if ddistance is None else ddistance.sum(0), ddense
+        sums = ddistance, ddense, dquery, dtable
+        operator(dout, dlse, q, k, v, out, lse, dq, dk, dv, *sums, *_arguments(problem, spans), *pattern)
+    if dtable is not None and problem.table is not None:
+        dtable = _sum(dtable)[..., : problem.table.shape[2]].contiguous()
+    return dq, dk, dv, None if ddistance is None else _sum(ddistance), ddense, dquery, dtable
+
+
+def _sum(parts: Tensor) -> Tensor:
+    return parts[0] if len(parts) == 1 else parts.sum(0)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -71,7 +84,9 @@ def _arguments(problem: Problem, spans: tuple[list, list]) -> tuple:
     distance = problem.distance
     if distance is not None and distance.stride(1) != 1:
         distance = distance.contiguous()
+    query, table = (None if x is None else _rows(x) for x in (problem.query, problem.table))
     seed = 0 if problem.seed is None else int(problem.seed)
     return (
-        distance, problem.dense, q_rows, k_rows, problem.zero, problem.packed, problem.scale, problem.dropout, seed
+        distance, problem.dense, query, table, q_rows, k_rows, problem.zero, problem.packed, problem.scale,
+        problem.dropout, seed,
     )  # fmt: skip

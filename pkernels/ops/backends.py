@@ -11,12 +11,13 @@ import importlib
 import importlib.util
 import os
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from ..bias import Dense, Distance
+from ..bias import Bias, Relative
 from ..problem import Pattern
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
@@ -40,7 +41,7 @@ def why_not(
     k: Tensor,
     v: Tensor,
     pattern: Pattern | None = None,
-    bias: Distance | Dense | None = None,
+    bias: Bias | None = None,
 ) -> str | None:
     """Why ``backend`` cannot compute this attention, or None if it can.
 
@@ -54,22 +55,51 @@ def why_not(
         >>> why_not("cpu", q, q, q)
         'dtype float64: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
     """
+    shape = "band" if pattern is None else type(pattern).__name__.lower()
+    return (
+        _why_not_written(backend, shape, q)
+        or _why_not_for(backend, shape, q, v, pattern, bias)
+        or _why_not_here(backend, q)
+    )
+
+
+def why_not_kernels(backend: str, shape: str, x: Tensor) -> str | None:
+    """Why ``backend`` cannot run the operators of a ``shape`` on tensors like x, whatever their sizes."""
+    return _why_not_written(backend, shape, x) or _why_not_here(backend, x)
+
+
+def _why_not_written(backend: str, shape: str, x: Tensor) -> str | None:
     if backend not in BACKENDS:
         raise ValueError(f"backend: one of {', '.join(BACKENDS)} is allowed, got {backend!r}")
     if backend == "reference":
         return None
-    if q.dtype not in _DTYPES:
-        name = str(q.dtype).removeprefix("torch.")
+    if x.dtype not in _DTYPES:
+        name = str(x.dtype).removeprefix("torch.")
         return f'dtype {name}: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
-    shape = "band" if pattern is None else type(pattern).__name__.lower()
     if importlib.util.find_spec(f"{_MODULES[backend]}.{shape}") is None:
-        return f"{type(pattern).__name__}: the kernels are not there yet"
-    for name, x in (("q", q), ("v", v)):
+        return f"{shape}: the kernels are not there yet"
+    return None
+
+
+def _why_not_for(
+    backend: str, shape: str, q: Tensor, v: Tensor, pattern: Pattern | None, bias: Bias | None
+) -> str | None:
+    """Of attention: what kernels cannot do, and how wide they are."""
+    if backend == "reference":
+        return None
+    relative = bias if isinstance(bias, Relative) else None
+    if relative is not None and backend == "triton" and (shape != "band" or getattr(pattern, "dilation", 1) != 1):
+        return "Relative: over a Band without dilation alone"
+    for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
-    if backend == "cuda":
-        return _why_not_cuda(q, v, bias)
-    return _why_not_cpu(q) if backend == "cpu" else _why_not_triton(q)
+    return _why_not_cuda(q, v, bias) if backend == "cuda" else None
+
+
+def _why_not_here(backend: str, x: Tensor) -> str | None:
+    if backend == "reference":
+        return None
+    return {"cpu": _why_not_cpu, "triton": _why_not_triton, "cuda": _why_not_nvidia}[backend](x)
 
 
 def _why_not_cpu(q: Tensor) -> str | None:
@@ -89,17 +119,19 @@ def _why_not_triton(q: Tensor) -> str | None:
     return None
 
 
-def _why_not_cuda(q: Tensor, v: Tensor, bias: Distance | Dense | None) -> str | None:
+def _why_not_cuda(q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
     if q.dtype == torch.float32:
         return "dtype float32: the kernels are not there yet"
     if max(q.shape[-1], v.shape[-1]) > 128:
         return "head dimension above 128: the kernels are not there yet"
+    if isinstance(bias, Relative):
+        return "Relative: the kernels are not there yet"
     if bias is not None and bias.values.requires_grad:
         return f"gradient of a {type(bias).__name__} bias: the kernels are not there yet"
-    return _why_not_here(q)
+    return None
 
 
-def _why_not_here(q: Tensor) -> str | None:
+def _why_not_nvidia(q: Tensor) -> str | None:
     if q.device.type != "cuda" or torch.version.hip is not None:
         return f"tensors on {q.device}: an NVIDIA GPU is needed"
     from .. import cuda
@@ -124,27 +156,32 @@ def choose(
     k: Tensor,
     v: Tensor,
     pattern: Pattern | None = None,
-    bias: Distance | Dense | None = None,
+    bias: Bias | None = None,
 ) -> str:
     """The backend to run on. A named one never falls back.
 
     Raises:
         NotImplementedError: With the reason, if the named backend cannot do it.
     """
+    return settle(name, q, lambda one: why_not(one, q, k, v, pattern, bias))
+
+
+def settle(name: str | None, x: Tensor, why: Callable[[str], str | None]) -> str:
+    """The backend that was named, or the best one for tensors like x; ``why`` tells why not."""
     if name is not None:
-        reason = why_not(name, q, k, v, pattern, bias)
+        reason = why(name)
         if reason is not None:
             raise NotImplementedError(f"backend {name!r}: {reason}")
         return name
-    best = "cpu" if q.device.type == "cpu" else "triton"
-    reason = why_not(best, q, k, v, pattern, bias)
+    best = "cpu" if x.device.type == "cpu" else "triton"
+    reason = why(best)
     if reason is None:
         return best
-    if q.dtype != torch.float64:
+    if x.dtype != torch.float64:
         _warn_once(f'pkernels runs on "reference", which is slow: backend "{best}": {reason}')
     return "reference"
 
 
 @functools.cache
 def _warn_once(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
+    warnings.warn(message, stacklevel=5)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..bias import Relative
 from ..checks import check_gradients, check_problem, check_tensors
 from ..problem import Pattern, Problem, accumulator, rows_like
 from .backends import backend as load
@@ -22,7 +23,8 @@ from .backends import choose
 from .registration import differentiable
 
 _QKV = 3
-_TENSORS = 8  # q, k, v, distance, dense, q_spans, k_spans, seed
+_BIASES = 4  # distance, dense, query, table
+_TENSORS = _QKV + _BIASES + 3  # and q_spans, k_spans, seed
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,23 @@ class Shape:
 
     def operator(self) -> Callable[..., tuple[Tensor, ...]]:
         """Registers both operators; returns the forward."""
-        both = ["Tensor? distance", "Tensor? dense", *self.tensors, "Tensor? q_spans", "Tensor? k_spans"]
-        both += ["Tensor? seed", *self.numbers, "SymInt zero", "bool packed", "float? scale", "float dropout"]
+        both = ["Tensor? distance", "Tensor? dense", "Tensor? query", "Tensor? table", *self.tensors]
+        both += [
+            "Tensor? q_spans",
+            "Tensor? k_spans",
+            "Tensor? seed",
+            *self.numbers,
+            "SymInt zero",
+            "bool packed",
+            "float? scale",
+            "float dropout",
+        ]
         call = ", ".join([*both, "str backend"])
         differentiable(
             f"{self.name}_bwd",
             f"(Tensor dout, Tensor? dlse, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, {call}, "
-            "bool distance_grad, bool dense_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+            "bool distance_grad, bool dense_grad, bool query_grad, bool table_grad) -> "
+            "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
             self.backward,
             _fake_backward,
             lambda ctx, inputs, outputs: None,
@@ -71,30 +83,32 @@ class Shape:
     def backward(
         self, dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *rest: Any
     ) -> tuple[Tensor, ...]:
-        """``(dq, dk, dv, ddistance, ddense)``; the last two are empty if not asked for."""
-        *given, distance_grad, dense_grad = rest
-        problem, backend = self._problem(q, given, distance_grad, dense_grad), given[-1]
+        """``(dq, dk, dv, ddistance, ddense, dquery, dtable)``; those of biases are empty if not asked for."""
+        given, wanted = rest[:-_BIASES], rest[-_BIASES:]
+        problem, backend = self._problem(q, given, wanted), given[-1]
         module = self._ready(backend, q, k, v, problem)
         check_gradients(q, v, dout, dlse, out, lse)
-        dq, dk, dv, ddistance, ddense = module.backward(dout, dlse, q, k, v, out, lse, problem)
-        return dq, dk, dv, _like(ddistance, problem.distance, q), _like(ddense, problem.dense, q)
+        dq, dk, dv, *dbiases = module.backward(dout, dlse, q, k, v, out, lse, problem)
+        return dq, dk, dv, *(_like(dx, x, q) for dx, x in zip(dbiases, given[:_BIASES], strict=True))
 
-    def _problem(self, q: Tensor, rest: Any, distance_grad: bool = False, dense_grad: bool = False) -> Problem:
-        tensors, numbers = len(self.tensors), len(self.numbers)
-        distance, dense = rest[:2]
-        q_spans, k_spans, seed = rest[2 + tensors : 5 + tensors]
-        zero, packed, scale, dropout, _ = rest[5 + tensors + numbers :]
-        pattern = self.pattern(*rest[2 : 2 + tensors], *rest[5 + tensors : 5 + tensors + numbers])
+    def _problem(self, q: Tensor, rest: Any, wanted: tuple[bool, ...] = (False,) * _BIASES) -> Problem:
+        tensors, numbers = _BIASES + len(self.tensors), len(self.numbers)
+        distance, dense, query, table = rest[:_BIASES]
+        q_spans, k_spans, seed = rest[tensors : tensors + 3]
+        zero, packed, scale, dropout, _ = rest[tensors + 3 + numbers :]
+        pattern = self.pattern(*rest[_BIASES:tensors], *rest[tensors + 3 : tensors + 3 + numbers])
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         return Problem(
-            pattern, scale, distance, zero, dense, q_spans, k_spans, packed, dropout, seed, distance_grad, dense_grad
+            pattern, scale, distance, zero, dense, query, table, q_spans, k_spans, packed, dropout, seed, *wanted
         )
 
     def _ready(self, backend: str, q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> ModuleType:
         """The backend's module, once it may trust its arguments."""
         check_tensors(q, k, v)
         check_problem(q, k, v, problem)
-        return load(choose(backend, q, k, v), self.name)
+        both = problem.query is not None and problem.table is not None
+        relative = Relative(problem.query, problem.table) if both else None  # type: ignore[arg-type]
+        return load(choose(backend, q, k, v, problem.pattern, relative), self.name)
 
     def _refuse(self, *_: Any) -> tuple:
         raise NotImplementedError(f"a second derivative of attention: {self.name}_bwd has none")
@@ -106,18 +120,16 @@ class Shape:
         ctx.settings = inputs[tensors:]
 
     def _differentiate(self, ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple:
-        q, k, v, out, lse, distance, dense, *rest = ctx.saved_tensors
+        q, k, v, out, lse, *rest = ctx.saved_tensors
         untouched = (None,) * (_TENSORS + len(self.tensors) + len(ctx.settings))
         if dout is None and dlse is None:
             return untouched
-        distance_grad = distance is not None and ctx.wanted[3]
-        dense_grad = dense is not None and ctx.wanted[4]
-        dq, dk, dv, ddistance, ddense = getattr(torch.ops.pkernels, f"{self.name}_bwd")(
-            torch.zeros_like(out) if dout is None else dout, dlse, q, k, v, out, lse, distance, dense, *rest,
-            *ctx.settings, distance_grad, dense_grad,
-        )  # fmt: skip
-        biases = (ddistance if distance_grad else None, ddense if dense_grad else None)
-        return (dq, dk, dv, *biases, *untouched[5:])
+        wanted = [x is not None and asked for x, asked in zip(rest[:_BIASES], ctx.wanted[_QKV:], strict=False)]
+        dq, dk, dv, *dbiases = getattr(torch.ops.pkernels, f"{self.name}_bwd")(
+            torch.zeros_like(out) if dout is None else dout, dlse, q, k, v, out, lse, *rest, *ctx.settings, *wanted
+        )
+        biases = (dx if asked else None for dx, asked in zip(dbiases, wanted, strict=True))
+        return (dq, dk, dv, *biases, *untouched[_QKV + _BIASES :])
 
 
 def _like(gradient: Tensor | None, of: Tensor | None, q: Tensor) -> Tensor:
@@ -129,12 +141,15 @@ def _fake_forward(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Ten
 
 
 def _fake_backward(
-    dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
-    distance: Tensor | None, dense: Tensor | None, *rest: Any,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    distance_grad, dense_grad = rest[-2:]
+    dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    distance, dense, query, table = (
+        x if asked else None for x, asked in zip(rest[:_BIASES], rest[-_BIASES:], strict=True)
+    )
+    sums = (q.new_empty(0 if x is None else x.shape, dtype=(q if x is None else x).dtype) for x in (distance, dense))
     return (
         *(rows_like(x, x.shape[-1]) for x in (q, k, v)),
-        q.new_empty(distance.shape, dtype=distance.dtype) if distance_grad and distance is not None else q.new_empty(0),
-        q.new_empty(dense.shape, dtype=dense.dtype) if dense_grad and dense is not None else q.new_empty(0),
+        *sums,
+        q.new_empty(0) if query is None else rows_like(query, query.shape[-1]),
+        q.new_empty(0 if table is None else table.shape),
     )

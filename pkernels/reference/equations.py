@@ -8,7 +8,8 @@ section 3.2.1; the backward as in Dao et al. 2022, arXiv:2205.14135, appendix B)
     dS = P ∘ (dP - delta)                 dbias = dS, summed where bias was broadcast
     dQ = scale * dS K     dK = scale * dSᵀ Q     dV = (P ∘ Z)ᵀ dO
 
-``count`` is how often the pattern keeps a pair. Memory is O(Sq Sk), whatever the pattern.
+A relative bias is ``scale * R[i] . T[j - i]``, so that dR = scale * dS T and dT = scale * dSᵀ R,
+summed along diagonals. ``count`` is how often the pattern keeps a pair. Memory is O(Sq Sk), whatever the pattern.
 A value that is not finite reaches only the rows that keep its pair: products are taken of
 cleaned operands, and the rows concerned are set to NaN.
 """
@@ -41,15 +42,15 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
 
 def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """``(dq, dk, dv, ddistance, ddense)``; the last two are None where not asked for."""
+) -> tuple[Tensor | None, ...]:
+    """``(dq, dk, dv, ddistance, ddense, dquery, dtable)``; those of biases are None where not asked for."""
     dq, dk, dv = (rows_like(x, x.shape[-1]).zero_() for x in (q, k, v))
-    wide = accumulator(q)
-    ddistance = ddense = None
-    if problem.distance is not None and problem.distance_grad:
-        ddistance = torch.zeros(problem.distance.shape, dtype=wide, device=q.device)
-    if problem.dense is not None and problem.dense_grad:
-        ddense = torch.zeros(problem.dense.shape, dtype=wide, device=q.device)
+    ddistance = _zeros(problem.distance, problem.distance_grad, q)
+    ddense = _zeros(problem.dense, problem.dense_grad, q)
+    dtable = _zeros(problem.table, problem.table_grad, q)
+    dquery = None
+    if problem.query is not None and problem.query_grad:
+        dquery = rows_like(problem.query, problem.query.shape[-1]).zero_()
     for part in _parts(problem, q, k):
         qs, ks, vs = part.queries(q), part.keys(k), part.keys(v)
         do, o, row = part.queries(dout), part.queries(out), part.queries(lse)
@@ -69,7 +70,11 @@ def backward(
             ddistance += _diagonals(ds, problem.zero, ddistance.shape[1])
         if ddense is not None:
             part.bias_rows(ddense).add_(ds.sum_to_size(part.bias_rows(ddense).shape))
-    return dq, dk, dv, ddistance, ddense
+        if dquery is not None:
+            part.queries(dquery, raw=True).copy_(problem.scale * part.relative_products(ds)[0])
+        if dtable is not None:
+            dtable += problem.scale * part.relative_products(ds)[1]
+    return dq, dk, dv, ddistance, ddense, dquery, dtable
 
 
 class _Part:
@@ -116,11 +121,36 @@ class _Part:
             s = s + problem.distance[:, j - i + problem.zero]
         if problem.dense is not None:
             s = s + self.bias_rows(problem.dense)
+        if problem.query is not None:
+            s = s + problem.scale * self.relative()
         if self.own is not None and self.given is not None:
             s = s.masked_fill(self.own, self.given)
         if self.count.dtype != torch.bool:
             s = s + torch.log(self.count.clamp(min=1).to(s.dtype))
         return torch.where(self.keep, s, -torch.inf)
+
+    def _of_pairs(self) -> Tensor:
+        """The row of the table of every pair, ``(n_q, n_k)``."""
+        i = torch.arange(self.sq, device=self.q.device)[:, None]
+        return torch.arange(self.sk, device=self.q.device)[None, :] - i + self.problem.zero
+
+    def relative(self) -> Tensor:
+        """``R[i] . T[j - i]``, NaN where either is not finite."""
+        query, table = self._relative()
+        index = self._of_pairs().expand(*query.shape[:2], -1, -1)
+        s = _clean(query) @ _clean(table).mT
+        return s.masked_fill(_bad(query)[..., None] | _bad(table)[..., None, :], torch.nan).gather(3, index)
+
+    def relative_products(self, ds: Tensor) -> tuple[Tensor, Tensor]:
+        """``dS T`` and ``dSᵀ R``, which has one row for each of the table's."""
+        query, table = self._relative()
+        by_row = ds.new_zeros(*query.shape[:3], table.shape[1]).scatter(3, self._of_pairs().expand(ds.shape), ds)
+        return by_row @ _clean(table), (by_row.mT @ _clean(query)).sum(0)
+
+    def _relative(self) -> tuple[Tensor, Tensor]:
+        query, table = self.problem.query, self.problem.table
+        assert query is not None and table is not None
+        return self.queries(query), table.to(accumulator(self.q))
 
     def dropout(self) -> Tensor | float:
         """Z: 0 where dropped, else 1 / (1 - dropout)."""
@@ -130,6 +160,10 @@ class _Part:
         batch = torch.arange(self.batch.start, self.batch.stop, device=self.q.device)
         kept = philox.kept(int(problem.seed), batch, self.q.shape[1], self.sq, self.sk, problem.dropout)
         return kept / (1 - problem.dropout)
+
+
+def _zeros(of: Tensor | None, wanted: bool, q: Tensor) -> Tensor | None:
+    return torch.zeros(of.shape, dtype=accumulator(q), device=q.device) if of is not None and wanted else None
 
 
 def _parts(problem: Problem, q: Tensor, k: Tensor) -> Iterator[_Part]:

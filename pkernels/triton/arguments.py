@@ -53,28 +53,16 @@ class Launch:
             min(pattern.columns, self.sk) if prefix is None else 0,
             min(pattern.rows, self.sk),
         )
-        distance: Any = problem.distance
-        dense: Any = problem.dense
         dropout: Any = None
-        m = n = reach
-        if distance is not None:
-            distance = (dense_rows(distance), distance.stride(0) if distance.shape[0] > 1 else 0)
-        if dense is not None:
-            m, n = (reach if size == 1 else size for size in dense.shape[2:])
-            sizes = zip(dense.shape, dense.stride(), strict=True)
-            dense = (dense, *(0 if size == 1 else stride for size, stride in sizes))
         if problem.dropout > 0:
             dropout = (problem.seed, round(65536 * problem.dropout), 1 / (1 - problem.dropout))
-        width = 1 if problem.distance is None else problem.distance.shape[1]
         self.listed: Any = None
         self.shared = (
             problem.q_spans,
             problem.k_spans,
             self.band,
             prefix,
-            distance,
-            dense,
-            (problem.zero, width, m, n),
+            *self._biases(reach),
             dropout,
             None if self.step == 1 else self.step,
             float(problem.scale),
@@ -82,6 +70,34 @@ class Launch:
             self.heads,
             self.heads // max(1, self.kv_heads),
         )
+
+    def _biases(self, reach: int) -> tuple:
+        """(Distance, Dense, Relative, (zero, their width, rows and columns of a Dense))."""
+        distance: Any = self.problem.distance
+        dense: Any = self.problem.dense
+        by_distance = distance if self.problem.table is None else self.problem.table
+        width = 1 if by_distance is None else by_distance.shape[1]
+        m = n = reach
+        if distance is not None:
+            distance = (dense_rows(distance), distance.stride(0) if distance.shape[0] > 1 else 0)
+        if dense is not None:
+            m, n = (reach if size == 1 else size for size in dense.shape[2:])
+            sizes = zip(dense.shape, dense.stride(), strict=True)
+            dense = (dense, *(0 if size == 1 else stride for size, stride in sizes))
+        return distance, dense, self._relative(), (self.problem.zero, width, m, n)
+
+    def _relative(self) -> Any:
+        query, table = self.problem.query, self.problem.table
+        if query is None or table is None:
+            return None
+        query, table = dense_rows(query), dense_rows(table)
+        apart = 0 if self.problem.packed else 1
+        strides = (table, table.stride(0), table.stride(1))
+        return view(query), strides, self.problem.q_spans, self.sq, apart, query.shape[3]
+
+    def choose(self, kernel: str) -> tune.Config:
+        """The tile shape of a kernel, smaller ones where a Relative is multiplied in it."""
+        return tune.choose(kernel if self.problem.query is None else "relative", self.q, self.v)
 
     def over_queries(self, kernel: Any, config: tune.Config, *tensors: View | None) -> None:
         """A program per tile of queries and query head."""
@@ -114,7 +130,7 @@ class Launch:
         reach = self.sq + self.sk
         return self.problem.dense is not None or self.step > 1 or low > -reach or high < reach
 
-    def start(self, kernel: Any, grid: int, config: tune.Config, arguments: tuple, **constants: bool) -> None:
+    def start(self, kernel: Any, grid: int, config: tune.Config, arguments: tuple, **constants: int) -> None:
         if grid == 0:
             return
         settings = {

@@ -19,7 +19,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ..problem import Problem, rows_like
-from . import tune
 from .arguments import Launch, dense_rows, view
 from .band_backward import backward
 from .philox import survivors
@@ -92,8 +91,8 @@ def _attend(
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])
 def forward_kernel(
-    q, k, v, out, lse, doubts, work, q_spans, k_spans, band, prefix, distance, dense, limits, dropout, dilation,
-    scale, sizes, heads, group,
+    q, k, v, out, lse, doubts, work, q_spans, k_spans, band, prefix, distance, dense, relative, limits, dropout,
+    dilation, scale, sizes, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
@@ -110,7 +109,7 @@ def forward_kernel(
     last = tl.minimum(first + (OWN - 1) * step, n_q - 1)
     i = first + tl.arange(0, OWN) * step
     seen = band_of_queries(band, prefix, sequence, n_q, n_k)
-    bias = (distance, dense, limits)
+    bias = (distance, dense, relative, limits)
     # (OWN, D)
     queries = load_tile(rows_of(q, storage, head, q_first), first, step, n_q, OWN, D, OFFSET)
     lost = unclean_rows(queries)
@@ -140,7 +139,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
     if out.numel() == 0:
         return out, lse
     q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
-    Launch(q, k, v, problem).over_queries(
-        forward_kernel, tune.choose("forward", q, v), view(q), view(k), view(v), view(out), view(lse[..., None])
+    launch = Launch(q, k, v, problem)
+    launch.over_queries(
+        forward_kernel, launch.choose("forward"), view(q), view(k), view(v), view(out), view(lse[..., None])
     )
     return out, lse

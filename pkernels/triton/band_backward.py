@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..problem import Problem, rows_like
-from . import band_bias, tune
+from . import band_bias, band_relative
 from .arguments import Launch, dense_rows, view
 from .philox import survivors
 from .step import (
@@ -87,8 +87,8 @@ def _sum_dq(
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])
 def dq_kernel(
-    q, k, v, out, dout, lse, dlse, delta, dq, doubts, work, q_spans, k_spans, band, prefix, distance, dense, limits,
-    dropout, dilation, scale, sizes, heads, group,
+    q, k, v, out, dout, lse, dlse, delta, dq, doubts, work, q_spans, k_spans, band, prefix, distance, dense, relative,
+    limits, dropout, dilation, scale, sizes, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
@@ -105,7 +105,7 @@ def dq_kernel(
     last = tl.minimum(first + (OWN - 1) * step, n_q - 1)
     i = first + tl.arange(0, OWN) * step
     seen = band_of_queries(band, prefix, sequence, n_q, n_k)
-    bias = (distance, dense, limits)
+    bias = (distance, dense, relative, limits)
     # (BM, D), (BM, Dv), (BM, Dv)
     queries = load_tile(rows_of(q, storage, head, q_first), first, step, n_q, OWN, D, OFFSET)
     do = load_tile(rows_of(dout, storage, head, q_first), first, step, n_q, OWN, DV, OFFSET)
@@ -181,7 +181,7 @@ def _sum_dkv(
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])
 def dkv_kernel(
-    q, k, v, dout, lse, delta, dk, dv, doubts, work, q_spans, k_spans, band, prefix, distance, dense, limits,
+    q, k, v, dout, lse, delta, dk, dv, doubts, work, q_spans, k_spans, band, prefix, distance, dense, relative, limits,
     dropout, dilation, scale, sizes, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, CAREFUL: tl.constexpr,
@@ -199,7 +199,7 @@ def dkv_kernel(
     last = tl.minimum(first + (OWN - 1) * step, n_k - 1)
     j = first + tl.arange(0, OWN) * step
     seen = band_of_keys(band, prefix, sequence, n_q, n_k)
-    bias = (distance, dense, limits)
+    bias = (distance, dense, relative, limits)
     # (BN, D), (BN, Dv)
     keys = load_tile(rows_of(k, storage, head, k_first), first, step, n_k, OWN, D, OFFSET)
     values = load_tile(rows_of(v, storage, head, k_first), first, step, n_k, OWN, DV, OFFSET)
@@ -217,8 +217,8 @@ def dkv_kernel(
 
 def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """``(dq, dk, dv, ddistance, ddense)``; the last two are None where not asked for."""
+) -> tuple[Tensor | None, ...]:
+    """``(dq, dk, dv, ddistance, ddense, dquery, dtable)``; those of biases are None where not asked for."""
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
     if problem.q_spans is not None or q.numel() == 0:  # rows of no sequence
         dq.zero_()
@@ -231,15 +231,19 @@ def backward(
     numbers = [view(x[..., None]) for x in (lse, delta)]
     launch = Launch(q, k, v, problem)
     launch.over_queries(
-        dq_kernel, tune.choose("dq", q, v), *map(view, (q, k, v, out, dout)), numbers[0],
+        dq_kernel, launch.choose("dq"), *map(view, (q, k, v, out, dout)), numbers[0],
         None if dlse is None else view(dlse.contiguous()[..., None]), numbers[1], view(dq),
     )  # fmt: skip
     launch.over_keys(
-        dkv_kernel, tune.choose("dkv", q, v), *map(view, (q, k, v, dout)), *numbers, view(dk), view(dv)
+        dkv_kernel, launch.choose("dkv"), *map(view, (q, k, v, dout)), *numbers, view(dk), view(dv)
     )  # fmt: skip
-    ddistance = ddense = None
+    ddistance = ddense = dquery = dtable = None
     if problem.distance is not None and problem.distance_grad:
         ddistance = band_bias.distance(launch, dout, lse, delta)
     if problem.dense is not None and problem.dense_grad:
         ddense = band_bias.dense(launch, dout, lse, delta)
-    return dq, dk, dv, ddistance, ddense
+    if problem.query is not None and problem.query_grad:
+        dquery = band_relative.query(launch, dout, lse, delta)
+    if problem.table is not None and problem.table_grad:
+        dtable = band_relative.table(launch, dout, lse, delta)
+    return dq, dk, dv, ddistance, ddense, dquery, dtable

@@ -87,8 +87,8 @@ def _counts(listed, head, i, j, n_q, n_k):
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])
 def distance_kernel(
-    q, k, v, dout, lse, delta, partial, listed, apart, q_spans, k_spans, band, prefix, distance, dense, limits,
-    dropout, dilation, scale, sizes, heads, group,
+    q, k, v, dout, lse, delta, partial, listed, apart, q_spans, k_spans, band, prefix, distance, dense, relative,
+    limits, dropout, dilation, scale, sizes, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -102,7 +102,7 @@ def distance_kernel(
     keys, values = rows_of(k, storage, head // group, k_first), rows_of(v, storage, head // group, k_first)
     seen = band_of_queries(band, prefix, sequence, n_q, n_k)
     low, high, shift, _near, far, own_near, own_far = seen
-    bias = (distance, dense, limits)
+    bias = (distance, dense, relative, limits)
     # Diagonals j - i = t0, t0 + 1, ...
     t0 = block * OWN - zero
     on_band = (t0 - shift <= high) & (t0 + OWN - 1 - shift >= low)
@@ -128,7 +128,7 @@ def distance_kernel(
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes", "shape"])
 def dense_kernel(
     q, k, v, dout, lse, delta, grad, shape, sequences, listed, apart, q_spans, k_spans, band, prefix, distance, dense,
-    limits, dropout, dilation, scale, sizes, heads, group,
+    relative, limits, dropout, dilation, scale, sizes, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -137,7 +137,7 @@ def dense_kernel(
     program = tl.program_id(0)
     n0, m0 = program % across * OTHER, program // across % down * OWN
     h0, b0 = program // across // down % of_h, program // across // down // of_h
-    bias = (distance, dense, limits)
+    bias = (distance, dense, relative, limits)
     total = tl.zeros([OWN, OTHER], tl.float32)
     for sequence in tl.range(b0, tl.where(of_b == 1, sequences, b0 + 1)):
         storage = sequence * apart

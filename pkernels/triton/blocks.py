@@ -89,8 +89,8 @@ def _log(count, PRECISION: tl.constexpr):
 
 @triton.jit(do_not_specialize=["layout", "limits", "dropout", "sizes"])
 def blocks_forward_kernel(
-    q, k, v, out, lse, lists, layout, q_spans, k_spans, distance, dense, limits, dropout, scale, sizes, heads, group,
-    D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
+    q, k, v, out, lse, lists, layout, q_spans, k_spans, distance, dense, relative, limits, dropout, scale, sizes, heads,
+    group, D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, EACH: tl.constexpr,
 ):  # fmt: skip
     sequence, head, block, first, stop = _place(layout, sizes[0], heads, OWN)
@@ -99,7 +99,7 @@ def blocks_forward_kernel(
     stop = tl.minimum(stop, n_q)
     if first >= stop:
         return
-    bias = (distance, dense, limits)
+    bias = (distance, dense, relative, limits)
     i = first + tl.arange(0, OWN)
     # (OWN, D)
     queries = load_tile(rows_of(q, sequence, head, q_first), first, 1, stop, OWN, D, OFFSET)
@@ -138,8 +138,8 @@ def blocks_forward_kernel(
 
 @triton.jit(do_not_specialize=["layout", "limits", "dropout", "sizes"])
 def blocks_dq_kernel(
-    q, k, v, out, dout, lse, dlse, delta, dq, lists, layout, q_spans, k_spans, distance, dense, limits, dropout,
-    scale, sizes, heads, group,
+    q, k, v, out, dout, lse, dlse, delta, dq, lists, layout, q_spans, k_spans, distance, dense, relative, limits,
+    dropout, scale, sizes, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, EACH: tl.constexpr,
 ):  # fmt: skip
@@ -149,7 +149,7 @@ def blocks_dq_kernel(
     stop = tl.minimum(stop, n_q)
     if first >= stop:
         return
-    bias = (distance, dense, limits)
+    bias = (distance, dense, relative, limits)
     i = first + tl.arange(0, OWN)
     # (OWN, D), (OWN, Dv), (OWN, Dv)
     queries = load_tile(rows_of(q, sequence, head, q_first), first, 1, stop, OWN, D, OFFSET)
@@ -190,8 +190,8 @@ def blocks_dq_kernel(
 
 @triton.jit(do_not_specialize=["layout", "limits", "dropout", "sizes"])
 def blocks_dkv_kernel(
-    q, k, v, dout, lse, delta, dk, dv, lists, layout, q_spans, k_spans, distance, dense, limits, dropout, scale,
-    sizes, heads, group,
+    q, k, v, dout, lse, delta, dk, dv, lists, layout, q_spans, k_spans, distance, dense, relative, limits, dropout,
+    scale, sizes, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
     OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, EACH: tl.constexpr,
 ):  # fmt: skip
@@ -201,7 +201,7 @@ def blocks_dkv_kernel(
     stop = tl.minimum(stop, n_k)
     if first >= stop:
         return
-    bias = (distance, dense, limits)
+    bias = (distance, dense, relative, limits)
     j = first + tl.arange(0, OWN)
     # (OWN, D), (OWN, Dv)
     keys = load_tile(rows_of(k, sequence, head, k_first), first, 1, stop, OWN, D, OFFSET)
@@ -257,7 +257,7 @@ class _Launch(Launch):
         counts = pattern.counts(-(-self.sk // self.size))
         each = counts.shape[1] * counts.shape[2] if counts.shape[0] > 1 else 0
         self.listed = (counts, each, counts.shape[2], self.size)
-        self.blocks_shared = (*self.shared[:2], *self.shared[4:8], *self.shared[9:])
+        self.blocks_shared = (*self.shared[:2], *self.shared[4:9], *self.shared[10:])
 
     def own_queries(self, kernel: Any, config: tune.Config, *tensors: Any) -> None:
         self._blocks(kernel, config, self.pattern.lists, self.heads, tensors)
@@ -290,8 +290,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
 
 def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """``(dq, dk, dv, ddistance, ddense)``; the last two are None where not asked for."""
+) -> tuple[Tensor | None, ...]:
+    """``(dq, dk, dv, ddistance, ddense, None, None)``; those of biases are None where not asked for."""
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
     if problem.q_spans is not None or q.numel() == 0:
         dq.zero_()
@@ -316,4 +316,4 @@ def backward(
         ddistance = band_bias.distance(launch, dout, lse, delta)
     if problem.dense is not None and problem.dense_grad:
         ddense = band_bias.dense(launch, dout, lse, delta)
-    return dq, dk, dv, ddistance, ddense
+    return dq, dk, dv, ddistance, ddense, None, None

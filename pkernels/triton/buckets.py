@@ -216,11 +216,11 @@ class _Launch(Launch):
         steps = (heads * rounds * entries if batch > 1 else 0, rounds * entries if heads > 1 else 0)
         of_round = entries // pattern.chunk
         grid = self.batch * self.heads * of_round * -(-pattern.chunk // config.own)
-        dropout, scale = self.shared[7], self.shared[9]
+        dropout, scale = self.shared[8], self.shared[10]
         for number in range(rounds):
             chunks = (pattern.chunk, of_round, of_round * rounds, number, pattern.before, pattern.after)
             given = (pattern.own,) if kernel is buckets_forward_kernel else ()
-            arguments = (*tensors, (self.order, *steps), chunks, *given, dropout, scale, *self.shared[11:])
+            arguments = (*tensors, (self.order, *steps), chunks, *given, dropout, scale, *self.shared[12:])
             self.start(kernel, grid, config, arguments, CAUSAL=pattern.causal)
 
 
@@ -245,8 +245,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
 
 def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
-) -> tuple[Tensor, Tensor, Tensor, None, None]:
-    """``(dq, dk, dv, None, None)``."""
+) -> tuple[Tensor | None, ...]:
+    """``(dq, dk, dv)`` and None for each bias."""
     q, k, v, dout = (dense_rows(x) for x in (q, k, v, dout))
     dead = lse == -torch.inf
     delta = (dout.float() * out.float()).sum(-1)
@@ -264,7 +264,7 @@ def backward(
     dq.copy_(sum_q)
     for grad, of in ((dk, sum_k), (dv, sum_v)):
         grad.copy_(of.unflatten(1, (k.shape[1], launch.heads // max(1, k.shape[1]))).sum(2))
-    return dq, dk, dv, None, None
+    return dq, dk, dv, None, None, None, None
 
 
 def _separate(lse: Tensor, own: float | None) -> tuple[Tensor, Tensor | None]:

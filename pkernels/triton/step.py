@@ -232,7 +232,7 @@ def scores(a, b, i, j, sequence, head, scale, bias, PRECISION: tl.constexpr):
     """scale * a bᵀ + bias. i and j are the tile's query rows and key rows, one of them along
     each axis."""
     s = product(a, b, PRECISION) * (scale * unit(PRECISION))
-    distance, dense, limits = bias
+    distance, dense, relative, limits = bias
     zero, width, m, n = limits
     if distance is not None:
         t = tl.minimum(tl.maximum(j - i + zero, 0), width - 1)
@@ -240,7 +240,52 @@ def scores(a, b, i, j, sequence, head, scale, bias, PRECISION: tl.constexpr):
     if dense is not None:
         added = _dense_tile(dense, sequence, head, i, j, m, n)
         s = tl.where(added == -float("inf"), added, s + added * unit(PRECISION))
+    if relative is not None:
+        s += _relative_tile(relative, sequence, head, i, j, zero, width, PRECISION) * (scale * unit(PRECISION))
     return s
+
+
+@triton.constexpr_function
+def reach_of(m, n):
+    """Rows of a table that m neighbouring queries and n neighbouring keys meet, as a tile."""
+    return 1 << (m + n - 2).bit_length()
+
+
+@triton.jit
+def table_rows(relative, head, first, width, c0, K: tl.constexpr, C: tl.constexpr):
+    """(K, C): rows first, first + 1, ... of a head's table, columns c0, ...; zero where there are none."""
+    t, c = (first + tl.arange(0, K))[:, None], (c0 + tl.arange(0, C))[None, :]
+    base = relative[1][0] + tl.cast(head, tl.int64) * relative[1][1]
+    return tl.load(
+        base + t.to(tl.int64) * relative[1][2] + c, mask=(t >= 0) & (t < width) & (c < relative[5]), other=0.0
+    )
+
+
+@triton.jit
+def _relative_tile(relative, sequence, head, i, j, zero, width, PRECISION: tl.constexpr):
+    """Query times the table's row of each pair, in the shape of i and j, rows of which are neighbours;
+    ``relative`` = (query, (table, head stride, row stride), q_spans, Sq, batch rows apart, Dr)."""
+    query, _table, q_spans, sq, apart, dr = relative
+    M: tl.constexpr = i.shape[0] * i.shape[1]
+    N: tl.constexpr = j.shape[0] * j.shape[1]
+    K: tl.constexpr = reach_of(M, N)
+    q_first, n_q = span(q_spans, sequence, sq)
+    rows = rows_of(query, sequence * apart, head, q_first)
+    i0, j0 = tl.min(i), tl.min(j)
+    at = (i0 + tl.arange(0, M))[:, None]
+    total = tl.zeros([M, K], tl.float32)
+    for c0 in tl.range(0, dr, 32, num_stages=1):
+        c = (c0 + tl.arange(0, 32))[None, :]
+        # (M, 32), (K, 32)
+        some = tl.load(rows[0] + at.to(tl.int64) * rows[1] + c, mask=(at < n_q) & (c < dr), other=0.0)
+        table = table_rows(relative, head, j0 - i0 - (M - 1) + zero, width, c0, K, 32)
+        total += product(some, table, PRECISION)
+    # Key c of the tile and query r meet row c - r + M - 1.
+    tile = tl.gather(total, tl.arange(0, N)[None, :] - tl.arange(0, M)[:, None] + (M - 1), 1)
+    if i.shape[0] == 1:
+        return tl.trans(tile)
+    else:
+        return tile
 
 
 @triton.jit
@@ -253,7 +298,7 @@ def _dense_tile(dense, sequence, head, i, j, m, n):
 @triton.jit
 def not_hidden(keep, i, j, sequence, head, bias):
     """``keep`` without the pairs that a Dense bias of -inf masks out."""
-    _distance, dense, limits = bias
+    _distance, dense, _relative, limits = bias
     if dense is not None:
         keep = keep & (_dense_tile(dense, sequence, head, i, j, limits[2], limits[3]) != -float("inf"))
     return keep

@@ -22,6 +22,7 @@ struct Case {
   bool distance, dense;
   double dropout;
   int64_t parts;
+  int64_t dr = 0;  // of a relative bias
 };
 
 constexpr int64_t far = 1 << 20;
@@ -58,7 +59,8 @@ bool survives(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
 }
 
 struct Data {
-  std::vector<float> q, k, v, out, lse, dout, dlse, dq, dk, dv, distance, dense, ddistance, ddense;
+  std::vector<float> q, k, v, out, lse, dout, dlse, dq, dk, dv, distance, dense, ddistance, ddense, query, table,
+      dquery, dtable;
 
   explicit Data(const Case& c)
       : q(normal(batch * c.heads * c.n_q * c.d)),
@@ -74,7 +76,13 @@ struct Data {
         distance(c.distance ? normal(c.heads * (c.n_q + c.n_k - 1)) : std::vector<float>{}),
         dense(c.dense ? normal(c.heads * c.n_q * c.n_k) : std::vector<float>{}),
         ddistance(c.distance ? c.parts * batch * distance.size() : 0, 0.0f),
-        ddense(dense.size(), 0.0f) {}
+        ddense(dense.size(), 0.0f),
+        query(normal(batch * c.heads * c.n_q * c.dr)),
+        table(normal(c.heads * (c.n_q + c.n_k - 1) * c.dr)),
+        dquery(query.size(), NAN),
+        dtable(c.parts * batch * c.heads * (c.n_q + c.n_k - 1) * round_up(c.dr), 0.0f) {}
+
+  static int64_t round_up(int64_t dr) { return (dr + 15) / 16 * 16; }
 };
 
 double worst(const std::vector<double>& want, const std::vector<float>& got) {
@@ -91,6 +99,7 @@ double worst(const std::vector<double>& want, const std::vector<float>& got) {
 double check(const Case& c, const Problem& p, const Data& x) {
   std::vector<double> out(x.out.size()), lse(x.lse.size()), dq(x.q.size()), dk(x.k.size()), dv(x.v.size());
   std::vector<double> ddistance(x.distance.size()), ddense(x.dense.size());
+  std::vector<double> dquery(x.query.size()), dtable(x.table.size());
   const int64_t group = c.heads / c.kv_heads, width = c.n_q + c.n_k - 1;
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t h = 0; h < c.heads; ++h) {
@@ -104,6 +113,8 @@ double check(const Case& c, const Problem& p, const Data& x) {
           for (int64_t e = 0; e < c.d; ++e) s[j] += p.scale * x.q[row * c.d + e] * x.k[(kv + j) * c.d + e];
           if (c.distance) s[j] += x.distance[h * width + j - i + c.n_q - 1];
           if (c.dense) s[j] += x.dense[(h * c.n_q + i) * c.n_k + j];
+          const int64_t apart = (h * width + j - i + c.n_q - 1) * c.dr;
+          for (int64_t e = 0; e < c.dr; ++e) s[j] += p.scale * x.query[row * c.dr + e] * x.table[apart + e];
           top = std::fmax(top, s[j]);
         }
         for (double value : s) sum += std::isinf(value) ? 0 : std::exp(value - top);
@@ -128,15 +139,26 @@ double check(const Case& c, const Problem& p, const Data& x) {
           }
           if (c.distance) ddistance[h * width + j - i + c.n_q - 1] += ds;
           if (c.dense) ddense[(h * c.n_q + i) * c.n_k + j] += ds;
+          const int64_t apart = (h * width + j - i + c.n_q - 1) * c.dr;
+          for (int64_t e = 0; e < c.dr; ++e) {
+            dquery[row * c.dr + e] += p.scale * ds * x.table[apart + e];
+            dtable[apart + e] += p.scale * ds * x.query[row * c.dr + e];
+          }
         }
       }
     }
   }
   std::vector<float> summed(x.distance.size());
   for (size_t i = 0; i < x.ddistance.size(); ++i) summed[i % summed.size()] += x.ddistance[i];
+  std::vector<float> of_table(x.table.size());
+  const int64_t ld = Data::round_up(c.dr), table_rows = c.heads * width;
+  for (int64_t i = 0; c.dr && i < c.parts * batch * table_rows; ++i) {
+    for (int64_t e = 0; e < c.dr; ++e) of_table[i % table_rows * c.dr + e] += x.dtable[i * ld + e];
+  }
   double error = 0;
-  for (const double e : {worst(out, x.out), worst(lse, x.lse), worst(dq, x.dq), worst(dk, x.dk), worst(dv, x.dv),
-                         worst(ddistance, summed), worst(ddense, x.ddense)}) {
+  for (const double e :
+       {worst(out, x.out), worst(lse, x.lse), worst(dq, x.dq), worst(dk, x.dk), worst(dv, x.dv),
+        worst(ddistance, summed), worst(ddense, x.ddense), worst(dquery, x.dquery), worst(dtable, of_table)}) {
     error = std::fmax(error, e);
   }
   return error;
@@ -151,7 +173,7 @@ void run(const Kernels& kernels, const Case& c, const Problem& p, Data& x) {
   f.v = rows(x.v, c.kv_heads, c.n_k, c.dv), f.out = rows(x.out, c.heads, c.n_q, c.dv);
   f.lse = x.lse.data(), f.lse_batch = c.heads * c.n_q, f.lse_head = c.n_q;
   std::vector<float> scratch(kernels.forward_scratch(p, f.panels), NAN);
-  if (c.n_q * group <= most_narrow && c.dropout == 0 && !c.dense) {
+  if (c.n_q * group <= most_narrow && c.dropout == 0 && !c.dense && !c.dr) {
     const int64_t stride = c.n_q * group * narrow_row(p);
     scratch.assign(kernels.narrow_scratch(p, c.n_q * group), NAN);
     std::vector<float> states(2 * stride, NAN);
@@ -173,13 +195,19 @@ void run(const Kernels& kernels, const Case& c, const Problem& p, Data& x) {
   Backward g{};
   g.problem = p, g.tile = kernels.panel, g.pairs = false;
   g.q = f.q, g.k = f.k, g.v = f.v, g.out = f.out, g.dout = rows(x.dout, c.heads, c.n_q, c.dv);
-  g.dq = rows(x.dq, c.heads, c.n_q, c.d), g.dk = rows(x.dk, c.kv_heads, c.n_k, c.d);
+  g.dq.to = rows(x.dq, c.heads, c.n_q, c.d), g.dq.width = c.d;
+  if (c.dr) g.dquery.to = rows(x.dquery, c.heads, c.n_q, c.dr), g.dquery.width = c.dr, g.dtable = x.dtable.data();
+  g.dk = rows(x.dk, c.kv_heads, c.n_k, c.d);
   g.dv = rows(x.dv, c.kv_heads, c.n_k, c.dv);
   g.lse = f.lse, g.lse_batch = f.lse_batch, g.lse_head = f.lse_head;
   g.dlse = x.dlse.data(), g.dlse_batch = f.lse_batch, g.dlse_head = f.lse_head, g.dlse_row = 1;
   g.parts = c.parts;
-  std::vector<float> parts(c.parts > 1 ? c.parts * x.q.size() : 0, NAN);
-  if (c.parts > 1) g.dq_parts = parts.data(), g.dq_part = g.dq, g.dq_part_size = x.q.size();
+  std::vector<float> parts[] = {std::vector<float>(c.parts * x.q.size(), NAN),
+                                std::vector<float>(c.parts * x.query.size(), NAN)};
+  Shares* const shares[] = {&g.dq, &g.dquery};
+  for (int i = 0; c.parts > 1 && i < 2; ++i) {
+    shares[i]->parts = parts[i].data(), shares[i]->part = shares[i]->to, shares[i]->size = parts[i].size() / c.parts;
+  }
   g.ddistance = c.distance ? x.ddistance.data() : nullptr;
   g.ddense = c.dense ? x.ddense.data() : nullptr;
   const int64_t size[4] = {1, c.heads, c.n_q, c.n_k};
@@ -211,6 +239,10 @@ bool passes(const Kernels& kernels, const Case& c) {
     p.distance_head = p.distance_width, p.zero = c.n_q - 1;
   }
   if (c.dense) p.dense = x.dense.data(), p.dense_head = c.n_q * c.n_k, p.dense_row = c.n_k, p.dense_column = 1;
+  if (c.dr) {
+    p.dr = c.dr, p.table_rows = c.n_q + c.n_k - 1, p.zero = c.n_q - 1;
+    p.query = rows(x.query, c.heads, c.n_q, c.dr), p.table = {x.table.data(), 0, p.table_rows * c.dr, c.dr};
+  }
   p.threshold = (uint32_t)std::nearbyint(65536 * c.dropout), p.keep_scale = (float)(1 / (1 - c.dropout));
   p.seed = 0x123456789ABCDEFull;
   run(kernels, c, p, x);
@@ -235,6 +267,10 @@ int main() {
       {"prefix, dense bias", 49, 57, 80, 64, 2, 1, {far, 0, 0, 1}, 7, false, true, 0.1, 1},
       {"strictly ahead", 33, 33, 1, 1, 1, 1, {-2, far, 0, 1}, 0, false, false, 0, 1},
       {"widest head", 20, 25, 256, 256, 1, 1, {far, far, 0, 1}, 0, false, true, 0, 1},
+      {"relative, causal, parts", 61, 149, 32, 32, 4, 2, {far, 0, 0, 1}, 0, false, false, 0, 3, 41},
+      {"relative, more queries", 200, 51, 16, 16, 1, 1, {far, far, 0, 1}, 0, false, false, 0, 1, 16},
+      {"relative, dilated, dropout", 101, 101, 8, 24, 2, 2, {3, 3, 5, 3}, 4, false, false, 0.5, 2, 26},
+      {"relative, one row", 1, 131, 16, 16, 2, 2, {far, far, 0, 1}, 0, false, false, 0, 1, 7},
       {"no keys", 5, 0, 16, 16, 1, 1, {far, far, 0, 1}, 0, false, false, 0, 1},
   };
   int failed = 0;

@@ -107,5 +107,5 @@ def emulated(seed: int | None = None, mutants: Mapping[str, str] | None = None) 
         record = Record(note, [x for x in arguments if isinstance(x, torch.Tensor)])
         reports.append(run(ptx, (int(grid),), [record], int(shared), int(threads) // 32, seed=seed))
 
-    with mock.patch.object(call, "launch", start), mock.patch.object(backends, "_why_not_here", return_value=None):
+    with mock.patch.object(call, "launch", start), mock.patch.object(backends, "_why_not_nvidia", return_value=None):
         yield reports

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pydoc_data.topics
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def fill_with_noise(model: nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(noise * 0.2 + (1.0 if "Norm.weight" in name else 0.0))
+            parameter.copy_(noise * 0.2 + (1.0 if re.search(r"(Norm|ln_\w)\.weight", name) else 0.0))
 
 
 def pair(folder: Path, architecture: str, config: Any, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Model]:

@@ -88,10 +88,6 @@ def test_pre_training_in_every_mode(tmp_path: Path, version: str, mode: str, pad
     given, pairs = batch(mask, mode)
     labels = token_labels(mask, WORDS)
     relation = torch.tensor([1, 0, 1])[: len(mask)] if mode == "bidirectional" else None
-    if (version, padding) == ("v2", "holes"):
-        with pytest.raises(NotImplementedError, match="attention_mask: beside a position bias"):
-            ours(**given)
-        return
     states = oracle.states(given["input_ids"], given["token_type_ids"], pairs)
     words, related = (
         oracle.words(states),
@@ -325,12 +321,13 @@ def test_attention_dropout_follows_the_seed_and_training_mode() -> None:
 
 @pytest.mark.compiles
 def test_traces_in_one_graph() -> None:
-    model = build("UniLMModel", config(**RELATIVE)).eval()
+    model = build("UniLMModel", config(**RELATIVE, num_hidden_layers=1)).eval()
     given, _ = batch(MASKS["right"], "seq2seq")
     lengths = given.pop("attention_mask").sum(1)
-    want = model(**given, lengths=lengths).last_hidden_state
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    assert_close(compiled(**given, lengths=lengths).last_hidden_state, want, "seq2seq")
+    with torch.no_grad():
+        want = model(**given, lengths=lengths).last_hidden_state
+        assert_close(compiled(**given, lengths=lengths).last_hidden_state, want, "seq2seq")
 
 
 # Sizes and settings ---------------------------------------------------------------------

@@ -20,12 +20,14 @@ from .scores import score_loss
 
 @dataclass
 class Layerwise:
-    """``loss`` is the sum of the other three; ``hidden`` and ``attention`` are sums over layers."""
+    """``loss`` is the sum of the next three; ``hidden`` and ``attention`` are sums over layers. ``last
+    (B, S, width)``: the student's last states as the teacher would have them."""
 
     loss: Tensor
     embedding: Tensor
     hidden: Tensor
     attention: Tensor
+    last: Tensor
 
 
 class LayerwiseLoss(Taught):
@@ -70,14 +72,16 @@ class LayerwiseLoss(Taught):
             teacher = self.teacher(input_ids, output_hidden_states=True, **arguments).hidden_states
         real = real_tokens(input_ids, **arguments)
 
-        def states(m: int, layer: int) -> Tensor:
-            return nn.functional.mse_loss(self.project(student[m][real]), teacher[layer][real])
+        embedding, *hiddens = (self.project(x) for x in student)
 
-        embedding = states(0, 0)
-        hidden = torch.stack([states(m, layer) for m, layer in enumerate(self.layers, 1)]).sum()
+        def states(x: Tensor, layer: int) -> Tensor:
+            return nn.functional.mse_loss(x[real], teacher[layer][real])
+
+        of_layers = [states(x, layer) for x, layer in zip(hiddens, self.layers, strict=True)]
+        embedding, hidden = states(embedding, 0), torch.stack(of_layers).sum()
         scores = [self._scores(mine[m], theirs[layer - 1]) for m, layer in enumerate(self.layers)]
         attention = torch.stack(scores).sum()
-        return Layerwise(embedding + hidden + attention, embedding, hidden, attention)
+        return Layerwise(embedding + hidden + attention, embedding, hidden, attention, hiddens[-1])
 
     @staticmethod
     def _scores(mine: Scores, theirs: Scores) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -57,23 +58,38 @@ def full_sentences(
         >>> list(full_sentences([[[5, 6], [7]], [[8]]], 7, first=0, last=2))
         [[0, 5, 6, 7, 2, 8, 2]]
     """
-    room = length - 2
-    if room < 1:
+    if length < 3:
         raise ValueError(f"length: at least 3 is allowed, got {length}")
-    between = [last if separator is None else separator]
-    row: list[int] = []
+    for pieces in whole_sentences(documents, length - 2, between=[last if separator is None else separator]):
+        yield [first, *chain.from_iterable(pieces), last]
+
+
+def whole_sentences(documents: Iterable[Document], length: int, *, between: Sentence = ()) -> Iterator[list[list[int]]]:
+    """The same rows as lists of their sentences, without special tokens.
+
+    Args:
+        length: The most tokens of a row.
+        between: Tokens between two documents, at the front of the sentence behind them.
+
+    Example:
+        >>> list(whole_sentences([[[5, 6], [7]], [[8]]], 3))
+        [[[5, 6], [7]], [[8]]]
+    """
+    if length < 1:
+        raise ValueError(f"length: at least 1 without special tokens is allowed, got {length}")
+    row: list[list[int]] = []
     for document in documents:
         joint = between
         for sentence in document:
-            for start in range(0, len(sentence), room):
-                piece = list(sentence[start : start + room])
-                if row and len(row) + len(joint) + len(piece) > room:
-                    yield [first, *row, last]
+            for start in range(0, len(sentence), length):
+                piece = list(sentence[start : start + length])
+                if row and sum(map(len, row)) + len(joint) + len(piece) > length:
+                    yield row
                     row = []
-                row += [*joint, *piece] if row else piece
-                joint = []
+                row.append([*joint, *piece] if row else piece)
+                joint = ()
     if row:
-        yield [first, *row, last]
+        yield row
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:

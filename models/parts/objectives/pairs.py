@@ -121,6 +121,10 @@ class _Draws:
     def coin(self, probability: float) -> bool:
         return bool(torch.rand((), generator=self.generator, device=self.device) < probability)
 
+    def coins(self, probability: float, count: int) -> list[bool]:
+        """As many; none of a ``count`` below 1."""
+        return (torch.rand(max(0, count), generator=self.generator, device=self.device) < probability).tolist()
+
     def integer(self, low: int, high: int) -> int:
         """From ``low`` to ``high``, both included."""
         return int(torch.randint(low, high + 1, (), generator=self.generator, device=self.device))
@@ -156,9 +160,9 @@ def _trimmed(first: list[int], second: list[int], room: int, draw: _Draws) -> tu
     """The longer segment loses a token at its front or end until both fit."""
     segments = [first, second]
     bounds = [[0, len(first)], [0, len(second)]]
-    for _ in range(len(first) + len(second) - room):
+    for at_front in draw.coins(0.5, len(first) + len(second) - room):
         longer = max((1, 0), key=lambda i: bounds[i][1] - bounds[i][0])
-        if draw.coin(0.5):
+        if at_front:
             bounds[longer][0] += 1
         else:
             bounds[longer][1] -= 1

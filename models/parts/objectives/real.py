@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layouts import layout
+from ..padding import layout
 
 
 def real_tokens(

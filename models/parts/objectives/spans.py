@@ -92,12 +92,18 @@ def _choose(words: int, share: Tensor, rate: float, generator: torch.Generator |
         return torch.zeros(words, dtype=torch.bool)
     sizes = 1 + torch.multinomial(share.to(device), count, replacement=True, generator=generator).cpu()
     sizes = (words - (sizes.cumsum(0) - sizes)).clamp(min=0).minimum(sizes)
-    sizes = sizes[sizes > 0]
-    # n-grams and the single words between them, in random order.
-    places = len(sizes) + words - int(sizes.sum())
-    ngram = torch.randperm(places, generator=generator, device=device).cpu()[: len(sizes)]
-    spans = torch.ones(places, dtype=torch.int64).index_copy_(0, ngram, sizes)
-    return torch.zeros(places, dtype=torch.bool).index_fill_(0, ngram, True).repeat_interleave(spans)
+    lengths, drawn = scattered(sizes[sizes > 0], words, generator)
+    return drawn.repeat_interleave(lengths)
+
+
+def scattered(sizes: Tensor, total: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Spans of these sizes, together at most ``total``, and the single words between them, in random
+    order: the length of each, and whether it is a span."""
+    device = None if generator is None else generator.device
+    places = len(sizes) + total - int(sizes.sum())
+    spans = torch.randperm(places, generator=generator, device=device).cpu()[: len(sizes)]
+    lengths = torch.ones(places, dtype=torch.int64).index_copy_(0, spans, sizes)
+    return lengths, torch.zeros(places, dtype=torch.bool).index_fill_(0, spans, True)
 
 
 def _stretches(word_ids: Tensor) -> Iterable[tuple[int, int, int]]:

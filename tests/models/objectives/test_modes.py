@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pkernels.models import Model, build, unilm
 from pkernels.models.parts.attention import SelfAttention
-from pkernels.models.parts.layouts import layout
 from pkernels.models.parts.objectives import (
     MODES,
     ModeBatch,
@@ -23,6 +22,7 @@ from pkernels.models.parts.objectives import (
     next_sentence_pairs,
     unilm_batches,
 )
+from pkernels.models.parts.padding import layout
 
 SOS, EOS, PADDING, MASK, WORDS = 1, 2, 0, 3, 1000
 IDS = {"first": SOS, "last": EOS, "padding": PADDING, "mask_id": MASK, "words": WORDS}

@@ -1,0 +1,176 @@
+"""What writing is made of: a prompt that was read, a model that goes on, and the settings.
+
+Whatever can read a prompt and then take a word at a time can write (:class:`Writer`): a decoder
+goes on with its prompt, a decoder beside an encoder starts anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .cache import Caches
+from .scores import NoRepeat, Process, Repetition
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model has read when it begins to write.
+
+    Args:
+        scores: ``(B, V)`` of the next word.
+        caches: Of the model's layers.
+        ids: ``(B, P)`` what stands before the first new word: a decoder's prompt as the caller gave
+            it, padding and all, or the words that start an answer.
+        real: ``(B, P)`` where these are words; None if all are.
+        steps: What the model itself does to scores, behind what the settings say.
+    """
+
+    scores: Tensor
+    caches: Caches
+    ids: Tensor
+    real: Tensor | None = None
+    steps: tuple[Process, ...] = ()
+
+    def repeated(self, times: int) -> Prompt:
+        """Each row ``times`` times, one after the other."""
+        if times == 1:
+            return self
+        rows = torch.arange(len(self.ids), device=self.ids.device).repeat_interleave(times)
+        self.caches.reorder(rows)
+        real = None if self.real is None else self.real[rows]
+        return Prompt(self.scores[rows], self.caches, self.ids[rows], real, self.steps)
+
+
+@dataclass
+class Read:
+    """The same from a body, whose ``states`` of the last tokens ``(B, 1, width)`` are for a head to score."""
+
+    states: Any
+    caches: Caches
+    ids: Tensor
+    real: Tensor | None = None
+    steps: tuple[Process, ...] = ()
+
+
+class Writer(Protocol):
+    """A model that can write."""
+
+    config: Any
+
+    def prepare(self, *inputs: Any, room: Callable[[int], int], **arguments: Any) -> Prompt:
+        """Read. ``room``: from the size P of the prompt's ids to the number of words that will follow."""
+
+    def step(self, ids: Tensor, caches: Caches) -> Tensor:
+        """Words ``ids (B,)`` are the next ones: scores ``(B, V)`` of those after them."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Words that end a text, and the one that fills a row behind its end."""
+
+    words: tuple[int, ...]
+    padding: int
+
+    def among(self, words: Tensor) -> Tensor:
+        """Which of ``words`` they are."""
+        return torch.isin(words, torch.tensor(self.words, dtype=words.dtype, device=words.device))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to write.
+
+    Args:
+        max_new_tokens: Words to write at most.
+        max_length: The same with the prompt's counted in; one of the two is needed.
+        do_sample: Draw words by probability; otherwise the best one, or the best text, is taken.
+        temperature, top_k, top_p: Of sampling; without them nothing is filtered (transformers
+            keeps 50 words where none is said).
+        num_beams: Texts that are followed at once (beam search).
+        length_penalty: Exponent of the length by which a text's log-probability is divided.
+        early_stopping: Whether to end with ``num_beams`` ended texts; False: when the open ones, by
+            their length so far, can win no more; "never": when they cannot at any length.
+        num_return_sequences: Texts for each row.
+        repetition_penalty: See :class:`Repetition`.
+        no_repeat_ngram_size: No n-gram of this size comes twice in a text (padding counted in, as in
+            transformers); 0 for no such rule.
+        eos_token_id: Words that end a text, by default the config's; () for none.
+        pad_token_id: What fills rows that have ended; by default the config's, or the (first) end.
+        logits_processor: Called with the words so far and scores (of beams: log-probabilities),
+            after the rules above; return other scores.
+        generator: Of sampling; by default torch's.
+    """
+
+    max_new_tokens: int | None = None
+    max_length: int | None = None
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    num_return_sequences: int = 1
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    eos_token_id: int | Sequence[int] | None = None
+    pad_token_id: int | None = None
+    logits_processor: Sequence[Process] = ()
+    generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if (self.max_new_tokens is None) == (self.max_length is None):
+            raise ValueError("max_new_tokens, max_length: one of them is needed")
+        for name in ("max_new_tokens", "max_length", "top_k", "num_beams", "num_return_sequences"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{name}: an integer, at least 1, is allowed, got {value!r}")
+        if self.no_repeat_ngram_size < 0:
+            raise ValueError(f"no_repeat_ngram_size: at least 0 is allowed, got {self.no_repeat_ngram_size}")
+        for name in ("temperature", "repetition_penalty"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: above 0 is allowed, got {getattr(self, name)}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: above 0 and up to 1 is allowed, got {self.top_p}")
+        if self.early_stopping not in (True, False, "never"):
+            raise ValueError(f'early_stopping: True, False or "never" is allowed, got {self.early_stopping!r}')
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if not self.do_sample and (self.temperature != 1 or self.top_k is not None or self.top_p is not None):
+            raise ValueError("temperature, top_k, top_p: allowed with do_sample=True alone")
+        if self.do_sample and self.num_beams > 1:
+            raise ValueError(f"num_beams: 1 is allowed with do_sample=True, got {self.num_beams}")
+        if not self.do_sample and self.num_return_sequences > self.num_beams:
+            raise ValueError(
+                f"num_return_sequences: without do_sample at most num_beams ({self.num_beams}) are allowed, "
+                f"got {self.num_return_sequences}"
+            )
+
+    def room(self, prompt: int) -> int:
+        """Words that may follow the ``prompt``'s."""
+        if self.max_length is None:
+            return self.max_new_tokens or 0
+        if self.max_length <= prompt:
+            raise ValueError(
+                f"max_length: more than the {prompt} tokens of the prompt is allowed, got {self.max_length}"
+            )
+        return self.max_length - prompt
+
+    def ends(self, config: Any) -> Ends:
+        """Those the config has where the caller says none."""
+        words = getattr(config, "eos_token_id", None) if self.eos_token_id is None else self.eos_token_id
+        words = () if words is None else (words,) if isinstance(words, int) else tuple(words)
+        pad = getattr(config, "pad_token_id", None) if self.pad_token_id is None else self.pad_token_id
+        return Ends(words, next(iter(words), 0) if pad is None else pad)
+
+    def steps(self, real: Tensor | None) -> list[Process]:
+        """What is done to scores before a word is chosen."""
+        penalties: list[Process] = [] if self.repetition_penalty == 1 else [Repetition(self.repetition_penalty, real)]
+        rules = [NoRepeat(self.no_repeat_ngram_size)] if self.no_repeat_ngram_size else []
+        return [*penalties, *rules, *self.logits_processor]

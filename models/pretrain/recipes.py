@@ -1,0 +1,180 @@
+"""The table of families: what each is made of, and how it is trained. To add one, add an entry.
+
+Small models (``small``) are the papers' but for their sizes; a config of any size can be given instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .. import (
+    albert,
+    bart,
+    bert,
+    bigbird,
+    distilbert,
+    electra,
+    gpt2,
+    gpt3,
+    gpt_neo,
+    longformer,
+    reformer,
+    roberta,
+    t5,
+    unilm,
+)  # fmt: skip
+from ..parts.config import BaseConfig
+from ..parts.model import Model
+from ..parts.objectives import ELECTRA, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
+from ..pretrained import build
+from . import learners, objectives, rows, small, vocabulary
+from .learners import Losses, Telling, words_and_relation
+from .modes import InModes, in_modes
+from .neighbours import neighbours
+from .objectives import ALBERT_NGRAMS, Objective, always, cloze, ngrams, seeing_all, similar_words, with_relation
+from .settings import Sizes
+from .text import Corpus
+from .vocabulary import Scheme, Vocabulary
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a family is pre-trained.
+
+    Args:
+        scheme: Its kind of tokens.
+        kind: Class of its configs.
+        config: From sizes, a vocabulary and the length of rows to a small model's config.
+        learner: From a config to a module that takes the objective's arguments and returns
+            what has a ``loss``; None of families that learn from a teacher alone.
+        rows: From documents to rows.
+        objective: From the text to the objective.
+        losses: The parts of the loss; "words" is the one to compare with the unigrams' entropy.
+        models: From the learner to the models that are saved: folder within the output -> model.
+        taught: From a teacher's directory to the recipe with him, of families that can have one.
+        copies: In how many ways each row is masked, 0 for anew each time.
+    """
+
+    scheme: Scheme
+    kind: type[BaseConfig]
+    config: Callable[[Sizes, Vocabulary, int], BaseConfig]
+    learner: Callable[[Any], nn.Module] | None
+    rows: rows.Make
+    objective: Callable[[Corpus, Vocabulary], Objective]
+    losses: Losses = learners.words_alone
+    models: Callable[[nn.Module], Mapping[str, Model]] = learners.itself
+    taught: Callable[[str | Path], Recipe] | None = None
+    copies: int = 0
+
+
+def model(architecture: str) -> Callable[[BaseConfig], nn.Module]:
+    """A learner that is one model."""
+    return lambda config: build(architecture, config)
+
+
+def _triple(local_dir: str | Path) -> Recipe:
+    teacher = learners.bert_teacher(local_dir)
+    return replace(
+        RECIPES["distilbert"], config=lambda s, v, length: learners.half_of(teacher),
+        learner=learners.student_of(teacher), losses=learners.of_student, models=learners.the_student,
+    )  # fmt: skip
+
+
+def _layerwise(local_dir: str | Path) -> Recipe:
+    return replace(RECIPES["tinybert"], learner=learners.reader_of(learners.bert_teacher(local_dir)))
+
+
+_NEXT = words_and_relation("seq_relationship_logits", "next_sentence_label")
+
+RECIPES = {
+    # Appendix A.2 and the authors' create_pretraining_data: each text is masked in 10 ways.
+    "bert": Recipe(
+        vocabulary.BERT, bert.Config, small.of_bert, model("BertForPreTraining"),
+        rows.pairs(next_sentence_pairs), always(with_relation(cloze(), "next_sentence_label")), _NEXT, copies=10,
+    ),
+    "roberta": Recipe(
+        vocabulary.ROBERTA, roberta.Config, small.of_roberta, model("RobertaForMaskedLM"),
+        rows.sentences, always(cloze()),
+    ),
+    "albert": Recipe(
+        vocabulary.ALBERT, albert.Config, small.of_albert, model("AlbertForPreTraining"),
+        rows.pairs(sentence_order_pairs), always(with_relation(cloze(ngrams(ALBERT_NGRAMS)), "sentence_order_label")),
+        words_and_relation("sop_logits", "sentence_order_label"),
+    ),
+    "electra": Recipe(
+        vocabulary.BERT, electra.Config, small.of_electra, learners.detector,
+        rows.sentences, always(cloze(shares=ELECTRA)), learners.of_detector, learners.both_models,
+    ),
+    "macbert": Recipe(
+        vocabulary.BERT, bert.Config, small.of_bert, model("BertForPreTraining"), rows.pairs(sentence_order_pairs),
+        lambda corpus, v: with_relation(similar_words(neighbours(corpus, v)), "next_sentence_label"), _NEXT,
+    ),
+    "distilbert": Recipe(
+        vocabulary.BERT, distilbert.Config, small.of_distilbert, model("DistilBertForMaskedLM"),
+        rows.sentences, always(cloze()), taught=_triple,
+    ),
+    "longformer": Recipe(
+        vocabulary.ROBERTA, longformer.Config, small.of_longformer, model("LongformerForMaskedLM"),
+        rows.sentences, always(seeing_all(cloze())),
+    ),
+    "bigbird": Recipe(
+        vocabulary.ALBERT, bigbird.Config, small.of_bigbird, learners.big_bird, rows.sentences, always(cloze()),
+    ),
+    "reformer": Recipe(
+        vocabulary.PLAIN, reformer.Config, small.of_reformer, model("ReformerModelWithLMHead"),
+        rows.stream, always(objectives.causal),
+    ),
+    "tinybert": Recipe(
+        vocabulary.BERT, bert.Config, small.of_bert, None, rows.sentences, always(cloze()),
+        learners.of_reader, learners.the_student, taught=_layerwise,
+    ),
+    "gpt2": Recipe(
+        vocabulary.GPT2, gpt2.Config, small.of_gpt2, model("GPT2LMHeadModel"), rows.stream, always(objectives.causal),
+    ),
+    "gpt3": Recipe(
+        vocabulary.GPT2, gpt3.Config, small.of_gpt3, model("GPT3LMHeadModel"), rows.stream, always(objectives.causal),
+    ),
+    "gpt_neo": Recipe(
+        vocabulary.GPT2, gpt_neo.Config, small.of_gpt_neo, model("GPTNeoForCausalLM"),
+        rows.stream, always(objectives.causal),
+    ),
+    "unilm": Recipe(
+        vocabulary.BERT, unilm.Config, small.of_unilm, lambda config: InModes(build("UniLMForPreTraining", config)),
+        rows.pairs(consecutive_pairs), in_modes, learners.of_modes, learners.the_model,
+    ),
+    "t5": Recipe(
+        vocabulary.T5, t5.Config, small.of_t5, lambda config: Telling(build("T5ForConditionalGeneration", config)),
+        rows.unbroken, always(objectives.spans), learners.told, learners.the_model,
+    ),
+    "bart": Recipe(
+        vocabulary.ROBERTA, bart.Config, small.of_bart,
+        lambda config: Telling(build("BartForConditionalGeneration", config)),
+        rows.passages, always(objectives.denoised), learners.told, learners.the_model,
+    ),
+}  # fmt: skip
+"""Family -> recipe."""
+
+
+def recipe(family: str, teacher: str | Path | None = None) -> Recipe:
+    """With a teacher's directory, the one of his students.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if family not in RECIPES:
+        raise ValueError(f"family: one of {', '.join(RECIPES)} is allowed, got {family!r}")
+    chosen = RECIPES[family]
+    if teacher is not None:
+        if chosen.taught is None:
+            raise ValueError(f"teacher: none is allowed, {family} learns without one")
+        return chosen.taught(teacher)
+    if chosen.learner is None:
+        raise ValueError(
+            f"teacher: the directory of a trained BERT is allowed, got None; {family} learns from one alone"
+        )
+    return chosen

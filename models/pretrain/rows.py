@@ -1,0 +1,180 @@
+"""From documents to rows, and from rows to the batch of each step."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+
+import torch
+from torch import Tensor
+
+from ..parts.objectives import Pair, full_sentences, whole_sentences
+from ..parts.objectives.packing import Document
+from . import draws
+from .vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Row:
+    """Ids, special ones among them; where each segment behind the first begins; and the relation of two
+    segments, -1 for none."""
+
+    ids: list[int]
+    starts: list[int]
+    relation: int = -1
+
+
+Make = Callable[[Sequence[Document], Vocabulary, int, torch.Generator], Iterator[Row]]
+"""From documents, a vocabulary, the most tokens of a row and a generator to an epoch's rows."""
+
+
+def sentences(
+    documents: Sequence[Document], vocabulary: Vocabulary, length: int, generator: torch.Generator
+) -> Iterator[Row]:
+    """As many whole sentences as fit (RoBERTa: Liu et al. 2019, arXiv:1907.11692, section 4.2)."""
+    for ids in full_sentences(documents, length, first=vocabulary.first, last=vocabulary.last):
+        yield Row(ids, [])
+
+
+def passages(
+    documents: Sequence[Document], vocabulary: Vocabulary, length: int, generator: torch.Generator
+) -> Iterator[Row]:
+    """As many whole sentences of one document as fit, each a segment."""
+    for document in documents:
+        for pieces in whole_sentences([document], length - 2):
+            starts = list(accumulate(map(len, pieces), initial=1))
+            yield Row([vocabulary.first, *chain.from_iterable(pieces), vocabulary.last], starts[1:-1])
+
+
+def stream(
+    documents: Sequence[Document], vocabulary: Vocabulary, length: int, generator: torch.Generator
+) -> Iterator[Row]:
+    """The text without gaps, each document ended by the last token; of causal models. Rows begin at
+    another place in each epoch."""
+    return _cut([[*document, [vocabulary.last]] for document in documents], length, generator)
+
+
+def unbroken(
+    documents: Sequence[Document], vocabulary: Vocabulary, length: int, generator: torch.Generator
+) -> Iterator[Row]:
+    """The same without a special token."""
+    return _cut(documents, length, generator)
+
+
+def _cut(documents: Sequence[Document], length: int, generator: torch.Generator) -> Iterator[Row]:
+    ids = [i for document in documents for sentence in document for i in sentence]
+    start = int(torch.randint(min(length, max(1, len(ids) - length + 1)), (), generator=generator))
+    for place in range(start, len(ids) - length + 1, length):
+        yield Row(ids[place : place + length], [])
+
+
+def pairs(related: Callable[..., Iterator[Pair]]) -> Make:
+    """Two segments and how they relate; ``related`` is one of ``objectives.pairs``."""
+
+    def make(
+        documents: Sequence[Document], vocabulary: Vocabulary, length: int, generator: torch.Generator
+    ) -> Iterator[Row]:
+        for pair in related(documents, length, generator=generator):
+            ids, types = pair.row(first=vocabulary.first, last=vocabulary.last)
+            yield Row(ids, [types.index(1)], pair.label)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as a batch, ``(B, S)`` padded on the right; S is the same of all batches.
+
+    Args:
+        ids, types: ``(B, S)``: tokens, and the numbers of their segments, 0 for padding.
+        lengths, relation: ``(B,)``.
+        epoch, number: ``(B,)``: where a row comes from.
+    """
+
+    ids: Tensor
+    types: Tensor
+    lengths: Tensor
+    relation: Tensor
+    epoch: Tensor
+    number: Tensor
+
+    def __getitem__(self, part: slice) -> Rows:
+        return Rows(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Epoch:
+    """All rows of one pass over the text, one after the other in memory."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self.ids, self.ends = array("i"), array("q", [0])
+        self.starts, self.bounds, self.relation = array("i"), array("q", [0]), array("i")
+        for row in rows:
+            self.ids.extend(row.ids)
+            self.ends.append(len(self.ids))
+            self.starts.extend(row.starts)
+            self.bounds.append(len(self.starts))
+            self.relation.append(row.relation)
+
+    def __len__(self) -> int:
+        return len(self.relation)
+
+    def __getitem__(self, number: int) -> Row:
+        ids = self.ids[self.ends[number] : self.ends[number + 1]].tolist()
+        starts = self.starts[self.bounds[number] : self.bounds[number + 1]].tolist()
+        return Row(ids, starts, self.relation[number])
+
+
+class Batches:
+    """An endless sequence of batches, in an order drawn anew for each epoch.
+
+    It is a function of its arguments: after :meth:`go_to`, the batches are those that came after the
+    same place before.
+
+    Args:
+        copies: After so many epochs the rows that were drawn come again (static masking), 0 for never.
+    """
+
+    def __init__(
+        self, documents: Sequence[Document], make: Make, vocabulary: Vocabulary, *, length: int, seed: int, copies: int
+    ) -> None:
+        self.documents, self.make, self.vocabulary = documents, make, vocabulary
+        self.length, self.seed, self.copies = length, seed, copies
+        self.go_to(0, 0)
+
+    def go_to(self, epoch: int, place: int) -> None:
+        """The next row is the ``place``-th of an epoch."""
+        source = draws.generator(self.seed, "rows", epoch % self.copies if self.copies else epoch)
+        self.rows = Epoch(self.make(self.documents, self.vocabulary, self.length, source))
+        if not len(self.rows):
+            raise ValueError(f"text: enough for one row of {self.length} tokens (length) is allowed, it is shorter")
+        self.order = torch.randperm(len(self.rows), generator=draws.generator(self.seed, "order", epoch)).tolist()
+        self.epoch, self.place = epoch, place
+
+    def take(self, count: int) -> Rows:
+        """The next rows; over the end of an epoch if need be."""
+        taken, epochs, numbers = [], [], []
+        for _ in range(count):
+            if self.place == len(self.order):
+                self.go_to(self.epoch + 1, 0)
+            number = self.order[self.place]
+            self.place += 1
+            taken.append(self.rows[number])
+            epochs.append(self.epoch)
+            numbers.append(number)
+        return self._batch(taken, epochs, numbers)
+
+    def _batch(self, rows: list[Row], epochs: list[int], numbers: list[int]) -> Rows:
+        ids = torch.full((len(rows), self.length), self.vocabulary.pad)
+        types = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : len(row.ids)] = torch.tensor(row.ids)
+            types[i, row.starts] = 1
+        lengths = torch.tensor([len(row.ids) for row in rows])
+        types = types.cumsum(1).masked_fill(torch.arange(self.length) >= lengths[:, None], 0)
+        relation = torch.tensor([row.relation for row in rows])
+        return Rows(ids, types, lengths, relation, torch.tensor(epochs), torch.tensor(numbers))

@@ -1,0 +1,210 @@
+"""A training from beginning to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..parts.config import BaseConfig
+from . import checkpoint, draws
+from .checkpoint import State
+from .folder import Folder, read_log
+from .learners import Learning
+from .loop import Loop, Report, adamw
+from .objectives import static
+from .processes import PARALLEL, Alone, Processes, alone, joined
+from .recipes import Recipe, recipe
+from .rows import Batches
+from .settings import Settings, Sizes
+from .text import Corpus, digest, files_of, lines
+from .vocabulary import Scheme, Vocabulary, learn, read, there
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a training.
+
+    Args:
+        out: Its directory; ``from_pretrained(out)`` is the model.
+        step: Steps taken, those of earlier calls included.
+        unigram: The loss of a guess that knows how often each token occurs, and nothing else.
+        log: A dict for each line of ``log.jsonl``.
+    """
+
+    out: Path
+    step: int
+    unigram: float
+    log: list[dict[str, Any]]
+
+
+def pretrain(
+    family: str,
+    text: Sequence[str | Path] | str | Path,
+    out: str | Path,
+    *,
+    model: Sizes | BaseConfig | None = None,
+    settings: Settings | None = None,
+    tokenizer: str | Path | None = None,
+    teacher: str | Path | None = None,
+    stop: int | None = None,
+    device: str = "cpu",
+    parallel: str = "ddp",
+    report: Report | None = None,
+) -> Outcome:
+    """Train a model of a family on text, or go on with a training that was stopped.
+
+    Args:
+        family: One of ``RECIPES``.
+        text: UTF-8 files: a sentence a line, an empty line between documents.
+        out: A new or empty directory, or that of the same training, which then goes on where its
+            last checkpoint is, with the same results as if it had never stopped.
+        model: Sizes of a small model (:class:`Sizes` by default), or the family's config.
+        settings: How it learns (:class:`Settings` by default).
+        tokenizer: A ``tokenizer.json`` or ``vocab.txt``; without it the teacher's, or else one that
+            is made from the text.
+        teacher: Directory of a trained model, of families that can learn from one.
+        stop: Stop after this step, of ``settings.steps``.
+        device: "cpu" or "cuda".
+        parallel: "ddp" or "fsdp": what the processes that torchrun started share; one process
+            alone has all.
+        report: Gets each line of the log, in the first process.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: Naming the argument.
+        FloatingPointError: If the loss becomes infinite or no number.
+    """
+    chosen, settings, model = recipe(family, teacher), settings or Settings(), model or Sizes()
+    if not isinstance(model, (Sizes, chosen.kind)):
+        raise ValueError(f"model: Sizes or {chosen.kind.__module__}.Config is allowed, got {type(model)}")
+    if parallel not in PARALLEL:
+        raise ValueError(f"parallel: one of {', '.join(PARALLEL)} is allowed, got {parallel!r}")
+    until = settings.steps if stop is None else stop
+    if not 1 <= until <= settings.steps:
+        raise ValueError(f"stop: from 1 to steps ({settings.steps}) is allowed, got {stop}")
+    paths, folder, cut = files_of(text), Folder(Path(out)), _tokenizer_of(tokenizer, teacher)
+    asked = {
+        "family": family, "model": _asked(model), "settings": asdict(settings), "text": digest(paths),
+        "tokenizer": None if cut is None else digest([cut]),
+        "teacher": None if teacher is None else digest(_weights(Path(teacher))),
+    }  # fmt: skip
+    processes = joined(device)
+    settings.microbatches(processes.count)
+    with _own_randomness(processes):
+        if processes.rank == 0:
+            folder.claim(asked)
+            _read_text(folder, paths, chosen.scheme, cut, model)
+        processes.wait()
+        return _train(chosen, folder, model, settings, processes, until, parallel, report)
+
+
+def _asked(model: Sizes | BaseConfig) -> dict[str, Any]:
+    return asdict(model) if isinstance(model, Sizes) else model.to_dict()
+
+
+def _weights(local_dir: Path) -> list[Path]:
+    return sorted(path for path in local_dir.iterdir() if path.suffix in (".safetensors", ".bin"))
+
+
+@contextmanager
+def _own_randomness(processes: Processes) -> Iterator[None]:
+    """The caller's generators are as they were afterwards."""
+    with torch.random.fork_rng([processes.device] if processes.device.type == "cuda" else []):
+        yield
+
+
+def _tokenizer_of(tokenizer: str | Path | None, teacher: str | Path | None) -> Path | None:
+    """The file that was named, or the teacher's."""
+    if tokenizer is not None:
+        return there(tokenizer)
+    if teacher is None:
+        return None
+    for name in ("tokenizer.json", "vocab.txt"):
+        if (Path(teacher) / name).is_file():
+            return Path(teacher) / name
+    raise FileNotFoundError(f"tokenizer: {teacher} holds no tokenizer.json or vocab.txt; name one")
+
+
+def _read_text(
+    folder: Folder, paths: list[Path], scheme: Scheme, tokenizer: Path | None, model: Sizes | BaseConfig
+) -> None:
+    """Write the tokenizer and the text's tokens, if they are not there."""
+    if folder.tokens.is_file():
+        return
+    if tokenizer is None:
+        size = model.vocabulary if isinstance(model, Sizes) else getattr(model, "vocab_size")  # noqa: B009
+        found = learn(lines(paths), scheme, size)
+    else:
+        found = read(tokenizer, scheme)
+    Vocabulary.of(found, scheme, str(tokenizer))
+    found.save(str(folder.tokenizer))
+    Corpus.encode(lines(paths), found).save(folder.tokens)
+
+
+def _train(
+    chosen: Recipe, folder: Folder, model: Sizes | BaseConfig, settings: Settings, processes: Processes, until: int,
+    parallel: str, report: Report | None,
+) -> Outcome:  # fmt: skip
+    vocabulary = Vocabulary.of(read(folder.tokenizer, chosen.scheme), chosen.scheme)
+    corpus = Corpus.load(folder.tokens)
+    copies = chosen.copies if settings.copies < 0 else settings.copies
+    objective = chosen.objective(corpus, vocabulary)
+    if copies:
+        objective = static(objective, settings.seed, copies)
+    state, module = _begin(chosen, corpus, vocabulary, model, settings, processes, copies, parallel)
+    models = chosen.models(state.learner)
+    first = processes.rank == 0
+    if folder.state.is_file():
+        checkpoint.load(folder.state, state)
+    if first:
+        folder.cut_log(state.step)
+
+    def tell(row: dict[str, Any]) -> None:
+        if first:
+            folder.write_log([row])
+            if report is not None:
+                report(row)
+
+    def save() -> None:
+        tensors = checkpoint.save(folder.state, state, processes)
+        if first:
+            folder.save_models(state.learner, models, tensors)
+
+    if state.step >= until:
+        save()  # the last call may have ended between the checkpoint and the models
+    Loop(module, objective, vocabulary, settings, processes).run(state, until, tell, save)
+    processes.wait()
+    return Outcome(folder.path, state.step, corpus.unigram(), read_log(folder.path))
+
+
+def _begin(
+    chosen: Recipe, corpus: Corpus, vocabulary: Vocabulary, model: Sizes | BaseConfig, settings: Settings,
+    processes: Processes, copies: int, parallel: str,
+) -> tuple[State, Alone]:  # fmt: skip
+    """A training before its first step."""
+    config = chosen.config(model, vocabulary, settings.length) if isinstance(model, Sizes) else model
+    _check_config(config, vocabulary)
+    torch.manual_seed(draws.number(settings.seed, "weights"))
+    assert chosen.learner is not None  # ``recipe`` gives none without
+    learner: nn.Module = chosen.learner(config).to(processes.device).train()
+    share = PARALLEL[parallel] if processes.count > 1 else alone
+    module = share(Learning(learner, chosen.losses), processes)
+    batches = Batches(
+        corpus.lists(), chosen.rows, vocabulary, length=settings.length, seed=settings.seed, copies=copies
+    )
+    return State(learner, adamw(learner, settings), batches), module
+
+
+def _check_config(config: BaseConfig, vocabulary: Vocabulary) -> None:
+    words = getattr(config, "vocab_size")  # noqa: B009
+    if words < vocabulary.size:
+        raise ValueError(f"model: a vocab_size of {vocabulary.size} (the tokenizer's) or more is allowed, got {words}")
+    pad = getattr(config, "pad_token_id", None)
+    if pad not in (None, vocabulary.pad):
+        raise ValueError(f"model: a pad_token_id of {vocabulary.pad} (the tokenizer's) is allowed, got {pad}")
