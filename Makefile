@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 python := $(VENV)/bin/python
 workers := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
-cpp = $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h')
+cpp = $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test bench lint format sanitize wheel clean

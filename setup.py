@@ -1,11 +1,21 @@
-"""Builds one extension, ``pkernels._C``, for every torch >= 2.10 and every Python >= 3.10.
+"""Builds the extension ``pkernels._C``, for every torch >= 2.10 and every Python >= 3.10, and
+``pkernels._C_cuda`` if there is a CUDA compiler.
 
-It speaks only LibTorch's stable ABI and CPython's limited API, and picks the instruction set of
-the CPU when it runs. Everything else about the package is in pyproject.toml.
+Both speak only LibTorch's stable ABI and CPython's limited API. The first picks the instruction
+set of the CPU when it runs; the second holds the GPU kernels, compiled here by nvcc, and CUDA's
+runtime, so that it loads beside every torch. Everything else about the package is in pyproject.toml.
+
+PKERNELS_CUDA        auto (the default): build the second if nvcc is found; 0: do not; 1: it must be
+PKERNELS_CUDA_ARCHS  compute capabilities, "80 90 100" by default
+CUDA_HOME            a toolkit; without it pip's nvidia-cuda-nvcc and /usr/local/cuda are looked at
 """
 
+import hashlib
+import os
+import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -24,6 +34,10 @@ COMPILER_FLAGS = [
     "-DTORCH_TARGET_VERSION=0x020A000000000000",
     "-DTORCH_STABLE_ONLY",
 ]
+
+# What the kernels use is there since sm_80: one PTX, assembled for each chip and kept for later ones.
+NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-diag-suppress=20012"]
+ARCHS = os.environ.get("PKERNELS_CUDA_ARCHS", "80 90 100").replace(";", " ").split()
 
 NO_TORCH = """
 pkernels is compiled against the torch of the environment that it is installed into, and there is none here.
@@ -47,15 +61,71 @@ def files(pattern):
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob(pattern))
 
 
-def extension(torch):
+def extension(torch, name, sources, **more):
     return (torch.CppExtension if torch else Extension)(
-        "pkernels._C",
-        sources=files("*.cpp") + files("cpu/*.cpp"),
-        depends=files("**/*.h"),
+        f"pkernels.{name}",
+        sources=sources,
+        depends=files("**/*.h") + files("**/*.cu*"),
         include_dirs=[str(ROOT / "csrc"), *(torch.include_paths() if torch else [])],
         extra_compile_args=COMPILER_FLAGS,
         py_limited_api=True,
+        **more,
     )
+
+
+def cuda_home():
+    """The directory of a CUDA toolkit, or None."""
+    choice = os.environ.get("PKERNELS_CUDA", "auto")
+    if choice not in ("auto", "0", "1"):
+        sys.exit(f"PKERNELS_CUDA: auto, 0 or 1 is allowed, got {choice!r}")
+    pip = [Path(path, "nvidia") for path in sys.path]
+    homes = [home for path in pip for home in sorted(path.glob("cu*"), reverse=True)]
+    given = os.environ.get("CUDA_HOME")
+    homes = [Path(given)] if given else [*homes, Path("/usr/local/cuda")]
+    found = next((home for home in homes if (home / "bin" / "nvcc").exists()), None)
+    if choice == "1" and found is None:
+        sys.exit(
+            f"PKERNELS_CUDA=1: no nvcc in {', '.join(map(str, homes))}; pip install nvidia-cuda-nvcc, or set CUDA_HOME"
+        )
+    return None if choice == "0" else found
+
+
+def cuda_extension(torch, home):
+    lib = next(
+        (home / name for name in ("lib64", "lib") if (home / name / "libcudart_static.a").exists()), home / "lib"
+    )
+    return extension(
+        torch,
+        "_C_cuda",
+        files("cuda/*.cpp"),
+        library_dirs=[str(lib)],
+        libraries=["cudart_static", "rt", "dl", "pthread"],
+        extra_link_args=["-Wl,--exclude-libs,ALL"],
+        define_macros=[("PK_CUDA_ARCHS", '"' + " ".join(ARCHS) + '"')],
+    )
+
+
+def compile_kernels(home, directory):
+    """The objects of csrc/cuda/*.cu, compiled again if anything that they are made of has changed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    codes = ",".join(["compute_80", *(f"sm_{arch}" for arch in ARCHS)])
+    command = [str(home / "bin" / "nvcc"), *NVCC_FLAGS, f"-gencode=arch=compute_80,code=[{codes}]"]
+    parts = [Path(path).read_bytes() for path in files("*.h") + files("cuda/*.h") + files("cuda/*.cuh")]
+
+    def build(source):
+        digest = hashlib.sha256(b"".join([*parts, Path(source).read_bytes(), repr(command).encode()])).hexdigest()
+        target = directory / f"{Path(source).stem}-{digest[:16]}.o"
+        if not target.exists():
+            print("nvcc", source, flush=True)
+            part = target.with_suffix(f".{os.getpid()}")
+            subprocess.run([*command, "-c", source, "-o", str(part)], cwd=ROOT, check=True)
+            for old in directory.glob(f"{Path(source).stem}-*.o"):
+                old.unlink()
+            part.rename(target)
+        return str(target)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(build, files("cuda/*.cu")))
 
 
 def build_command(torch):
@@ -69,6 +139,8 @@ def build_command(torch):
         def build_extensions(self):
             for extension in self.extensions:
                 extension.extra_compile_args = [*COMPILER_FLAGS]  # torch appends its own at every run
+                if extension.name == "pkernels._C_cuda":
+                    extension.extra_objects = compile_kernels(cuda_home(), Path(self.build_temp, "cuda"))
             super().build_extensions()
 
     return Build
@@ -85,11 +157,15 @@ torch = torch_extensions()
 if torch is None and not {"sdist", "egg_info"} & set(sys.argv):
     sys.exit(NO_TORCH)
 
+extensions = [extension(torch, "_C", files("*.cpp") + files("cpu/*.cpp"))]
+if home := cuda_home():
+    extensions.append(cuda_extension(torch, home))
+
 setup(
     packages=packages(),
     package_dir={"pkernels": "pkernels", "pkernels.models": "models"},
     package_data={"pkernels": ["py.typed"]},
-    ext_modules=[extension(torch)],
+    ext_modules=extensions,
     cmdclass={"build_ext": build_command(torch)} if torch else {},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

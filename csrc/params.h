@@ -4,6 +4,13 @@
 
 #include <cstdint>
 
+// Functions that both the CPU and the GPU sources call.
+#ifdef __CUDACC__
+#define PK_BOTH __host__ __device__
+#else
+#define PK_BOTH
+#endif
+
 namespace pkernels {
 
 enum class Type : int32_t { f32, bf16, f16 };
@@ -74,8 +81,8 @@ struct Problem {
   float keep_scale = 1;
   uint64_t seed = 0;
 
-  int64_t group() const { return heads / kv_heads; }
-  int64_t storage(int64_t b) const { return packed ? 0 : b; }
+  PK_BOTH int64_t group() const { return heads / kv_heads; }
+  PK_BOTH int64_t storage(int64_t b) const { return packed ? 0 : b; }
 };
 
 }  // namespace pkernels

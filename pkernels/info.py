@@ -70,21 +70,19 @@ def _cpu() -> list[tuple[str, str]]:
 
 def _gpu() -> list[tuple[str, str]]:
     rows = [("Triton kernels", "compiled when first used, for the GPU at hand")]
-    rows.append(("CUDA C++ kernels built for", _ask("cuda_archs")))
+    rows.append(("CUDA C++ kernels built for", _ask("archs", "cuda")))
     for index in range(torch.cuda.device_count()):
         rows.append((f"GPU {index}", torch.cuda.get_device_name(index)))
     return rows
 
 
-def _ask(function: str) -> str:
-    """An answer of the C++ extension, or why there is none."""
-    native = importlib.import_module("pkernels.native")
-    missing = native.why_missing()
+def _ask(function: str, backend: str = "native") -> str:
+    """An answer of an extension, or why there is none."""
+    module = importlib.import_module(f"pkernels.{backend}")
+    missing = module.why_missing()
     if missing is not None:
         return missing
-    if not hasattr(native, function):
-        return "none in this build"
-    answer: Any = getattr(native, function)()
+    answer: Any = getattr(module, function)()
     return answer if isinstance(answer, str) else ", ".join(map(str, answer)) or "none"
 
 

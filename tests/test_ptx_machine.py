@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.gpu.ptx import DeadlockError, OutOfBoundsError, run
+from tests.gpu.ptx.launch import Record
 from tests.gpu.ptx.probe import probe
 
 DRAW = np.random.default_rng(0)
@@ -51,6 +53,46 @@ def test_branches_reconverge() -> None:
         add.u32 %d0, %d0, %x0; add.u32 %x0, %x0, 1; bra TOP;
         DONE: shfl.sync.bfly.b32 %d0, %d0, 1, 31, -1;"""
     assert (probe(body) == (LANE ^ 1) * ((LANE ^ 1) - 1) // 2).all()
+
+
+def test_barriers_that_reduce() -> None:
+    body = """
+        setp.eq.u32 %q0, %t, 40; bar.red.or.pred %q1, 0, %q0; selp.b32 %d0, 1, 0, %q1;
+        bar.red.and.pred %q1, 0, %q0; selp.b32 %d1, 1, 0, %q1; bar.red.popc.u32 %d2, 0, %q0;"""
+    some, every, count = probe(body, warps=2, count=3)
+    assert (some == 1).all() and (every == 0).all() and (count == 1).all()
+    with pytest.raises(DeadlockError, match="wait at a barrier"):
+        probe(f"setp.lt.u32 %q2, %t, 32; @%q2 bra ON; HERE: bra HERE2; HERE2: bar.sync 1; ON: {body}", warps=2, count=3)
+
+
+# Structs and shared memory, as nvcc has them ---------------------------------------------
+
+
+STRUCT = """
+.extern .shared .align 16 .b8 more[];
+.visible .entry kernel(.param .align 8 .b8 given[24])
+{
+    .reg .b64 %p<4>; .reg .b32 %x<8>; .reg .pred %q;
+    .shared .align 4 .b32 own[8];
+    mov.b64 %p0, given; add.s64 %p0, %p0, 8;
+    ld.param.u64 %p1, [%p0]; ld.param.u32 %x0, [given+16];
+    mov.u32 %x1, %tid.x; mov.u32 %x2, more; mov.u32 %x3, own;
+    st.shared.u32 [%x2], %x0; bar.sync 0; ld.shared.u32 %x4, [%x2];
+    sub.u32 %x5, %x2, %x3; st.global.v2.u32 [%p1], {%x4, %x5};
+    ret;
+}"""
+
+
+def test_structs_are_passed_by_value() -> None:
+    """Their pointers lead into tensors; and what a launch adds to shared memory lies behind the kernel's own."""
+    out = torch.zeros(10, dtype=torch.int32)
+    content = torch.tensor([0, out[4:].data_ptr(), 77], dtype=torch.int64).view(torch.uint8)
+    run(STRUCT, (1,), [Record(content, [out])], 16, 1)
+    assert out.tolist() == [0, 0, 0, 0, 77, 32, 0, 0, 0, 0]
+    with pytest.raises(OutOfBoundsError):
+        run(STRUCT, (1,), [Record(content, [out])], 0, 1)
+    with pytest.raises(OutOfBoundsError):
+        run(STRUCT, (1,), [Record(content, [])], 16, 1)
 
 
 # Fragments: positions straight from the tables of the PTX ISA ----------------------------

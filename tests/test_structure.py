@@ -23,7 +23,7 @@ LAYERS = (
     ("problem", "recurrence"),
     ("checks", "sequences"),
     ("added",),
-    ("reference", "native", "triton"),
+    ("reference", "native", "triton", "cuda"),
     ("ops",),
     ("merge", "lstm"),
     ("attention",),
@@ -32,7 +32,7 @@ LAYERS = (
     ("info", "show"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-BACKENDS = ("reference", "native", "triton")
+BACKENDS = ("reference", "native", "triton", "cuda")
 # The choice of a backend imports them late, by name.
 LATE = {"ops": BACKENDS}
 

@@ -1,9 +1,9 @@
 """The torch operators: schema, shape inference and autograd, once, for all backends."""
 
-from .backends import BACKENDS, choose, why_not
+from .backends import BACKENDS, choose, why_not, why_not_built
 from .band import band
 from .blocks import blocks
 from .buckets import buckets
 from .order import lsh_order, lsh_rotations
 
-__all__ = ["BACKENDS", "band", "blocks", "buckets", "choose", "lsh_order", "lsh_rotations", "why_not"]
+__all__ = ["BACKENDS", "band", "blocks", "buckets", "choose", "lsh_order", "lsh_rotations", "why_not", "why_not_built"]

@@ -20,8 +20,13 @@ from torch import Tensor
 from ..bias import Bias, Relative
 from ..problem import Pattern
 
-BACKENDS = ("reference", "cpu", "triton")
-_MODULES = {"reference": "pkernels.reference", "cpu": "pkernels.native", "triton": "pkernels.triton"}
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+_MODULES = {
+    "reference": "pkernels.reference",
+    "cpu": "pkernels.native",
+    "triton": "pkernels.triton",
+    "cuda": "pkernels.cuda",
+}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -41,7 +46,7 @@ def why_not(
     """Why ``backend`` cannot compute this attention, or None if it can.
 
     Args:
-        backend: "reference", "cpu" or "triton".
+        backend: "reference", "cpu", "triton" or "cuda".
         q, k, v, pattern, bias: As for :func:`pkernels.attention`; only the tensors' device,
             dtype and shape are looked at.
 
@@ -88,13 +93,13 @@ def _why_not_for(
     for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
-    return None
+    return _why_not_cuda(q, v, bias) if backend == "cuda" else None
 
 
 def _why_not_here(backend: str, x: Tensor) -> str | None:
     if backend == "reference":
         return None
-    return _why_not_cpu(x) if backend == "cpu" else _why_not_triton(x)
+    return {"cpu": _why_not_cpu, "triton": _why_not_triton, "cuda": _why_not_nvidia}[backend](x)
 
 
 def _why_not_cpu(q: Tensor) -> str | None:
@@ -112,6 +117,31 @@ def _why_not_triton(q: Tensor) -> str | None:
     if q.device.type not in ("cuda", "cpu") or (q.device.type == "cpu" and not interpreted):
         return f"tensors on {q.device}: a GPU is needed, or TRITON_INTERPRET=1 to interpret the kernels"
     return None
+
+
+def _why_not_cuda(q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
+    if q.dtype == torch.float32:
+        return "dtype float32: the kernels are not there yet"
+    if max(q.shape[-1], v.shape[-1]) > 128:
+        return "head dimension above 128: the kernels are not there yet"
+    if isinstance(bias, Relative):
+        return "Relative: the kernels are not there yet"
+    if bias is not None and bias.values.requires_grad:
+        return f"gradient of a {type(bias).__name__} bias: the kernels are not there yet"
+    return None
+
+
+def _why_not_nvidia(q: Tensor) -> str | None:
+    if q.device.type != "cuda" or torch.version.hip is not None:
+        return f"tensors on {q.device}: an NVIDIA GPU is needed"
+    from .. import cuda
+
+    return cuda.why_missing()
+
+
+def why_not_built(backend: str) -> str | None:
+    """Why this installation lacks the CUDA kernels, which are optional; None for other backends."""
+    return importlib.import_module(_MODULES[backend]).why_missing() if backend == "cuda" else None
 
 
 @functools.cache

@@ -5,7 +5,7 @@ Generic addresses: shared and local memory appear in windows below the tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def decode_load(i: Instruction, kernel: Kernel) -> Step:
     name, space = i.parts[-1], space_of(i)
     targets = items(i.operands[0])
     if space == "param":
-        return _load_param(i, name)
+        return _load_param(i, name, kernel)
     where = address(i.operands[1], kernel)
     size = width(name) * len(targets)
 
@@ -114,21 +114,41 @@ def decode_load(i: Instruction, kernel: Kernel) -> Step:
     return step
 
 
-def _load_param(i: Instruction, name: str) -> Step:
+def _load_param(i: Instruction, name: str, kernel: Kernel) -> Step:
     at = i.operands[1]
     assert isinstance(at, Mem)
-    if not isinstance(at.base, str):
-        raise UnsupportedError("a parameter at a computed address")
     base, offset, targets = at.base, at.offset, items(i.operands[0])
+    if not isinstance(base, str):
+        return _load_param_at(address(at, kernel), name, targets)
 
     def step(cta: Cta) -> None:
         content = cta.program.params[base]
         for n, target in enumerate(targets):
-            first = offset + n * width(name)
-            if first + width(name) > len(content):
-                raise OutOfBoundsError(f"parameter {base} of {len(content)} bytes, byte {first}")
-            value: Array = content[first : first + width(name)].view(TYPES[name])
+            value = _of_param(content, base, offset + n * width(name), name)
             cta.write(target, np.repeat(value, cta.threads))
+
+    return step
+
+
+def _of_param(content: Array, param: str, first: int, name: str) -> Array:
+    if first < 0 or first + width(name) > len(content):
+        raise OutOfBoundsError(f"parameter {param} of {len(content)} bytes, byte {first}")
+    return content[first : first + width(name)].view(TYPES[name])
+
+
+def _load_param_at(where: Callable[[Cta], Array], name: str, targets: Sequence[object]) -> Step:
+    """At computed addresses."""
+
+    def step(cta: Cta) -> None:
+        addresses = where(cta)
+        values = [np.zeros(cta.threads, TYPES[name]) for _ in targets]
+        for at in np.unique(addresses[cta.mask]):
+            number, offset = divmod(int(at), PARAM_STRIDE)
+            param, content = list(cta.program.params.items())[number]
+            for n, value in enumerate(values):
+                value[addresses == at] = _of_param(content, param, offset + n * width(name), name)
+        for target, value in zip(targets, values, strict=True):
+            cta.write(target, value)
 
     return step
 

@@ -25,7 +25,7 @@ def leave(cta: Cta, i: Instruction) -> None:
 
 
 def barrier(cta: Cta, i: Instruction) -> None:
-    """``bar.sync``, ``barrier.sync``, ``bar.arrive`` on a named barrier; ``bar.warp.sync``."""
+    """``bar.sync``, ``barrier.sync``, ``bar.arrive``, ``bar.red`` on a named barrier; ``bar.warp.sync``."""
     if i.has("warp"):
         (members,) = i.operands
         named = cta.mask
@@ -34,8 +34,10 @@ def barrier(cta: Cta, i: Instruction) -> None:
         for w in cta.whole_warps(named):
             cta.clocks.synchronise(cta.mask & (cta.thread // 32 == w))
         return
-    if not i.has("sync", "arrive"):
+    if not i.has("sync", "arrive", "red"):
         raise UnsupportedError(f"instruction {i.opcode}")
+    if i.has("red"):
+        return reduce(cta, i)
     if i.parts[0] == "bar" or i.has("aligned"):
         cta.whole_warps(cta.state != EXITED)
     names, counts = (_number(cta, o) for o in (*i.operands, None)[:2])
@@ -45,6 +47,29 @@ def barrier(cta: Cta, i: Instruction) -> None:
         if len(count) > 1:
             raise DivergenceError(f"threads disagree on the size of barrier {name}: {count.tolist()}")
         arrive(cta, name, members, int(count[0]), i.has("sync"))
+
+
+def reduce(cta: Cta, i: Instruction) -> None:
+    """``bar.red.op.type d, a, p``: every thread of the CTA waits, and learns of the predicates of all."""
+    target, name, given = i.operands
+    if not isinstance(given, Reg) or not isinstance(name, Imm) or not isinstance(target, Reg):
+        raise UnsupportedError(f"instruction {i.opcode}")
+    cta.whole_warps(cta.state != EXITED)
+    votes = cta.votes.setdefault(name.bits(), np.zeros(cta.threads, np.bool_))
+    votes[cta.mask] = cta.read(given)[cta.mask]
+    members, every = cta.mask, cta.every
+    arrive(cta, name.bits(), members, 0, True)
+    if name.bits() in cta.barriers:
+        return
+    # All have arrived, wherever they came from; what the last ones write is written for all.
+    arrived = cta.state != EXITED
+    among = votes[arrived]
+    result = {"or": among.any(), "and": among.all(), "popc": among.sum()}
+    value = next(v for word, v in result.items() if i.has(word))
+    cta.mask, cta.every = arrived, bool(arrived.all())
+    cta.write(target, np.full(cta.threads, value, np.bool_ if target.bytes == 0 else np.uint32))
+    cta.mask, cta.every = members, every
+    del cta.votes[name.bits()]
 
 
 def arrive(cta: Cta, name: int, members: Array, count: int, wait: bool) -> None:

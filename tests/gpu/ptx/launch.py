@@ -6,7 +6,7 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,21 @@ from .program import Program
 from .tma import TensorMap
 from .values import Array, width
 
-Argument = torch.Tensor | np.ndarray | TensorMap | int | float
+
+@dataclass(frozen=True)
+class Record:
+    """A struct that is passed by value.
+
+    Attributes:
+        content: Its bytes, as the host wrote them.
+        tensors: What its pointers point into.
+    """
+
+    content: torch.Tensor
+    tensors: Sequence[torch.Tensor]
+
+
+Argument = torch.Tensor | np.ndarray | TensorMap | Record | int | float
 
 
 @dataclass
@@ -70,15 +84,16 @@ def run(
         PtxError: See the package.
         ValueError: An argument does not fit its parameter.
     """
-    kernel = parse(ptx, name)
+    kernel = _parsed(ptx, name)
     wanted = kernel.threads if num_warps is None else 32 * num_warps
     if wanted == 0 or kernel.threads not in (0, wanted):
         raise ValueError(
             f"num_warps: the kernel wants {kernel.threads or 'to be told its'} threads, got {num_warps} warps"
         )
-    kernel.threads = wanted
+    kernel = replace(kernel, threads=wanted)
     tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args]
     given = [a.tensor if isinstance(a, TensorMap) else a for a in tensors]
+    given += [x for a in tensors if isinstance(a, Record) for x in a.tensors]
     memory = GlobalMemory([a for a in given if isinstance(a, torch.Tensor)], kernel.constants, kernel.granule("global"))
     symbols = memory.symbols | {name: n * access.PARAM_STRIDE for n, (name, _) in enumerate(kernel.params)}
     program = Program(kernel, _params(kernel, tensors, memory), symbols)
@@ -95,6 +110,19 @@ def run(
     return _report(kernel, program)
 
 
+_KEPT: dict[tuple[str, str | None], Kernel] = {}
+
+
+def _parsed(ptx: str, name: str | None) -> Kernel:
+    """A kernel without constants, whose addresses depend on the tensors, means the same in every launch."""
+    kernel = _KEPT.get((ptx, name)) or parse(ptx, name)
+    if not kernel.constants:
+        if len(_KEPT) >= 16:
+            del _KEPT[next(iter(_KEPT))]
+        _KEPT[ptx, name] = kernel
+    return kernel
+
+
 def _params(kernel: Kernel, args: Sequence[object], memory: GlobalMemory) -> dict[str, Array]:
     """The bytes of each parameter."""
     if len(args) > len(kernel.params):
@@ -104,6 +132,9 @@ def _params(kernel: Kernel, args: Sequence[object], memory: GlobalMemory) -> dic
         value: object = args[number] if number < len(args) else 0
         if isinstance(value, TensorMap) and kind == "b8[128]":
             params[name] = np.zeros(128, np.uint8)
+            continue
+        if isinstance(value, Record) and kind.startswith("b8["):
+            params[name] = memory.translate(value.content, value.tensors)[: int(kind[3:-1])]
             continue
         if isinstance(value, torch.Tensor):
             if kind not in ("u64", "b64", "s64"):

@@ -79,6 +79,8 @@ class Cta:
         self.mask, self.every, self.at = np.ones(threads, np.bool_), True, 0
         self.barrier_of = np.zeros(threads, np.int32)
         self.barriers: dict[int, Array] = {}
+        self.votes: dict[int, Array] = {}
+        """What threads that wait at a reducing barrier brought."""
         self.copies: list = []
         """Asynchronous copies under way, oldest first; see ``async_copy``."""
         self.warpgroups = [Warpgroup() for _ in range(threads // 128)] if kernel.has_wgmma else []
@@ -206,9 +208,20 @@ class Cta:
                 return moved
             moved = True
             pcs = self.pc[active]
-            at = int(pcs.min())
+            at = self._choose(active, pcs)
             later = pcs[pcs > at]
             self._sequence(active & (self.pc == at), at, int(later.min()) if later.size else len(self.program.steps))
+
+    def _choose(self, active: Array, pcs: Array) -> int:
+        """The smallest program counter, unless its threads are at a barrier to which others of their
+        warps, which are elsewhere, are still to come."""
+        first = int(pcs.min())
+        for at in np.unique(pcs).tolist():
+            here = active & (self.pc == at)
+            split = (here.reshape(-1, 32).any(1) & (active & ~here).reshape(-1, 32).any(1)).any()
+            if self.program.kernel.code[at].parts[0] not in ("bar", "barrier") or not split:
+                return int(at)
+        return first
 
     def _sequence(self, mask: Array, at: int, stop: int) -> None:
         """Run these threads, all at ``at``, to where they part, wait, jump or meet others at ``stop``."""

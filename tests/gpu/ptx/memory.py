@@ -7,6 +7,8 @@ one of them writes it without an atomic, no order of the grid makes that safe.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -61,6 +63,16 @@ class GlobalMemory:
     def address(self, x: torch.Tensor) -> int:
         """Where an argument begins."""
         return BASE + self.stores[x.untyped_storage().data_ptr()][1] + int(x.storage_offset()) * x.element_size()
+
+    def translate(self, content: torch.Tensor, tensors: Sequence[torch.Tensor]) -> Array:
+        """The bytes of a struct, its addresses in host memory replaced by those in the arena."""
+        words = content.numpy().view(np.uint64).copy()
+        for x in tensors:
+            storage = x.untyped_storage()
+            first, last = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+            inside = (words >= np.uint64(first)) & (words < np.uint64(last))
+            words[inside] = words[inside] - np.uint64(first) + np.uint64(BASE + self.stores[first][1])
+        return words.view(np.uint8)
 
     def restore(self) -> None:
         """Copy the arena back into the tensors."""

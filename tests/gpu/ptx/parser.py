@@ -37,11 +37,18 @@ class Parser:
             raise PtxError(f"no .entry {name or ''} in the PTX")
         bound = re.search(r"\.(?:reqntid|maxntid)\s+(\d+)", entry[3])
         self.kernel = Kernel(entry[1], _params(entry[2]), int(bound[1]) if bound else 0)
-        for m in re.finditer(
-            r"^\s*(?:\.visible\s+|\.extern\s+|\.weak\s+)*\.(shared|global|const)\s[^;]*;", self.text, re.M
-        ):
-            if self.text.count("{", 0, m.start()) == self.text.count("}", 0, m.start()):
-                self.declare_memory(m[0])
+        outside = [
+            m[0]
+            for m in re.finditer(
+                r"^\s*(?:\.visible\s+|\.extern\s+|\.weak\s+)*\.(shared|global|const)\s[^;]*;", self.text, re.M
+            )
+            if self.text.count("{", 0, m.start()) == self.text.count("}", 0, m.start())
+        ]
+        body = self.text[entry.end() :].partition(".entry")[0]
+        inside = re.findall(r"(?<![\w.:])\.shared\s+\.[^;]*;", body)
+        # What a launch adds, an array of no size, lies behind everything else in shared memory.
+        for statement in sorted(outside + inside, key=lambda text: "[]" in text):
+            self.declare_memory(statement)
         self.position = entry.end()
 
     def declare_memory(self, statement: str) -> None:
@@ -99,7 +106,7 @@ class Parser:
             kind, names = re.match(r"\.reg\s+\.(\w+)\s+(.*)", text).groups()  # type: ignore[union-attr]
             for name in names.split(","):
                 self.declare_register(name.strip(), 0 if kind == "pred" else width(kind))
-        elif text.startswith((".local", ".shared")):
+        elif text.startswith(".local"):
             self.declare_memory(text + ";")
         elif not text.startswith("."):
             m = re.match(r"(?:@(!?)([\w$%]+)\s+)?([\w.:]+)\s*(.*)$", text)

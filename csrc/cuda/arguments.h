@@ -1,0 +1,34 @@
+// What the kernels of csrc/cuda are given, by value: one attention call whose tensors lie on the GPU.
+#pragma once
+
+#include "../params.h"
+
+namespace pkernels {
+namespace cuda {
+
+enum class Bias : int32_t { none, distance, dense };
+
+struct Call {
+  Problem problem;                                // its spans, columns and seed stay empty: those below are on the GPU
+  int64_t rows_of_queries = 0, rows_of_keys = 0;  // of the tensors
+  const int32_t *query_spans = nullptr, *key_spans = nullptr;  // (first, count) of each sequence; nullptr: all rows
+  const int32_t* prefix = nullptr;                             // global keys, one number per sequence; or
+  int64_t columns = 0;                                         // one for all
+  const int64_t* seed = nullptr;
+  int64_t tiles = 0;  // of a head, at most: of one sequence, of all if packed
+};
+
+struct Forward {
+  Call call;
+  Rows q, k, v, out;
+  Rows lse;  // float32, one number per row
+};
+
+struct Backward {
+  Call call;
+  Rows q, k, v, out, dout, dq, dk, dv;
+  Rows lse, dlse, delta;  // float32, one number per row; dlse may be missing
+};
+
+}  // namespace cuda
+}  // namespace pkernels

@@ -1,0 +1,82 @@
+// Values that are not finite. A weight of zero does not hide a NaN from a product: 0 NaN = NaN. So
+// a CTA whose result is not finite works again, carefully: products of what is finite, and NaN
+// where a weight that is not zero meets something else.
+#pragma once
+
+#include "tile.cuh"
+
+namespace pkernels {
+namespace cuda {
+
+template <int Blocks, int D>
+PK_DEVICE bool all_finite(const Fragments<Blocks, D>& x) {
+  float sum = 0;
+#pragma unroll
+  for (int b = 0; b < Blocks; ++b) {
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum += x[b][n][e] * 0.0f;  // 0, or NaN for ever
+    }
+  }
+  return sum == 0;
+}
+
+// All bits of each half of x that is not finite.
+template <class T>
+PK_DEVICE uint32_t unclean(uint32_t x) {
+  const uint32_t low = (x & T::exponent) == T::exponent ? 0xFFFFu : 0;
+  const uint32_t high = (x >> 16 & T::exponent) == T::exponent ? 0xFFFF0000u : 0;
+  return low | high;
+}
+
+// 1 for each half of x that is not zero.
+template <class T>
+PK_DEVICE uint32_t nonzero(uint32_t x) {
+  return ((x & 0x7FFF) ? T::one : 0) | ((x & 0x7FFF0000) ? T::one << 16 : 0);
+}
+
+// NaN to sums that a number which is not finite reaches; such numbers become zeros.
+template <class T>
+PK_DEVICE void mark(float (&left)[4], float (&right)[4], const uint32_t (&x)[4], uint32_t (&y)[4]) {
+  constexpr uint32_t ones = T::one | T::one << 16;
+  const uint32_t met[4] = {nonzero<T>(x[0]), nonzero<T>(x[1]), nonzero<T>(x[2]), nonzero<T>(x[3])};
+  uint32_t lost[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) lost[i] = unclean<T>(y[i]), y[i] &= ~lost[i];
+  float found[2][4] = {};
+  T::multiply_add(found[0], met, lost[0] & ones, lost[1] & ones);
+  T::multiply_add(found[1], met, lost[2] & ones, lost[3] & ones);
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    left[e] = found[0][e] > 0 ? NAN : left[e];
+    right[e] = found[1][e] > 0 ? NAN : right[e];
+  }
+}
+
+// As add_weighted, 16 rows after another: it takes few registers of its own.
+template <class T, int D, int Blocks, int Columns>
+PK_DEVICE void add_carefully(Fragments<Blocks, D>& sum, const Fragments<Blocks, Columns>& weights, const Tile<D>& b) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < Blocks; ++m) {
+#pragma unroll
+    for (int k = 0; k < Columns / 16; ++k) {
+      uint32_t x[4];
+      as_operand<T>(x, weights[m], k);
+#pragma unroll
+      for (int n = 0; n < D / 16; ++n) {
+        uint32_t y[4], lost = 0;
+        load_transposed(y, b.at(k * 16 + lane % 16, n * 2 + lane / 16));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) lost |= unclean<T>(y[i]);
+        if (__any_sync(~0u, lost)) mark<T>(sum[m][2 * n], sum[m][2 * n + 1], x, y);
+        T::multiply_add(sum[m][2 * n], x, y[0], y[1]);
+        T::multiply_add(sum[m][2 * n + 1], x, y[2], y[3]);
+      }
+    }
+  }
+}
+
+}  // namespace cuda
+}  // namespace pkernels

@@ -1,0 +1,5 @@
+#include "dkv.cuh"
+
+#include "instances.cuh"
+
+PK_KERNELS(dkv, Backward, BackwardShape)

@@ -1,0 +1,5 @@
+#include "dq.cuh"
+
+#include "instances.cuh"
+
+PK_KERNELS(dq, Backward, BackwardShape)

@@ -1,0 +1,4 @@
+#include "forward.cuh"
+#include "instances.cuh"
+
+PK_KERNELS(forward, Forward, ForwardShape)

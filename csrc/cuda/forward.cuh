@@ -1,0 +1,159 @@
+// Forward over a Band, a CTA per tile of queries (Dao 2023, FlashAttention-2, arXiv:2307.08691,
+// section 3.1): the equations of csrc/cpu/forward.h, the order of pkernels/triton/band.py.
+//
+// Tiles of keys and of values take turns in a ring of slots, which asynchronous copies fill ahead
+// of the products: S = Q Kᵀ on the tensor cores, the softmax in registers, O += P V.
+#pragma once
+
+#include "careful.cuh"
+#include "philox.cuh"
+#include "softmax.cuh"
+
+namespace pkernels {
+namespace cuda {
+
+template <int D>
+struct ForwardShape {
+  static constexpr int warps = D == 64 ? 4 : 8, blocks = D == 64 ? 2 : 1, slots = D == 64 ? 4 : 3;
+  static constexpr int at_once = 8 / warps;  // CTAs of a multiprocessor, at least
+  static constexpr int threads = 32 * warps, own = 16 * blocks * warps, other = 64;
+  static constexpr int slot = other * D * 2, shared = own * D * 2 + slots * slot;
+};
+
+// What all threads of a CTA know of its work.
+struct ForwardPlan {
+  Place place;
+  Visits visits;
+  Lines queries, keys, values, out;
+  float* lse;  // of the first row of the sequence
+};
+
+PK_DEVICE void set_plan(ForwardPlan& plan, const Forward& f, int own, int other) {
+  const Problem& p = f.call.problem;
+  const Place x = place(f.call, p.heads, [&](const Place& at) {
+    return numbered_query_tiles(p.band, at.queries.count, at.keys.count, own);
+  });
+  plan.place = x;
+  if (x.tile.count == 0) return;
+  set_visited_keys(plan.visits, f.call, x, other);
+  const int64_t storage = p.storage(x.sequence), head = x.head / p.group();
+  plan.queries = lines_of(f.q, storage, x.head, x.queries.first, p.d);
+  plan.keys = lines_of(f.k, storage, head, x.keys.first, p.d);
+  plan.values = lines_of(f.v, storage, head, x.keys.first, p.dv);
+  plan.out = lines_of(f.out, storage, x.head, x.queries.first, p.dv);
+  plan.lse = numbers_of(f.lse, storage, x.head, x.queries.first);
+}
+
+template <class T, int D, Bias B>
+struct ForwardPass {
+  using Shape = ForwardShape<D>;
+  using State = Running<Shape::blocks, D>;
+
+  const Call& call;
+  const ForwardPlan& plan;
+  const Tile<D> queries;
+  const int row = threadIdx.x / 32 * 16 * Shape::blocks;  // the warp's first one
+
+  PK_DEVICE Tile<D> slot(int number) const { return {queries.address + Shape::own * D * 2 + number * Shape::slot}; }
+
+  // Starts to load part u of the tiles, keys at even u, values at odd ones, and closes its group.
+  PK_DEVICE void fetch(int u, int to) const {
+    if (u < 2 * plan.visits.count()) {
+      int m;
+      const Segment& s = plan.visits.at(u / 2, Shape::other, m);
+      slot(to).template load<Shape::other, Shape::threads>(u % 2 ? plan.values : plan.keys, s.first + m * s.step,
+                                                           s.step, s.count - m);
+    }
+    commit_copies();
+  }
+
+  // Waits for part u, and starts the one that takes the slot used last.
+  PK_DEVICE void next(int u, int at) const {
+    wait_for_copies<Shape::slots - 2>();
+    __syncthreads();
+    fetch(u + Shape::slots - 1, at == 0 ? Shape::slots - 1 : at - 1);
+  }
+
+  PK_DEVICE void attend(State& run, bool careful) const {
+    queries.template load<Shape::own, Shape::threads>(plan.queries, plan.place.tile.first, plan.place.tile.step,
+                                                      plan.place.tile.count);
+#pragma unroll 1
+    for (int u = 0; u < Shape::slots - 1; ++u) fetch(u, u);
+    run.start();
+    const Dropout dropout = dropout_of(call, plan.place.head, plan.place.sequence);
+    const Problem& p = call.problem;
+    const float unit = unit_of<B>(p);
+    int at = 0;
+    for (int t = 0; t < plan.visits.count(); ++t) {
+      Fragments<Shape::blocks, Shape::other> s = {};
+      next(2 * t, at);
+      multiply_rows<T, D, Shape::blocks, Shape::other>(s, queries, row, slot(at));
+      at = at + 1 == Shape::slots ? 0 : at + 1;
+      int m;
+      const Segment& segment = plan.visits.at(t, Shape::other, m);
+      const Pairs<false> pairs = pairs_of<false>(plan.place.tile, segment);
+      const int rows = static_cast<int>(plan.place.tile.count);
+      add_bias<T, B, false, Shape::blocks, Shape::other>(s, p, plan.place.sequence, plan.place.head, pairs, row, m,
+                                                         [&](int c, int o) { return c < rows && o < segment.count; });
+      if (!is_full(segment, rows, m, Shape::other)) mask<Shape::blocks, Shape::other>(s, -INFINITY, segment, row, m);
+      run.template soften<Shape::other>(s, unit);
+      if (p.threshold > 0) drop<Shape::blocks, Shape::other>(s, dropout, pairs, row, m);
+      next(2 * t + 1, at);
+      if (careful) {
+        add_carefully<T, D, Shape::blocks, Shape::other>(run.acc, s, slot(at));
+      } else {
+        add_weighted<T, D, Shape::blocks, Shape::other>(run.acc, s, slot(at));
+      }
+      at = at + 1 == Shape::slots ? 0 : at + 1;
+    }
+    wait_for_copies<0>();
+  }
+
+  PK_DEVICE void run() const {
+    State run;
+    for (bool careful = false;; careful = true) {
+      attend(run, careful);
+      if (!__syncthreads_or(!careful && !all_finite<Shape::blocks, D>(run.acc))) break;
+    }
+    finish(run);
+  }
+
+  PK_DEVICE void finish(State& run) const {
+    const Problem& p = call.problem;
+    const QueryTile& tile = plan.place.tile;
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int b = 0; b < Shape::blocks; ++b) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float total = row_sum(run.total[b][half]);
+        const float factor = total == 0 ? 0.0f : p.keep_scale / total;
+        const int c = row_of(row, b, 2 * half);
+        if (lane % 4 == 0 && c < tile.count) {
+          plan.lse[tile.first + c * tile.step] = State::log_sum(run.top[b][half], total, unit_of<B>(p));
+        }
+#pragma unroll
+        for (int n = 0; n < D / 8; ++n) {
+          const float* o = &run.acc[b][n][2 * half];
+          store_shared(queries.at(c, n) + lane % 4 * 4, T::pack(o[0] * factor, o[1] * factor));
+        }
+      }
+    }
+    __syncwarp();
+    queries.template store<16 * Shape::blocks>(plan.out, row, tile.first, tile.step, tile.count);
+  }
+};
+
+template <class T, int D, Bias B>
+PK_DEVICE void forward(const Forward& f) {
+  using Shape = ForwardShape<D>;
+  extern __shared__ uint4 memory[];
+  __shared__ ForwardPlan plan;
+  if (threadIdx.x == 0) set_plan(plan, f, Shape::own, Shape::other);
+  __syncthreads();
+  if (plan.place.tile.count == 0) return;
+  ForwardPass<T, D, B>{f.call, plan, {shared_address(memory)}}.run();
+}
+
+}  // namespace cuda
+}  // namespace pkernels

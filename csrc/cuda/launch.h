@@ -1,0 +1,24 @@
+// The kernels by their names, and how one is launched. No torch.
+#pragma once
+
+#include "arguments.h"
+
+namespace pkernels {
+namespace cuda {
+
+struct Kernel {
+  const char* name;
+  const void* function;
+  int rows, threads, shared;  // rows of a tile, threads and bytes of dynamic shared memory of a CTA
+};
+
+// For head dimensions up to `d`, at most 128.
+Kernel forward_kernel(Type type, int64_t d, Bias bias);
+Kernel dq_kernel(Type type, int64_t d, Bias bias);
+Kernel dkv_kernel(Type type, int64_t d, Bias bias);
+
+// On a device's stream. Returns what went wrong, or nullptr.
+const char* launch(const Kernel& kernel, int64_t grid, void* arguments, int device, void* stream);
+
+}  // namespace cuda
+}  // namespace pkernels

@@ -1,0 +1,124 @@
+// Where a CTA works, and which tiles of the other side it visits: csrc/band.h in 32 bits.
+#pragma once
+
+#include "../band.h"
+#include "arguments.h"
+#include "instructions.cuh"
+
+namespace pkernels {
+namespace cuda {
+
+constexpr int everywhere = 1 << 30;
+
+// Rows [first, first + count) of a tensor.
+struct Range {
+  int64_t first, count;
+};
+
+// The rows of a sequence; whatever spans say, inside the tensor.
+PK_DEVICE Range span(const int32_t* spans, int64_t sequence, int64_t rows) {
+  if (!spans) return {0, rows};
+  const int64_t first = smaller(larger(spans[2 * sequence], 0), rows);
+  return {first, smaller(larger(spans[2 * sequence + 1], 0), rows - first)};
+}
+
+// One tile of a sequence and head.
+struct Place {
+  int64_t sequence, head;
+  Range queries, keys;
+  QueryTile tile;  // count 0: there is nothing to do
+};
+
+PK_DEVICE int64_t columns_of(const Call& c, int64_t sequence) { return c.prefix ? c.prefix[sequence] : c.columns; }
+
+// Grid: sequences (one, if packed) x heads x tiles, the tiles neighbours. tiles(Place) numbers those
+// of a sequence.
+template <class F>
+PK_DEVICE Place place(const Call& c, int64_t heads, F tiles) {
+  Place x;
+  int64_t index = blockIdx.x % c.tiles;
+  const int64_t row = blockIdx.x / c.tiles;
+  x.head = row % heads, x.sequence = row / heads;
+  for (;; ++x.sequence) {
+    if (x.sequence == c.problem.batch) return x.tile.count = 0, x;
+    x.queries = span(c.query_spans, x.sequence, c.rows_of_queries);
+    x.keys = span(c.key_spans, x.sequence, c.rows_of_keys);
+    const NumberedTiles numbered = tiles(x);
+    const int64_t count = c.problem.packed ? numbered.count() : index + 1;
+    if (index < count) return x.tile = numbered[index], x;
+    index -= count;
+  }
+}
+
+// A segment of the other side's rows, first, first + step, ...; row c of the tile keeps row m of it
+// iff c + low <= m <= c + high and skip <= m < count.
+struct Segment {
+  int first, step, count, skip, low, high;
+};
+
+struct Bounds {
+  int low, high;
+};
+
+// Rows of a segment that row c of the tile keeps, both ends included.
+PK_DEVICE Bounds kept(const Segment& x, int c) { return {max(c + x.low, x.skip), min(c + x.high, x.count - 1)}; }
+
+// Whether rows [m, m + size) of a segment are kept by all `rows` of the tile.
+PK_DEVICE bool is_full(const Segment& x, int rows, int m, int size) {
+  return m >= max(rows - 1 + x.low, x.skip) && m + size - 1 <= min(x.high, x.count - 1);
+}
+
+PK_DEVICE Segment segment_of(const KeySegment& x, int64_t left, int64_t right) {
+  const int first = static_cast<int>(x.first), step = static_cast<int>(x.step);
+  const int skip = step == 1 ? first % 8 : 0;  // dropout draws for 8 keys at a time
+  Segment s{first - skip, step, static_cast<int>(x.count) + skip, skip, -everywhere, everywhere};
+  if (x.banded) s.low = static_cast<int>(skip - left - x.offset), s.high = static_cast<int>(skip + right - x.offset);
+  return s;
+}
+
+// The tiles that a tile visits, one segment after the other. In shared memory: registers are few.
+struct Visits {
+  int ends[3];  // tiles up to the end of each segment
+  Segment segments[3];
+
+  PK_DEVICE int count() const { return ends[2]; }
+
+  // The segment of tile t, and its first row there.
+  PK_DEVICE const Segment& at(int t, int size, int& m) const {
+    const int i = (t >= ends[0]) + (t >= ends[1]);
+    m = (t - (i ? ends[i - 1] : 0)) * size;
+    return segments[i];
+  }
+};
+
+// An end of the tiles of a segment, behind others that end at `before`.
+PK_DEVICE int tiles_end(const Segment& x, int before, int size) {
+  return before + (x.count > x.skip ? (x.count + size - 1) / size : 0);
+}
+
+PK_DEVICE void set_visited_keys(Visits& v, const Call& c, const Place& x, int size) {
+  const Band& band = c.problem.band;
+  const int64_t columns = columns_of(c, x.sequence), n_q = x.queries.count, n_k = x.keys.count;
+  v.segments[0] = segment_of(leading_keys(columns, n_k, x.tile), band.left, band.right);
+  v.segments[1] = segment_of(keys_within_reach(band, columns, n_q, n_k, x.tile), band.left, band.right);
+  v.ends[0] = tiles_end(v.segments[0], 0, size);
+  v.ends[1] = v.ends[2] = tiles_end(v.segments[1], v.ends[0], size);
+}
+
+PK_DEVICE void set_visiting_queries(Visits& v, const Call& c, const Place& x, int size) {
+  const Band& band = c.problem.band;
+  const int64_t n_q = x.queries.count, n_k = x.keys.count;
+  KeyRange wide = global_rows(band, n_q, n_k);
+  if (x.tile.everything) wide = {0, n_q};
+  const KeySegment found[3] = {{wide.begin, 1, wide.end - wide.begin, 0, false},
+                               queries_within_reach(band, n_q, n_k, x.tile, 0, wide.begin),
+                               queries_within_reach(band, n_q, n_k, x.tile, wide.end, n_q)};
+#pragma unroll
+  for (int i = 0; i < 3; ++i) {
+    v.segments[i] = segment_of(found[i], band.right, band.left);
+    v.ends[i] = tiles_end(v.segments[i], i ? v.ends[i - 1] : 0, size);
+  }
+}
+
+}  // namespace cuda
+}  // namespace pkernels

@@ -1,0 +1,148 @@
+// A tile of rows in shared memory: D numbers of 16 bits a row, in chunks of 8, of which chunk c of
+// row r lies in place c ^ (r % 8), so that eight rows of one chunk lie in different banks.
+#pragma once
+
+#include "../params.h"
+#include "instructions.cuh"
+
+namespace pkernels {
+namespace cuda {
+
+// Rows of one sequence and head, `step` bytes apart, of `width` numbers.
+struct Lines {
+  const char* data;
+  int64_t step;
+  int width;
+  bool whole;  // every row begins at a multiple of 16 bytes
+};
+
+PK_DEVICE Lines lines_of(const Rows& x, int64_t batch, int64_t head, int64_t first, int64_t width) {
+  const char* data = static_cast<const char*>(x.data) + (batch * x.batch + head * x.head + first * x.row) * 2;
+  const bool whole = (reinterpret_cast<uintptr_t>(data) % 16 | x.row % 8) == 0;
+  return {data, x.row * 2, static_cast<int>(width), whole};
+}
+
+PK_DEVICE float* numbers_of(const Rows& x, int64_t batch, int64_t head, int64_t first) {
+  return static_cast<float*>(x.data) + batch * x.batch + head * x.head + first;
+}
+
+template <int D>
+struct Tile {
+  static constexpr int chunks = D / 8, row_bytes = D * 2;
+  uint32_t address;
+
+  PK_DEVICE uint32_t at(int row, int chunk) const { return address + row * row_bytes + ((chunk ^ (row & 7)) << 4); }
+
+  // Starts to load rows first, first + step, ...: `Count` of them, of which `exist` exist; the others become zeros.
+  template <int Count, int Threads>
+  PK_DEVICE void load(const Lines& x, int first, int step, int exist) const {
+    static_assert(Count * chunks % Threads == 0 && Threads % chunks == 0);
+    const int chunk = threadIdx.x % chunks, row = threadIdx.x / chunks;
+    const int bytes = min(16, max(0, (x.width - chunk * 8) * 2));
+    const char* from = x.data + first * x.step + chunk * 16;
+    if (x.whole) {
+#pragma unroll
+      for (int r = row; r < Count; r += Threads / chunks) {
+        const bool there = r < exist && bytes > 0;
+        copy_async(at(r, chunk), there ? from + static_cast<int64_t>(r) * step * x.step : x.data, there ? bytes : 0);
+      }
+      return;
+    }
+#pragma unroll 1
+    for (int r = row; r < Count; r += Threads / chunks) {
+      uint32_t words[4] = {};
+      const auto* numbers = reinterpret_cast<const uint16_t*>(from + static_cast<int64_t>(r) * step * x.step);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        if (r < exist && 2 * c < bytes) words[c / 2] |= static_cast<uint32_t>(numbers[c]) << c % 2 * 16;
+      }
+      store_shared(at(r, chunk), make_uint4(words[0], words[1], words[2], words[3]));
+    }
+  }
+
+  // Stores rows [begin, begin + Count) of the tile as rows first + begin * step, ... of x: those below `exist`. By one
+  // warp.
+  template <int Count>
+  PK_DEVICE void store(const Lines& x, int begin, int first, int step, int exist) const {
+    const int lane = threadIdx.x % 32, chunk = lane % chunks;
+    const int n = min(8, x.width - chunk * 8);
+    char* to = const_cast<char*>(x.data) + first * x.step + chunk * 16;
+#pragma unroll 4
+    for (int r = begin + lane / chunks; r < begin + Count; r += 32 / chunks) {
+      if (r >= exist || n <= 0) continue;
+      const uint4 x4 = load_shared(at(r, chunk));
+      char* line = to + static_cast<int64_t>(r) * step * x.step;
+      if (x.whole && n == 8) {
+        *reinterpret_cast<uint4*>(line) = x4;
+        continue;
+      }
+      const uint32_t words[4] = {x4.x, x4.y, x4.z, x4.w};
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        if (c < n) reinterpret_cast<uint16_t*>(line)[c] = static_cast<uint16_t>(words[c / 2] >> c % 2 * 16);
+      }
+    }
+  }
+};
+
+// What a warp holds of a product, 16 rows and 8 columns at a time: lane 4g + t has columns 2t and
+// 2t + 1 of rows g (numbers 0, 1) and g + 8 (2, 3).
+template <int Blocks, int Columns>
+using Fragments = float[Blocks][Columns / 8][4];
+
+// sum[rows of a, rows of b] += a bᵀ over D features, for the warp's rows of a, from `row` on.
+template <class T, int D, int Blocks, int Columns>
+PK_DEVICE void multiply_rows(Fragments<Blocks, Columns>& sum, const Tile<D>& a, int row, const Tile<D>& b) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < D / 16; ++k) {
+    uint32_t x[Blocks][4];
+#pragma unroll
+    for (int m = 0; m < Blocks; ++m) load_matrices(x[m], a.at(row + m * 16 + lane % 16, k * 2 + lane / 16));
+#pragma unroll
+    for (int n = 0; n < Columns / 16; ++n) {
+      uint32_t y[4];
+      load_matrices(y, b.at(n * 16 + lane % 8 + lane / 16 * 8, k * 2 + lane / 8 % 2));
+#pragma unroll
+      for (int m = 0; m < Blocks; ++m) {
+        T::multiply_add(sum[m][2 * n], x[m], y[0], y[1]);
+        T::multiply_add(sum[m][2 * n + 1], x[m], y[2], y[3]);
+      }
+    }
+  }
+}
+
+// 16 columns of weights, from 16 k on, as the left operand of a product.
+template <class T, int N>
+PK_DEVICE void as_operand(uint32_t (&x)[4], const float (&weights)[N][4], int k) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    x[2 * half] = T::pack(weights[2 * k + half][0], weights[2 * k + half][1]);
+    x[2 * half + 1] = T::pack(weights[2 * k + half][2], weights[2 * k + half][3]);
+  }
+}
+
+// sum[rows of weights, D] += weights b, weights[rows, rows of b].
+template <class T, int D, int Blocks, int Columns>
+PK_DEVICE void add_weighted(Fragments<Blocks, D>& sum, const Fragments<Blocks, Columns>& weights, const Tile<D>& b) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < Columns / 16; ++k) {
+    uint32_t x[Blocks][4];
+#pragma unroll
+    for (int m = 0; m < Blocks; ++m) as_operand<T>(x[m], weights[m], k);
+#pragma unroll
+    for (int n = 0; n < D / 16; ++n) {
+      uint32_t y[4];
+      load_transposed(y, b.at(k * 16 + lane % 16, n * 2 + lane / 16));
+#pragma unroll
+      for (int m = 0; m < Blocks; ++m) {
+        T::multiply_add(sum[m][2 * n], x[m], y[0], y[1]);
+        T::multiply_add(sum[m][2 * n + 1], x[m], y[2], y[3]);
+      }
+    }
+  }
+}
+
+}  // namespace cuda
+}  // namespace pkernels

@@ -1,0 +1,111 @@
+"""The kernels of ``csrc/cuda`` as the built extension holds them: their PTX, and their machine code.
+
+:func:`emulated` runs calls of the ``cuda`` backend on CPU tensors: C++ says what it would launch, and
+the emulator runs the PTX of that kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from pkernels import cuda
+from pkernels.cuda import call
+from pkernels.ops import backends
+
+from .ptx import Report, run
+from .ptx.launch import Record
+from .static import TOOLS, Reading, read_cubin
+
+
+def binary() -> Path:
+    """The path of the extension."""
+    from pkernels import _C_cuda
+
+    return Path(_C_cuda.__file__)
+
+
+def _tool(name: str, *arguments: str | Path, cwd: Path | None = None) -> str:
+    command = [str(TOOLS / name), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+
+@functools.cache
+def kernels() -> dict[str, str]:
+    """The PTX of each kernel, by name, each a module of its own."""
+    found = {}
+    for module in _tool("cuobjdump", "-ptx", binary()).split(".version ")[1:]:
+        head, *entries = re.split(r"^(?=\.visible \.entry )", module, flags=re.M)
+        for entry in entries:
+            found[entry.split("(")[0].split()[-1]] = f".version {head}{entry}"
+    return found
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a kernel takes on a chip: registers of a thread, bytes of local memory (spills) and of
+    static shared memory."""
+
+    registers: int
+    local: int
+    shared: int
+
+
+@functools.cache
+def usages() -> dict[tuple[str, str], Usage]:
+    """By chip ("sm_80") and kernel."""
+    found, chip = {}, ""
+    for line in _tool("cuobjdump", "-res-usage", binary()).splitlines():
+        if line.startswith("arch = "):
+            chip = line.split()[-1]
+        elif m := re.match(r"\s*Function (\w+):", line):
+            name = m[1]
+        elif m := re.match(r"\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
+            found[chip, name] = Usage(int(m[1]), int(m[2]) + int(m[4]), int(m[3]))
+    return found
+
+
+def reading(chip: str, name: str, directory: Path) -> Reading:
+    """The machine code of a kernel; ``directory`` is for files on the way."""
+    listed = _tool("cuobjdump", "-lelf", binary())
+    for file in re.findall(rf"\S+\.{chip}\.cubin", listed):
+        if not (directory / file).exists():
+            _tool("cuobjdump", "-xelf", file, binary(), cwd=directory)
+        if name in _tool("cuobjdump", "-elf", "-fun", name, directory / file):
+            return read_cubin((directory / file).read_bytes(), name)
+    raise LookupError(f"{name}: not in the binary for {chip}")
+
+
+@contextmanager
+def emulated(seed: int | None = None, mutants: Mapping[str, str] | None = None) -> Iterator[list[Report]]:
+    """Inside, the ``cuda`` backend takes CPU tensors, and every launch runs on the emulator at once.
+
+    Args:
+        seed: See :func:`tests.gpu.ptx.run`.
+        mutants: PTX in place of that of kernels, by name.
+
+    Yields:
+        The reports of the launches, growing.
+    """
+    reports: list[Report] = []
+
+    def start(name: str, *arguments: Any) -> None:
+        note = torch.zeros(4096, dtype=torch.uint8)
+        kernel, grid, threads, shared = getattr(cuda.operators(), name)(*arguments, note).split()
+        if grid == "0":
+            return
+        ptx = (kernels() | dict(mutants or {}))[kernel]
+        record = Record(note, [x for x in arguments if isinstance(x, torch.Tensor)])
+        reports.append(run(ptx, (int(grid),), [record], int(shared), int(threads) // 32, seed=seed))
+
+    with mock.patch.object(call, "launch", start), mock.patch.object(backends, "_why_not_nvidia", return_value=None):
+        yield reports

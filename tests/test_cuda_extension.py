@@ -1,0 +1,122 @@
+"""What nvcc made of ``csrc/cuda``: what a kernel takes on each chip, and the extension without a GPU."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+pytest.importorskip("triton", reason="cuobjdump, which reads the binary, comes with Triton")
+
+import pkernels
+from pkernels import Blocks, Dense, Distance, causal, cuda
+from pkernels.cuda import call
+from pkernels.problem import Problem
+
+if cuda.why_missing() is not None:
+    pytest.skip(str(cuda.why_missing()), allow_module_level=True)
+
+from tests.gpu import nvcc
+
+# Bytes of shared memory that a CTA may have (CUDA C++ programming guide, technical specifications).
+SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
+REGISTERS = 65_536  # of a multiprocessor
+RESIDENT = {"sm_80": 167_936, "sm_90": 233_472, "sm_100": 233_472}  # bytes of a multiprocessor
+
+
+def launches() -> Iterator[tuple[str, int, int]]:
+    """(kernel, threads, bytes of dynamic shared memory) of every kernel that there is."""
+    note = torch.zeros(4096, dtype=torch.uint8)
+    for dtype in (torch.bfloat16, torch.float16):
+        for d in (64, 128):
+            x, numbers = torch.zeros(1, 1, 8, d, dtype=dtype), torch.zeros(1, 1, 8)
+            for bias in ({}, {"distance": torch.zeros(1, 15)}, {"dense": x.new_zeros(1, 1, 8, 8)}):
+                rest = (*call.arguments(Problem(causal, 1.0, zero=7, **bias)), note)
+                operators = cuda.operators()
+                for line in (
+                    operators.band_forward(x, x, x, x, numbers, *rest),
+                    operators.band_dq(x, x, x, x, x, None, numbers, numbers, x, *rest),
+                    operators.band_dkv(x, x, x, x, numbers, numbers, x, x, *rest),
+                ):
+                    name, _, threads, shared = line.split()
+                    yield name, int(threads), int(shared)
+
+
+def test_every_kernel_is_reached() -> None:
+    assert sorted(name for name, _, _ in launches()) == sorted(nvcc.kernels())
+    assert len(nvcc.kernels()) == 36
+
+
+@pytest.mark.parametrize("chip", SHARED)
+def test_kernels_fit_and_spill_nothing(chip: str) -> None:
+    if chip.removeprefix("sm_") not in cuda.archs():
+        pytest.skip(f"the extension was built for {' '.join(cuda.archs())} alone")
+    for name, threads, shared in launches():
+        usage = nvcc.usages()[chip, name]
+        taken = shared + usage.shared + 1024  # what the system takes of each CTA
+        assert usage.local == 0, f"{name} spills {usage.local} bytes"
+        assert taken <= SHARED[chip], f"{name}: {taken} bytes of shared memory"
+        # Eight warps at least share a multiprocessor.
+        at_once = min(REGISTERS // (-(-usage.registers // 8) * 8 * threads), RESIDENT[chip] // taken)
+        assert at_once * threads >= 256, f"{name}: {usage}, {shared}"
+
+
+def test_products_are_the_tensor_cores() -> None:
+    for name, mma in (("forward_bf16_64_none", 128), ("forward_f16_128_none", 128), ("dq_bf16_64_none", 96)):
+        ptx = nvcc.kernels()[name]
+        assert ptx.count("mma.sync.aligned.m16n8k16") >= mma
+        assert "ldmatrix" in ptx and ".trans" in ptx and "cp.async" in ptx and "ex2.approx" in ptx
+
+
+def test_without_a_driver_it_loads_and_says_one_clear_thing() -> None:
+    code = """
+import torch, pkernels
+from pkernels import cuda
+x = torch.zeros(1, 1, 8, 64, dtype=torch.bfloat16)
+print(cuda.why_missing(), *cuda.archs())
+try:
+    pkernels.attention(x, x, x, backend="cuda")
+except NotImplementedError as error:
+    print(error)
+try:
+    cuda.call.launch("band_forward", x, x, x, x, x[..., 0].float(), *[None] * 6, 0, False, 1.0, 0.0, [0, 0, 0, 0, 1])
+except RuntimeError as error:
+    print(str(error).splitlines()[0])
+"""
+    if torch.cuda.is_available():
+        pytest.skip("there is a driver")
+    code = code.replace("from pkernels import cuda", "from pkernels import cuda\nimport pkernels.cuda.call")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    loaded, named, launched = done.stdout.splitlines()
+    assert loaded.startswith("None 8")
+    assert named == "backend 'cuda': tensors on cpu: an NVIDIA GPU is needed"
+    assert "backend 'cuda': " in launched
+
+
+def test_the_extension_needs_only_torch_and_the_system() -> None:
+    if shutil.which("objdump") is None:
+        pytest.skip("objdump is not installed (binutils)")
+    headers = subprocess.run(["objdump", "-p", nvcc.binary()], capture_output=True, text=True, check=True).stdout
+    needed = {name.split(".so")[0] for name in re.findall(r"NEEDED\s+(\S+)", headers)}
+    system = {"libc", "libm", "libstdc++", "libgcc_s", "libpthread", "librt", "libdl", "ld-linux-x86-64"}
+    assert needed <= {"libtorch", "libtorch_cpu", "libc10"} | system
+
+
+def test_why_not_says_what_is_not_there() -> None:
+    blocks = Blocks.of([[0]], 64)
+    with FakeTensorMode():
+        q, wide = (torch.empty(1, 2, 64, d, dtype=torch.bfloat16, device="cuda") for d in (64, 256))
+        biases = [bias(q.new_empty(shape).float().requires_grad_()) for bias, shape in
+                  ((Distance, (2, 127)), (Dense, (1, 1, 64, 64)))]  # fmt: skip
+        assert pkernels.why_not("cuda", q, q, q, causal, type(biases[0])(biases[0].values.detach())) is None
+        for bias in biases:
+            assert "gradient of a D" in str(pkernels.why_not("cuda", q, q, q, causal, bias))
+        for x, pattern in ((q.float(), causal), (wide, causal), (q, blocks)):
+            assert "not there yet" in str(pkernels.why_not("cuda", x, x, x, pattern))
