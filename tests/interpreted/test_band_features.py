@@ -23,11 +23,9 @@ NAMES = (
     "D 64, Dv 32", "S 1", "S 1x129", "causal, S 33x17", "heads 6:2", "scale negative", "gradient of out alone",
     "bias distance, heads 4:2", "bias dense, heads 4:2", "bias distance, 21x50", "bias dense, 50x21",
     "bias distance, lengths", "bias distance, dilation 3, globals", "bias dense hidden, globals",
-    "relative, dense", "relative, window of the past", "relative, globals",
-    "relative, prefix per row", "relative, causal, 48x97", "relative, S 1",
-    "relative, shared", "relative, D 26", "relative, D 64, Dr 7", "relative, heads 4:2", "relative, lengths pair",
-    "relative, offsets, window", "relative, offsets pair", "relative, dropout", "relative, rows before heads",
-    "relative, no rows", "relative, no keys", "bf16, relative, causal, D 26", "fp16, relative, causal, D 26",
+    "relative, window of the past", "relative, globals", "relative, shared", "relative, D 64, Dr 7",
+    "relative, heads 4:2", "relative, lengths pair", "relative, offsets, window", "relative, dropout",
+    "relative, no keys", "bf16, relative, causal, D 26",
     "lengths, prefix per row", "lengths 0, 1, S", "lengths pair", "lengths, heads 4:2", "offsets pair",
     "offsets, dilation 3, globals", "offsets, bias dense", "offsets of none",
     "dropout, globals", "dropout, S 131", "dropout, heads 4:2", "dropout, offsets", "dropout, dense",
@@ -75,7 +73,7 @@ def test_dropout_draws_the_same_bits_as_on_the_cpu() -> None:
     assert (triton - cpu).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["relative, globals", "relative, offsets, window"])
+@pytest.mark.parametrize("name", ["relative, globals"])
 def test_nothing_of_a_relative_leaks(name: str) -> None:
     case = replace(next(case for case in CASES if case.id == name), heads=1)
     with tune.using(config=SMALL):
