@@ -79,6 +79,8 @@ def train(learner: Learner, steps: int, device: str, facts: dict, report: Callab
         report: Told after each step how far both are.
     """
     ours, theirs = twins(learner.architecture, learner.config(learner.length), device)
+    for name in learner.unused:
+        ours.get_parameter(name).requires_grad_(False)
     runs = Run("pkernels", ours, learner.rate), Run("transformers", theirs, learner.rate)
     verdicts: list[Verdict] = []
     text, generator = corpus.rows(learner.length), torch.Generator().manual_seed(0)

@@ -65,6 +65,7 @@ class Learner:
             ``labels`` among them.
         length, batch, rate: Tokens of a row, rows of a batch, and AdamW's learning rate.
         tolerance: Largest difference of the losses of the first steps.
+        unused: Parameters of ours that transformers' model has and does not use; they stay as they are.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Learner:
     batch: int = 4
     rate: float = 1e-3
     tolerance: float = 1e-4
+    unused: tuple[str, ...] = ()
 
 
 def twins(architecture: str, config: BaseConfig, device: str, noise: float = 0.0) -> tuple[Model, nn.Module]:
