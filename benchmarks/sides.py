@@ -115,25 +115,26 @@ class Side:
 def sides(case: Long, device: str) -> tuple[Side, Side]:
     """pkernels and transformers with the same weights and inputs."""
     encoder = case.encoder
-    ours, theirs = twins(encoder.architecture, encoder.config(case.length, case.layers), device, NOISE)
+    ours, theirs = twins(encoder.architecture, encoder.config(case.length, case.layers), device, NOISE, encoder.peer)
     if case.alone:
         return _attentions(case, ours, theirs, device)
     ids = corpus.rows(case.length)[: len(encoder.rows)].to(device)
     arguments = dict(encoder.arguments(case.length, device))
+    told = arguments if encoder.told is None else dict(encoder.told(case.length, device))
     real = (torch.arange(case.length) < torch.tensor(case.real)[:, None]).to(device)
     padded = not bool(real.all())
     if padded:
         ids = ids.where(real, corpus.PADDING)
         arguments["attention_mask"] = real.long()
 
-    def calling(model: nn.Module) -> Callable[[], Tensor]:
+    def calling(model: nn.Module, arguments: dict[str, Any]) -> Callable[[], Tensor]:
         if padded:
             return lambda: model(input_ids=ids, **arguments).last_hidden_state[real]
         return lambda: model(input_ids=ids, **arguments).last_hidden_state
 
     return (
-        Side("pkernels", ours, calling(ours), ours.named_tensors),
-        Side("transformers", theirs, calling(theirs), dict),
+        Side("pkernels", ours, calling(ours, arguments), ours.named_tensors),
+        Side("transformers", theirs, calling(theirs, told), dict),
     )
 
 

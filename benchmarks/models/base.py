@@ -37,6 +37,7 @@ class Encoder:
         attention: From both models, a length and a device to the first layer's attention of
             each, projections included: what the family "long attention" measures.
         lengths: Of the attention alone, in ``--full``.
+        peer: The class in transformers, where it is another, and ``told``, what it is called with then.
         rows: For each row of the batch, which part of the length is real; padding follows.
         tolerance: Largest absolute difference of the states, which are of size 1.
     """
@@ -46,9 +47,11 @@ class Encoder:
     config: Callable[[int, int], BaseConfig]
     sizes: tuple[tuple[int, int], ...]
     quick: tuple[tuple[int, int], ...] = ()
-    arguments: Callable[[int, str], Mapping[str, Tensor]] = nothing
+    arguments: Callable[[int, str], Mapping[str, Any]] = nothing
     attention: Callable[[Any, Any, int, str], tuple[Attend, Attend]] | None = None
     lengths: tuple[int, ...] = ()
+    peer: str | None = None
+    told: Callable[[int, str], Mapping[str, Tensor]] | None = None
     rows: tuple[float, ...] = (1.0,)
     tolerance: float = 1e-4
 
@@ -79,7 +82,9 @@ class Learner:
     unused: tuple[str, ...] = ()
 
 
-def twins(architecture: str, config: BaseConfig, device: str, noise: float = 0.0) -> tuple[Model, nn.Module]:
+def twins(
+    architecture: str, config: BaseConfig, device: str, noise: float = 0.0, peer: str | None = None
+) -> tuple[Model, nn.Module]:
     """A new model of ours, and transformers' with the same weights, which went through files.
 
     Args:
@@ -95,7 +100,8 @@ def twins(architecture: str, config: BaseConfig, device: str, noise: float = 0.0
         for parameter in ours.parameters():
             parameter.data += noise * torch.randn_like(parameter)
         ours.save_pretrained(folder)
-        theirs = getattr(transformers, architecture).from_pretrained(folder, dtype=torch.float32)
+        kind = getattr(transformers, peer or architecture)
+        theirs = kind.from_pretrained(folder, config=kind.config_class.from_pretrained(folder), dtype=torch.float32)
     for parameter in theirs.parameters():  # out of the file, whose pages would count as memory of the first call
         parameter.data = parameter.data.clone()
     return ours.to(device), theirs.to(device)

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pkernels.models import albert, bert, distilbert, electra, roberta
+import torch
+
+from pkernels import prefix_lm
+from pkernels.models import albert, bert, distilbert, electra, roberta, unilm
 from pkernels.models.parts.config import BaseConfig
 
 from .. import corpus
@@ -48,7 +51,28 @@ def _tinybert(length: int, layers: int) -> BaseConfig:
     return bert.Config(hidden_size=312, intermediate_size=1200, num_hidden_layers=layers, **BARE)
 
 
-ENCODERS = tuple(
+def _unilm(length: int, layers: int) -> BaseConfig:
+    return unilm.Config.base(num_hidden_layers=layers, **BARE)
+
+
+def _prefix(length: int, device: str) -> dict[str, Any]:
+    """Sequence to sequence: half of the text is the source."""
+    return {"pattern": prefix_lm(length // 2)}
+
+
+def _pairs(length: int, device: str) -> dict[str, Any]:
+    """The same as a mask of pairs, (1, 1, S, S), which transformers' BERT takes as it is."""
+    kept = torch.ones(length, length, device=device).tril().bool()
+    kept[:, : length // 2] = True
+    return {"attention_mask": kept[None, None]}
+
+
+UNILM = Encoder(
+    "UniLM base, sequence to sequence", "UniLMModel", _unilm, sizes=((128, 6), (512, 6)), arguments=_prefix,
+    peer="BertModel", told=_pairs, rows=(1.0,) * 4,
+)  # fmt: skip
+
+_KIN = tuple(
     Encoder(name, architecture, config, sizes=((128, layers), (512, layers)), rows=ROWS)
     for name, architecture, config, layers in (
         ("BERT base", "BertModel", _bert, 6),
@@ -59,3 +83,4 @@ ENCODERS = tuple(
         ("TinyBERT4", "BertModel", _tinybert, 4),
     )
 )
+ENCODERS = (*_KIN, UNILM)
