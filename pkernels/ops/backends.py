@@ -88,12 +88,12 @@ def _why_not_for(
     if backend == "reference":
         return None
     relative = bias if isinstance(bias, Relative) else None
-    if relative is not None and backend == "triton" and (shape != "band" or getattr(pattern, "dilation", 1) != 1):
+    if relative is not None and backend in ("triton", "cuda") and (shape != "band" or getattr(pattern, "dilation", 1) != 1):
         return "Relative: over a Band without dilation alone"
     for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
-    return _why_not_cuda(q, v, bias) if backend == "cuda" else None
+    return _why_not_cuda(q, v, relative) if backend == "cuda" else None
 
 
 def _why_not_here(backend: str, x: Tensor) -> str | None:
@@ -119,15 +119,12 @@ def _why_not_triton(q: Tensor) -> str | None:
     return None
 
 
-def _why_not_cuda(q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
+def _why_not_cuda(q: Tensor, v: Tensor, relative: Relative | None) -> str | None:
     if q.dtype == torch.float32:
         return "dtype float32: the kernels are not there yet"
-    if max(q.shape[-1], v.shape[-1]) > 128:
+    widths = [q.shape[-1], v.shape[-1], *([] if relative is None else [relative.query.shape[-1]])]
+    if max(widths) > 128:
         return "head dimension above 128: the kernels are not there yet"
-    if isinstance(bias, Relative):
-        return "Relative: the kernels are not there yet"
-    if bias is not None and bias.values.requires_grad:
-        return f"gradient of a {type(bias).__name__} bias: the kernels are not there yet"
     return None
 
 
