@@ -88,7 +88,11 @@ def _why_not_for(
     if backend == "reference":
         return None
     relative = bias if isinstance(bias, Relative) else None
-    if relative is not None and backend in ("triton", "cuda") and (shape != "band" or getattr(pattern, "dilation", 1) != 1):
+    if (
+        relative is not None
+        and backend in ("triton", "cuda")
+        and (shape != "band" or getattr(pattern, "dilation", 1) != 1)
+    ):
         return "Relative: over a Band without dilation alone"
     for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
