@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 pytest.importorskip("triton", reason="cuobjdump, which reads the binary, comes with Triton")
 
 import pkernels
-from pkernels import Blocks, Dense, Distance, causal, cuda
+from pkernels import Buckets, Dense, Distance, causal, cuda
 from pkernels.cuda import call
 from pkernels.problem import Problem
 
@@ -38,19 +38,23 @@ def launches() -> Iterator[tuple[str, int, int]]:
             x, numbers = torch.zeros(1, 1, 8, d, dtype=dtype), torch.zeros(1, 1, 8)
             for bias in ({}, {"distance": torch.zeros(1, 15)}, {"dense": x.new_zeros(1, 1, 8, 8)}):
                 rest = (*call.arguments(Problem(causal, 1.0, zero=7, **bias)), note)
-                operators = cuda.operators()
-                for line in (
-                    operators.band_forward(x, x, x, x, numbers, *rest),
-                    operators.band_dq(x, x, x, x, x, None, numbers, numbers, x, *rest),
-                    operators.band_dkv(x, x, x, x, numbers, numbers, x, x, *rest),
-                ):
-                    name, _, threads, shared = line.split()
-                    yield name, int(threads), int(shared)
+                one = torch.zeros(1, 1, dtype=torch.int32)
+                for shape, lists in (("band", ()), ("blocks", (one.expand(1, 2), one[0], one[0], 64))):
+                    forward, dq, dkv = (
+                        getattr(cuda.operators(), f"{shape}_{part}") for part in ("forward", "dq", "dkv")
+                    )
+                    for line in (
+                        forward(x, x, x, x, numbers, *lists, *rest),
+                        dq(x, x, x, x, x, None, numbers, numbers, x, *lists, *rest),
+                        dkv(x, x, x, x, numbers, numbers, x, x, *lists, *rest),
+                    ):
+                        name, _, threads, shared = line.split()
+                        yield name, int(threads), int(shared)
 
 
 def test_every_kernel_is_reached() -> None:
     assert sorted(name for name, _, _ in launches()) == sorted(nvcc.kernels())
-    assert len(nvcc.kernels()) == 36
+    assert len(nvcc.kernels()) == 72
 
 
 @pytest.mark.parametrize("chip", SHARED)
@@ -110,7 +114,7 @@ def test_the_extension_needs_only_torch_and_the_system() -> None:
 
 
 def test_why_not_says_what_is_not_there() -> None:
-    blocks = Blocks.of([[0]], 64)
+    buckets = Buckets(torch.zeros(1, 1, 1, 64, dtype=torch.int32), 64)
     with FakeTensorMode():
         q, wide = (torch.empty(1, 2, 64, d, dtype=torch.bfloat16, device="cuda") for d in (64, 256))
         biases = [bias(q.new_empty(shape).float().requires_grad_()) for bias, shape in
@@ -118,5 +122,5 @@ def test_why_not_says_what_is_not_there() -> None:
         assert pkernels.why_not("cuda", q, q, q, causal, type(biases[0])(biases[0].values.detach())) is None
         for bias in biases:
             assert "gradient of a D" in str(pkernels.why_not("cuda", q, q, q, causal, bias))
-        for x, pattern in ((q.float(), causal), (wide, causal), (q, blocks)):
+        for x, pattern in ((q.float(), causal), (wide, causal), (q, buckets)):
             assert "not there yet" in str(pkernels.why_not("cuda", x, x, x, pattern))

@@ -24,9 +24,10 @@ struct BackwardShape {
 };
 
 // What all threads of a CTA know of its work.
+template <class Over>
 struct BackwardPlan {
   Place place;
-  Visits visits;
+  typename Over::Visits visits;
   Lines a, b;  // of the tile itself: Q and dO, or K and V
 };
 

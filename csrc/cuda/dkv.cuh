@@ -7,24 +7,23 @@
 namespace pkernels {
 namespace cuda {
 
-PK_DEVICE void set_dkv_plan(BackwardPlan& plan, const Backward& f, int own, int other) {
+template <class Over>
+PK_DEVICE void set_dkv_plan(BackwardPlan<Over>& plan, const Backward& f, int own, int other) {
   const Problem& p = f.call.problem;
-  const Place x = place(f.call, p.kv_heads, [&](const Place& at) {
-    return numbered_key_tiles(p.band, columns_of(f.call, at.sequence), at.keys.count, own);
-  });
+  const Place x = Over::place_keys(f.call, own);
   plan.place = x;
   if (x.tile.count == 0) return;
-  set_visiting_queries(plan.visits, f.call, x, other);
+  Over::visit_queries(plan.visits, f.call, x, other);
   plan.a = lines_of(f.k, p.storage(x.sequence), x.head, x.keys.first, p.d);
   plan.b = lines_of(f.v, p.storage(x.sequence), x.head, x.keys.first, p.dv);
 }
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Over>
 struct KeyPass {
   using Shape = BackwardShape<D>;
 
   const Backward& f;
-  const BackwardPlan& plan;
+  const BackwardPlan<Over>& plan;
   const Tile<D> keys, values;
   const int row = threadIdx.x / 32 * 16;  // the warp's first one
 
@@ -36,13 +35,14 @@ struct KeyPass {
 
   // Starts to load Q, dO, lse and delta of visit u: tile after tile of one head after another.
   PK_DEVICE void fetch(int u) const {
-    const int tiles = plan.visits.count();
     const Problem& p = f.call.problem;
-    if (u < tiles * p.group()) {
+    const int group = static_cast<int>(p.group());
+    if (u < plan.visits.count_of(group)) {
       const Place& x = plan.place;
-      const int64_t storage = p.storage(x.sequence), head = x.head * p.group() + u / tiles;
-      int m;
-      const Segment& s = plan.visits.at(u % tiles, Shape::other, m);
+      int t = u, m;
+      const int member = plan.visits.head_of(t, group);
+      const int64_t storage = p.storage(x.sequence), head = x.head * group + member;
+      const Segment& s = plan.visits.at(t, Shape::other, m, member);
       const int first = s.first + m * s.step, exist = s.count - m;
       slot(u % 2, 0).template load<Shape::other, Shape::threads>(lines_of(f.q, storage, head, x.queries.first, p.d),
                                                                  first, s.step, exist);
@@ -62,7 +62,7 @@ struct KeyPass {
     const Problem& p = f.call.problem;
     const Place& x = plan.place;
     const float unit = unit_of<B>(p);
-    const int tiles = plan.visits.count(), all = tiles * static_cast<int>(p.group());
+    const int group = static_cast<int>(p.group()), all = plan.visits.count_of(group);
     clear(dk);
     clear(dv);
     keys.template load<Shape::own, Shape::threads>(plan.a, x.tile.first, x.tile.step, x.tile.count);
@@ -72,15 +72,17 @@ struct KeyPass {
       wait_for_copies<0>();
       __syncthreads();
       fetch(u + 1);
-      const int64_t head = x.head * p.group() + u / tiles;
+      int t = u, m;
+      const int member = plan.visits.head_of(t, group);
+      const int64_t head = x.head * group + member;
       Fragments<1, Shape::other> s = {}, dp = {};
       multiply_rows<T, D, 1, Shape::other>(s, keys, row, slot(u % 2, 0));
-      int m;
-      const Segment& segment = plan.visits.at(u % tiles, Shape::other, m);
+      const Segment& segment = plan.visits.at(t, Shape::other, m, member);
       const Pairs<true> pairs = pairs_of<true>(x.tile, segment);
       const int rows = static_cast<int>(x.tile.count);
       add_bias<T, B, true, 1, Shape::other>(s, p, x.sequence, head, pairs, row, m,
                                             [&](int c, int o) { return c < rows && o < segment.count; });
+      if (Over::counts) add_to_all<1, Shape::other>(s, segment.added / unit);
 #pragma unroll
       for (int n = 0; n < Shape::other / 8; ++n) {
         const float2 lse = load_two(numbers(u % 2, 0) + column_of(n, 0) * 4);
@@ -129,16 +131,16 @@ struct KeyPass {
   }
 };
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Over = OverBand>
 PK_DEVICE void dkv(const Backward& f) {
   using Shape = BackwardShape<D>;
   extern __shared__ uint4 memory[];
-  __shared__ BackwardPlan plan;
+  __shared__ BackwardPlan<Over> plan;
   if (threadIdx.x == 0) set_dkv_plan(plan, f, Shape::own, Shape::other);
   __syncthreads();
   if (plan.place.tile.count == 0) return;
   const uint32_t start = shared_address(memory);
-  KeyPass<T, D, B>{f, plan, {start}, {start + Shape::own_bytes}}.run();
+  KeyPass<T, D, B, Over>{f, plan, {start}, {start + Shape::own_bytes}}.run();
 }
 
 }  // namespace cuda

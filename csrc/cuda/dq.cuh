@@ -7,24 +7,23 @@
 namespace pkernels {
 namespace cuda {
 
-PK_DEVICE void set_dq_plan(BackwardPlan& plan, const Backward& f, int own, int other) {
+template <class Over>
+PK_DEVICE void set_dq_plan(BackwardPlan<Over>& plan, const Backward& f, int own, int other) {
   const Problem& p = f.call.problem;
-  const Place x = place(f.call, p.heads, [&](const Place& at) {
-    return numbered_query_tiles(p.band, at.queries.count, at.keys.count, own);
-  });
+  const Place x = Over::place_queries(f.call, own);
   plan.place = x;
   if (x.tile.count == 0) return;
-  set_visited_keys(plan.visits, f.call, x, other);
+  Over::visit_keys(plan.visits, f.call, x, other);
   plan.a = lines_of(f.q, p.storage(x.sequence), x.head, x.queries.first, p.d);
   plan.b = lines_of(f.dout, p.storage(x.sequence), x.head, x.queries.first, p.dv);
 }
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Over>
 struct QueryPass {
   using Shape = BackwardShape<D>;
 
   const Backward& f;
-  const BackwardPlan& plan;
+  const BackwardPlan<Over>& plan;
   const Tile<D> queries, douts;
   const int row = threadIdx.x / 32 * 16;  // the warp's first one
 
@@ -108,6 +107,7 @@ struct QueryPass {
       const int rows = static_cast<int>(x.tile.count);
       add_bias<T, B, false, 1, Shape::other>(s, p, x.sequence, x.head, pairs, row, m,
                                              [&](int c, int o) { return c < rows && o < segment.count; });
+      if (Over::counts) add_to_all<1, Shape::other>(s, segment.added / unit);
 #pragma unroll
       for (int i = 0; i < Shape::other / 2; ++i) {
         float& w = s[0][i / 4][i % 4];
@@ -141,16 +141,16 @@ struct QueryPass {
   }
 };
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Over = OverBand>
 PK_DEVICE void dq(const Backward& f) {
   using Shape = BackwardShape<D>;
   extern __shared__ uint4 memory[];
-  __shared__ BackwardPlan plan;
+  __shared__ BackwardPlan<Over> plan;
   if (threadIdx.x == 0) set_dq_plan(plan, f, Shape::own, Shape::other);
   __syncthreads();
   if (plan.place.tile.count == 0) return;
   const uint32_t start = shared_address(memory);
-  QueryPass<T, D, B>{f, plan, {start}, {start + Shape::own_bytes}}.run();
+  QueryPass<T, D, B, Over>{f, plan, {start}, {start + Shape::own_bytes}}.run();
 }
 
 }  // namespace cuda
