@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 pytest.importorskip("triton", reason="cuobjdump, which reads the binary, comes with Triton")
 
 import pkernels
-from pkernels import Blocks, Dense, Distance, Relative, causal, cuda, window
+from pkernels import Blocks, Buckets, Dense, Distance, Relative, causal, cuda, window
 from pkernels.cuda import call
 from pkernels.problem import Problem
 
@@ -39,13 +39,16 @@ def launches() -> Iterator[tuple[str, int, int]]:
             biases = {"distance": torch.zeros(1, 15)}, {"dense": x.new_zeros(1, 1, 8, 8)}, {"query": x, "table": x[0]}
             for bias in ({}, *biases):
                 rest = (*call.arguments(Problem(causal, 1.0, zero=7, **bias)), note)
-                backward = (x, x, x, x, numbers, numbers)
-                operators = cuda.operators()
-                lines = [
-                    operators.band_forward(x, x, x, x, numbers, *rest),
-                    operators.band_dq(x, x, x, x, x, None, numbers, numbers, x, None, *rest),
-                    operators.band_dkv(*backward, x, x, *rest),
-                ]
+                one, backward = torch.zeros(1, 1, dtype=torch.int32), (x, x, x, x, numbers, numbers)
+                blocks = [] if "table" in bias else [("blocks", (one.expand(1, 2), one[0], one[0], 64))]
+                operators, lines = cuda.operators(), []
+                for shape, lists in (("band", ()), *blocks):
+                    forward, dq, dkv = (getattr(operators, f"{shape}_{part}") for part in ("forward", "dq", "dkv"))
+                    lines += [
+                        forward(x, x, x, x, numbers, *lists, *rest),
+                        dq(x, x, x, x, x, None, numbers, numbers, x, None, *lists, *rest),
+                        dkv(*backward, x, x, *lists, *rest),
+                    ]
                 if bias:
                     last = operators.band_ddense if "dense" in bias else operators.band_diagonals
                     lines.append(last(*backward, numbers[None] if "dense" in bias else numbers, *rest))
@@ -56,7 +59,7 @@ def launches() -> Iterator[tuple[str, int, int]]:
 
 def test_every_kernel_is_reached() -> None:
     assert sorted(name for name, _, _ in launches()) == sorted(nvcc.kernels())
-    assert len(nvcc.kernels()) == 60
+    assert len(nvcc.kernels()) == 96
 
 
 @pytest.mark.parametrize("chip", SHARED)
@@ -117,6 +120,7 @@ def test_the_extension_needs_only_torch_and_the_system() -> None:
 
 
 def test_why_not_says_what_is_not_there() -> None:
+    buckets = Buckets(torch.zeros(1, 1, 1, 64, dtype=torch.int32), 64)
     blocks = Blocks.of([[0]], 64)
     with FakeTensorMode():
         q, wide = (torch.empty(1, 2, 64, d, dtype=torch.bfloat16, device="cuda") for d in (64, 256))
@@ -125,5 +129,6 @@ def test_why_not_says_what_is_not_there() -> None:
         for bias in (Distance(values), Dense(q.new_empty(64, 64).float().requires_grad_()), relative):
             assert pkernels.why_not("cuda", q, q, q, causal, bias) is None
         assert "dilation" in str(pkernels.why_not("cuda", q, q, q, window(3, dilation=2), relative))
-        for x, pattern in ((q.float(), causal), (wide, causal), (q, blocks)):
+        assert "over a Band alone" in str(pkernels.why_not("cuda", q, q, q, blocks, Distance(values)))
+        for x, pattern in ((q.float(), causal), (wide, causal), (q, buckets)):
             assert "not there yet" in str(pkernels.why_not("cuda", x, x, x, pattern))

@@ -15,7 +15,7 @@
 namespace pkernels {
 namespace cuda {
 
-template <int D, Bias B>
+template <int D, Bias B = Bias::none>
 struct BackwardShape {
   static constexpr bool relative = B == Bias::relative;
   static constexpr int warps = 4, threads = 32 * warps, own = 16 * warps, slots = 2;
@@ -58,19 +58,20 @@ struct Tiles {
 };
 
 // What all threads of a CTA know of its work.
+template <class Over>
 struct BackwardPlan {
   Place place;
-  Visits visits;
+  typename Over::Visits visits;
   Sources own;
 };
 
 // A CTA's tiles, and how it takes part in a pass over the visits of its plan.
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Over>
 struct BackwardPass {
   using Shape = BackwardShape<D, B>;
 
   const Backward& f;
-  const BackwardPlan& plan;
+  const BackwardPlan<Over>& plan;
   const uint32_t memory;
   const int row = threadIdx.x / 32 * 16;  // the warp's first one
 
@@ -145,10 +146,11 @@ PK_DEVICE void clear(float (&x)[1][N][4]) {
 template <class T, Bias B, int Columns, class Products, class There, class Hide>
 PK_DEVICE void to_gradients(Fragments<1, Columns>& s, const Problem& p, const Products& products,
                             const Dropout& dropout, int64_t sequence, int64_t head, const Pairs<false>& pairs, int row,
-                            int m, const float (&lse)[2], const float (&delta)[2], There there, Hide hide,
+                            int m, const float (&lse)[2], const float (&delta)[2], There there, float to_all, Hide hide,
                             bool careful) {
   const float unit = unit_of<B>(p);
   add_bias<T, B, false, 1, Columns>(s, p, sequence, head, pairs, row, m, there);
+  if (to_all != 0) add_to_all<1, Columns>(s, to_all / unit);
 #pragma unroll
   for (int i = 0; i < Columns / 2; ++i) {
     float& w = s[0][i / 4][i % 4];

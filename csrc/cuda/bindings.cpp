@@ -1,22 +1,19 @@
-// The module pkernels._C_cuda: the operators pkernels_cuda::band_*, tensors to plain numbers.
+// The module pkernels._C_cuda: the operators pkernels_cuda::band_* and blocks_*, tensors to plain numbers.
 // Only LibTorch's stable ABI and CPython's limited API are used, and nothing of CUDA: the library
 // loads without a driver, and beside every torch. Arguments were checked in Python (pkernels/cuda);
 // outputs are allocated there.
 #include <Python.h>
-#include <dlfcn.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "../band.h"
-#include "../tensors.h"
-#include "launch.h"
+#include "start.h"
 
 #ifndef PK_CUDA_ARCHS
 #define PK_CUDA_ARCHS ""
@@ -28,13 +25,10 @@ using namespace pkernels;
 using cuda::Bias;
 using cuda::Call;
 using cuda::Kernel;
-using Maybe = std::optional<Tensor>;
-
-template <class T>
-const T* pointer(const Maybe& x) {
-  return x ? static_cast<const T*>(x->data_ptr()) : nullptr;
-}
-
+using cuda::Maybe;
+using cuda::numbers_of;
+using cuda::pointer;
+using cuda::start;
 Call call_of(const Tensor& q, const Tensor& k, const Tensor& v, const Maybe& distance, const Maybe& dense,
              const Maybe& query, const Maybe& table, const Maybe& q_spans, const Maybe& k_spans, const Maybe& prefix,
              const Maybe& seed, int64_t zero, bool packed, double scale, double dropout,
@@ -77,37 +71,6 @@ Bias bias_of(const Problem& p) {
 }
 
 int64_t width_of(const Problem& p) { return std::max({p.d, p.dv, p.dr}); }
-
-Rows numbers_of(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1), 1}; }
-
-// The stream that torch uses on a device, asked of torch's CUDA library, which may not be there.
-void* current_stream(int device) {
-  void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
-  using Ask = int32_t (*)(int32_t, void**);
-  const auto ask = library ? reinterpret_cast<Ask>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
-  STD_TORCH_CHECK(ask, "backend 'cuda': this torch was built without CUDA");
-  void* stream = nullptr;
-  STD_TORCH_CHECK(ask(device, &stream) == 0, "backend 'cuda': torch names no current stream of device ", device);
-  return stream;
-}
-
-// Launches a kernel; or, if there is a tensor for them, writes its arguments there. Returns its
-// name, CTAs, threads, and bytes of shared memory.
-template <class Arguments>
-std::string start(const Kernel& kernel, int64_t grid, Arguments& arguments, const Tensor& q, const Maybe& note) {
-  if (note) {
-    STD_TORCH_CHECK(note->numel() >= static_cast<int64_t>(sizeof arguments), "note: too small");
-    std::memset(note->data_ptr(), 0, note->numel());
-    std::memcpy(note->data_ptr(), &arguments, sizeof arguments);
-  } else if (grid > 0) {
-    STD_TORCH_CHECK(grid < int64_t{1} << 31, "backend 'cuda': ", grid, " tiles are more than one launch has");
-    const int device = q.get_device_index();
-    const char* wrong = cuda::launch(kernel, grid, &arguments, device, current_stream(device));
-    STD_TORCH_CHECK(!wrong, "backend 'cuda': the kernel ", kernel.name, " cannot be launched: ", wrong);
-  }
-  return std::string(kernel.name) + " " + std::to_string(grid) + " " + std::to_string(kernel.threads) + " " +
-         std::to_string(kernel.shared);
-}
 
 int64_t count_tiles(const Call& c, int64_t rows, int64_t wide, int size) {
   const Problem& p = c.problem;
@@ -183,6 +146,57 @@ std::string band_ddense(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, T
   return start(kernel, f.sizes[0] * f.sizes[1] * tiles, f, q, note);
 }
 
+#define PK_LISTS Tensor offsets, Tensor columns, Tensor counts, int64_t size
+#define PK_SET_BLOCKS set_blocks(f.call, offsets, columns, counts, size)
+
+// The lists (L, M + 1), (E,) and (E,), contiguous, of the side whose tiles a kernel takes.
+void set_blocks(Call& c, const Tensor& offsets, const Tensor& columns, const Tensor& counts, int64_t size) {
+  Blocks& blocks = c.problem.blocks;
+  blocks.offsets = static_cast<const int32_t*>(offsets.data_ptr());
+  blocks.columns = static_cast<const int32_t*>(columns.data_ptr());
+  blocks.size = size, blocks.rows = offsets.size(1) - 1, blocks.lists = offsets.size(0);
+  c.counts = static_cast<const int32_t*>(counts.data_ptr());
+}
+
+template <class Arguments>
+std::string start_blocks(const Kernel& kernel, Arguments& f, int64_t heads, const Tensor& q, const Maybe& note) {
+  const Blocks& blocks = f.call.problem.blocks;
+  f.call.tiles = blocks.rows * ceil_div(blocks.size, kernel.rows);
+  return start(kernel, f.call.tiles * heads * f.call.problem.batch, f, q, note);
+}
+
+std::string blocks_forward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, PK_LISTS, PK_COMMON) {
+  cuda::Forward f{};
+  f.call = PK_CALL_OF;
+  PK_SET_BLOCKS;
+  f.q = rows_of(q), f.k = rows_of(k), f.v = rows_of(v), f.out = rows_of(out), f.lse = numbers_of(lse);
+  const Problem& p = f.call.problem;
+  const Kernel kernel = cuda::blocks_forward_kernel(p.type, width_of(p), bias_of(p));
+  return start_blocks(kernel, f, p.heads, q, note);
+}
+
+std::string blocks_dq(Tensor q, Tensor k, Tensor v, Tensor out, Tensor dout, Maybe dlse, Tensor lse, Tensor delta,
+                      Tensor dq, Maybe dquery, PK_LISTS, PK_COMMON) {
+  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+  PK_SET_BLOCKS;
+  f.out = rows_of(out), f.dq = rows_of(dq);
+  if (dquery) f.dquery = rows_of(*dquery);
+  if (dlse) f.dlse = {dlse->data_ptr(), dlse->stride(0), dlse->stride(1), dlse->stride(2)};
+  const Problem& p = f.call.problem;
+  const Kernel kernel = cuda::blocks_dq_kernel(p.type, width_of(p), bias_of(p));
+  return start_blocks(kernel, f, p.heads, q, note);
+}
+
+std::string blocks_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor dk, Tensor dv,
+                       PK_LISTS, PK_COMMON) {
+  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+  PK_SET_BLOCKS;
+  f.dk = rows_of(dk), f.dv = rows_of(dv);
+  const Problem& p = f.call.problem;
+  const Kernel kernel = cuda::blocks_dkv_kernel(p.type, width_of(p), bias_of(p));
+  return start_blocks(kernel, f, p.kv_heads, q, note);
+}
+
 // The compute capabilities that the kernels were compiled for, such as "80 90".
 std::string archs() { return PK_CUDA_ARCHS; }
 
@@ -192,6 +206,7 @@ std::string archs() { return PK_CUDA_ARCHS; }
   "Tensor? distance, Tensor? dense, Tensor? query, Tensor? table, Tensor? q_spans, Tensor? k_spans, "         \
   "Tensor? prefix, Tensor? seed, int zero, bool packed, float scale, float dropout, int[] band, Tensor(z!)? " \
   "note=None) -> str"
+#define PK_LISTS_SCHEMA "Tensor offsets, Tensor columns, Tensor counts, int size, "
 
 STABLE_TORCH_LIBRARY(pkernels_cuda, m) {
   m.def("archs() -> str");
@@ -206,6 +221,13 @@ STABLE_TORCH_LIBRARY(pkernels_cuda, m) {
       "band_diagonals(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor(a!) "
       "sums, " PK_SCHEMA);
   m.def("band_ddense(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor(a!) grad, " PK_SCHEMA);
+  m.def("blocks_forward(Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!) lse, " PK_LISTS_SCHEMA PK_SCHEMA);
+  m.def(
+      "blocks_dq(Tensor q, Tensor k, Tensor v, Tensor out, Tensor dout, Tensor? dlse, Tensor lse, "
+      "Tensor(a!) delta, Tensor(b!) dq, Tensor(c!)? dquery, " PK_LISTS_SCHEMA PK_SCHEMA);
+  m.def(
+      "blocks_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor(a!) dk, "
+      "Tensor(b!) dv, " PK_LISTS_SCHEMA PK_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pkernels_cuda, CompositeExplicitAutograd, m) {
@@ -215,6 +237,9 @@ STABLE_TORCH_LIBRARY_IMPL(pkernels_cuda, CompositeExplicitAutograd, m) {
   m.impl("band_dkv", TORCH_BOX(&band_dkv));
   m.impl("band_diagonals", TORCH_BOX(&band_diagonals));
   m.impl("band_ddense", TORCH_BOX(&band_ddense));
+  m.impl("blocks_forward", TORCH_BOX(&blocks_forward));
+  m.impl("blocks_dq", TORCH_BOX(&blocks_dq));
+  m.impl("blocks_dkv", TORCH_BOX(&blocks_dkv));
 }
 
 PyMODINIT_FUNC PyInit__C_cuda() {

@@ -77,7 +77,7 @@ struct DensePass {
       to_gradients<T, Bias::dense, Shape::other>(
           s, p, [&](Sum& dp) { multiply_rows<T, D, 1, Shape::other>(dp, queries().b, row, keys(t % 2).b); }, dropout,
           plan.place.sequence, plan.place.head, pairs, row, 0, lse, delta,
-          [&](int c, int o) { return i + c < kept.n_q && j + o < kept.n_k; },
+          [&](int c, int o) { return i + c < kept.n_q && j + o < kept.n_k; }, 0,
           [&](Sum& weights) {
 #pragma unroll
             for (int k = 0; k < Shape::other / 2; ++k) {

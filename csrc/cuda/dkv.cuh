@@ -7,32 +7,31 @@
 namespace pkernels {
 namespace cuda {
 
-PK_DEVICE void set_dkv_plan(BackwardPlan& plan, const Backward& f, int own, int other) {
-  const Problem& p = f.call.problem;
-  const Place x = place(f.call, p.kv_heads, [&](const Place& at) {
-    return numbered_key_tiles(p.band, columns_of(f.call, at.sequence), at.keys.count, own);
-  });
+template <class Over>
+PK_DEVICE void set_dkv_plan(BackwardPlan<Over>& plan, const Backward& f, int own, int other) {
+  const Place x = Over::place_keys(f.call, own);
   plan.place = x;
   if (x.tile.count == 0) return;
-  set_visiting_queries(plan.visits, f.call, x, other);
+  Over::visit_queries(plan.visits, f.call, x, other);
   plan.own = keys_of(f, x, x.head);
 }
 
-template <class T, int D, Bias B>
-struct KeyPass : BackwardPass<T, D, B> {
-  using Pass = BackwardPass<T, D, B>;
+template <class T, int D, Bias B, class Over>
+struct KeyPass : BackwardPass<T, D, B, Over> {
+  using Pass = BackwardPass<T, D, B, Over>;
   using Shape = typename Pass::Shape;
   using Pass::f, Pass::plan, Pass::row, Pass::own, Pass::other, Pass::window, Pass::asking, Pass::numbers;
 
   // Starts to load Q, dO, lse and delta of visit u: tile after tile of one head after another.
   PK_DEVICE void fetch(int u) const {
-    const int tiles = plan.visits.count();
     const Problem& p = f.call.problem;
-    if (u < tiles * p.group()) {
+    const int group = static_cast<int>(p.group());
+    if (u < plan.visits.count_of(group)) {
       const Place& x = plan.place;
-      const int64_t head = x.head * p.group() + u / tiles;
-      int m;
-      const Segment& s = plan.visits.at(u % tiles, Shape::other, m);
+      int t = u, m;
+      const int member = plan.visits.head_of(t, group);
+      const int64_t head = x.head * group + member;
+      const Segment& s = plan.visits.at(t, Shape::other, m, member);
       const int first = s.first + m * s.step, exist = s.count - m;
       this->load_other(u % 2, queries_of(f, x, head), first, s.step, exist);
       if (Shape::relative) {
@@ -53,7 +52,7 @@ struct KeyPass : BackwardPass<T, D, B> {
     const Problem& p = f.call.problem;
     const Place& x = plan.place;
     const float unit = unit_of<B>(p);
-    const int tiles = plan.visits.count(), all = tiles * static_cast<int>(p.group());
+    const int group = static_cast<int>(p.group()), all = plan.visits.count_of(group);
     clear(dk);
     clear(dv);
     this->load_own();
@@ -62,16 +61,18 @@ struct KeyPass : BackwardPass<T, D, B> {
       wait_for_copies<0>();
       __syncthreads();
       fetch(u + 1);
-      const int64_t head = x.head * p.group() + u / tiles;
+      int t = u, m;
+      const int member = plan.visits.head_of(t, group);
+      const int64_t head = x.head * group + member;
       Fragments<1, Shape::other> s = {}, dp = {};
       multiply_rows<T, D, 1, Shape::other>(s, own(0), row, other(u % 2, 0));
       if (Shape::relative) add_relative(s[0], u % 2);
-      int m;
-      const Segment& segment = plan.visits.at(u % tiles, Shape::other, m);
+      const Segment& segment = plan.visits.at(t, Shape::other, m, member);
       const Pairs<true> pairs = pairs_of<true>(x.tile, segment);
       const int rows = static_cast<int>(x.tile.count);
       add_bias<T, B, true, 1, Shape::other>(s, p, x.sequence, head, pairs, row, m,
                                             [&](int c, int o) { return c < rows && o < segment.count; });
+      if (Over::counts) add_to_all<1, Shape::other>(s, segment.added / unit);
 #pragma unroll
       for (int n = 0; n < Shape::other / 8; ++n) {
         const float2 lse = load_two(numbers(u % 2, 0) + column_of(n, 0) * 4);
@@ -129,15 +130,15 @@ struct KeyPass : BackwardPass<T, D, B> {
   }
 };
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Over = OverBand>
 PK_DEVICE void dkv(const Backward& f) {
   using Shape = BackwardShape<D, B>;
   extern __shared__ uint4 memory[];
-  __shared__ BackwardPlan plan;
+  __shared__ BackwardPlan<Over> plan;
   if (threadIdx.x == 0) set_dkv_plan(plan, f, Shape::own, Shape::other);
   __syncthreads();
   if (plan.place.tile.count == 0) return;
-  KeyPass<T, D, B>{{f, plan, shared_address(memory)}}.run();
+  KeyPass<T, D, B, Over>{{f, plan, shared_address(memory)}}.run();
 }
 
 }  // namespace cuda

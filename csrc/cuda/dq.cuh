@@ -7,20 +7,18 @@
 namespace pkernels {
 namespace cuda {
 
-PK_DEVICE void set_dq_plan(BackwardPlan& plan, const Backward& f, int own, int other) {
-  const Problem& p = f.call.problem;
-  const Place x = place(f.call, p.heads, [&](const Place& at) {
-    return numbered_query_tiles(p.band, at.queries.count, at.keys.count, own);
-  });
+template <class Over>
+PK_DEVICE void set_dq_plan(BackwardPlan<Over>& plan, const Backward& f, int own, int other) {
+  const Place x = Over::place_queries(f.call, own);
   plan.place = x;
   if (x.tile.count == 0) return;
-  set_visited_keys(plan.visits, f.call, x, other);
+  Over::visit_keys(plan.visits, f.call, x, other);
   plan.own = queries_of(f, x, x.head);
 }
 
-template <class T, int D, Bias B>
-struct QueryPass : BackwardPass<T, D, B> {
-  using Pass = BackwardPass<T, D, B>;
+template <class T, int D, Bias B, class Over>
+struct QueryPass : BackwardPass<T, D, B, Over> {
+  using Pass = BackwardPass<T, D, B, Over>;
   using Shape = typename Pass::Shape;
   using Pass::f, Pass::plan, Pass::row, Pass::own, Pass::other, Pass::window;
 
@@ -109,7 +107,7 @@ struct QueryPass : BackwardPass<T, D, B> {
             multiply_rows<T, D, 1, Shape::other>(dp, own(1), row, other(t % 2, 1));
           },
           dropout, x.sequence, x.head, pairs_of<false>(x.tile, segment), row, m, lse, delta,
-          [&](int c, int o) { return c < rows && o < segment.count; },
+          [&](int c, int o) { return c < rows && o < segment.count; }, Over::counts ? segment.added : 0,
           [&](Fragments<1, Shape::other>& weights) {
             if (!is_full(segment, rows, m, Shape::other)) mask<1, Shape::other>(weights, 0, segment, row, m);
           },
@@ -150,15 +148,15 @@ struct QueryPass : BackwardPass<T, D, B> {
   }
 };
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Over = OverBand>
 PK_DEVICE void dq(const Backward& f) {
   using Shape = BackwardShape<D, B>;
   extern __shared__ uint4 memory[];
-  __shared__ BackwardPlan plan;
+  __shared__ BackwardPlan<Over> plan;
   if (threadIdx.x == 0) set_dq_plan(plan, f, Shape::own, Shape::other);
   __syncthreads();
   if (plan.place.tile.count == 0) return;
-  QueryPass<T, D, B>{{f, plan, shared_address(memory)}}.run();
+  QueryPass<T, D, B, Over>{{f, plan, shared_address(memory)}}.run();
 }
 
 }  // namespace cuda

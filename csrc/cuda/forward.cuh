@@ -13,10 +13,11 @@
 namespace pkernels {
 namespace cuda {
 
-template <int D, Bias B>
+template <int D, Bias B = Bias::none, int Rows = OverBand::rows>
 struct ForwardShape {
   static constexpr bool relative = B == Bias::relative;
-  static constexpr int warps = D == 64 ? 4 : 8, blocks = D == 64 ? 2 : 1, slots = relative ? 2 : D == 64 ? 4 : 3;
+  static constexpr int blocks = D == 64 ? Rows / 64 : 1, warps = Rows / 16 / blocks;
+  static constexpr int slots = relative ? 2 : D == 64 ? 4 : 3;
   static constexpr int at_once = 8 / warps;  // CTAs of a multiprocessor, at least
   static constexpr int threads = 32 * warps, own = 16 * blocks * warps, other = 64;
   static constexpr int window = relative ? own + other : 0;  // rows of a table that two tiles meet
@@ -25,22 +26,22 @@ struct ForwardShape {
 };
 
 // What all threads of a CTA know of its work.
+template <class Over>
 struct ForwardPlan {
   Place place;
-  Visits visits;
+  typename Over::Visits visits;
   Lines queries, keys, values, out;
   Lines asking, table;  // the queries and the table of a Relative
   float* lse;           // of the first row of the sequence
 };
 
-PK_DEVICE void set_plan(ForwardPlan& plan, const Forward& f, int own, int other) {
+template <class Over>
+PK_DEVICE void set_plan(ForwardPlan<Over>& plan, const Forward& f, int own, int other) {
   const Problem& p = f.call.problem;
-  const Place x = place(f.call, p.heads, [&](const Place& at) {
-    return numbered_query_tiles(p.band, at.queries.count, at.keys.count, own);
-  });
+  const Place x = Over::place_queries(f.call, own);
   plan.place = x;
   if (x.tile.count == 0) return;
-  set_visited_keys(plan.visits, f.call, x, other);
+  Over::visit_keys(plan.visits, f.call, x, other);
   const int64_t storage = p.storage(x.sequence), head = x.head / p.group();
   plan.queries = lines_of(f.q, storage, x.head, x.queries.first, p.d);
   plan.keys = lines_of(f.k, storage, head, x.keys.first, p.d);
@@ -53,13 +54,13 @@ PK_DEVICE void set_plan(ForwardPlan& plan, const Forward& f, int own, int other)
   plan.lse = numbers_of(f.lse, storage, x.head, x.queries.first);
 }
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Over>
 struct ForwardPass {
-  using Shape = ForwardShape<D, B>;
+  using Shape = ForwardShape<D, B, Over::rows>;
   using State = Running<Shape::blocks, D>;
 
   const Call& call;
-  const ForwardPlan& plan;
+  const ForwardPlan<Over>& plan;
   const Tile<D> queries;
   const int row = threadIdx.x / 32 * 16 * Shape::blocks;  // the warp's first one
 
@@ -133,6 +134,7 @@ struct ForwardPass {
       const int rows = static_cast<int>(plan.place.tile.count);
       add_bias<T, B, false, Shape::blocks, Shape::other>(s, p, plan.place.sequence, plan.place.head, pairs, row, m,
                                                          [&](int c, int o) { return c < rows && o < segment.count; });
+      if (Over::counts) add_to_all<Shape::blocks, Shape::other>(s, segment.added / unit);
       if (!is_full(segment, rows, m, Shape::other)) mask<Shape::blocks, Shape::other>(s, -INFINITY, segment, row, m);
       run.template soften<Shape::other>(s, unit);
       if (p.threshold > 0) drop<Shape::blocks, Shape::other>(s, dropout, pairs, row, m);
@@ -182,15 +184,15 @@ struct ForwardPass {
   }
 };
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Over = OverBand>
 PK_DEVICE void forward(const Forward& f) {
-  using Shape = ForwardShape<D, B>;
+  using Shape = ForwardShape<D, B, Over::rows>;
   extern __shared__ uint4 memory[];
-  __shared__ ForwardPlan plan;
+  __shared__ ForwardPlan<Over> plan;
   if (threadIdx.x == 0) set_plan(plan, f, Shape::own, Shape::other);
   __syncthreads();
   if (plan.place.tile.count == 0) return;
-  ForwardPass<T, D, B>{f.call, plan, {shared_address(memory)}}.run();
+  ForwardPass<T, D, B, Over>{f.call, plan, {shared_address(memory)}}.run();
 }
 
 }  // namespace cuda

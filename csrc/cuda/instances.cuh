@@ -41,6 +41,7 @@ Kernel find(const Instance (&instances)[N], Type type, int64_t d, Bias bias) {
 
 #define PK_EVERY_BIAS(what, ...) \
   what(__VA_ARGS__, none) what(__VA_ARGS__, distance) what(__VA_ARGS__, dense) what(__VA_ARGS__, relative)
+#define PK_ABSOLUTE(what, ...) what(__VA_ARGS__, none) what(__VA_ARGS__, distance) what(__VA_ARGS__, dense)
 #define PK_DISTANCE_OR_RELATIVE(what, ...) what(__VA_ARGS__, distance) what(__VA_ARGS__, relative)
 #define PK_DENSE(what, ...) what(__VA_ARGS__, dense)
 

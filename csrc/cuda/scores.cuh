@@ -93,6 +93,14 @@ PK_DEVICE void add_bias(Fragments<Blocks, Columns>& s, const Problem& p, int64_t
   }
 }
 
+// The same number added to all scores of a tile.
+template <int Blocks, int Columns>
+PK_DEVICE void add_to_all(Fragments<Blocks, Columns>& s, float added) {
+  if (added == 0) return;
+#pragma unroll
+  for (int i = 0; i < Blocks * Columns / 2; ++i) (&s[0][0][0])[i] += added;
+}
+
 // `hidden` in place of the pairs of a tile that are not kept.
 template <int Blocks, int Columns>
 PK_DEVICE void mask(Fragments<Blocks, Columns>& s, float hidden, const Segment& segment, int row, int m) {

@@ -1,6 +1,8 @@
-"""The ``cuda`` backend for a Band."""
+"""The ``cuda`` backend for a Band, and for shapes whose kernels take the same and the ``lists`` of theirs."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,9 @@ from . import call
 Grads = tuple[Tensor | None, ...]
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, problem: Problem, shape: str = "band", lists: tuple[Any, ...] = ()
+) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` of shapes ``(B, H, Sq, Dv)`` and ``(B, H, Sq)``, float32 lse."""
     out = rows_like(q, v.shape[-1])
     lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
@@ -19,13 +23,14 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
         out.zero_()
         lse.fill_(-torch.inf)
     if out.numel():
-        call.launch("band_forward", *map(call.rows, (q, k, v)), out, lse, *call.arguments(problem))
+        call.launch(f"{shape}_forward", *map(call.rows, (q, k, v)), out, lse, *lists, *call.arguments(problem))
     return out, lse
 
 
 def backward(
-    dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
-) -> Grads:
+    dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem,
+    shape: str = "band", lists: tuple[Any, ...] = (), back: tuple[Any, ...] = (),
+) -> Grads:  # fmt: skip
     """``(dq, dk, dv, ddistance, ddense, dquery, dtable)``; those of biases are None where not asked for."""
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
     dquery = None
@@ -44,8 +49,8 @@ def backward(
     rest = call.arguments(problem)
     if q.numel():
         dlse = None if dlse is None else dlse.float()
-        call.launch("band_dq", q, k, v, out, dout, dlse, lse, delta, dq, dquery, *rest)
-        call.launch("band_dkv", q, k, v, dout, lse, delta, dk, dv, *rest)
+        call.launch(f"{shape}_dq", q, k, v, out, dout, dlse, lse, delta, dq, dquery, *lists, *rest)
+        call.launch(f"{shape}_dkv", q, k, v, dout, lse, delta, dk, dv, *back, *rest)
     ddistance, ddense, dtable = _of_biases((q, k, v, dout, lse, delta), problem, rest)
     return dq, dk, dv, ddistance, ddense, dquery, dtable
 

@@ -23,7 +23,7 @@ def rows(x: Tensor) -> Tensor:
 
 def arguments(problem: Problem) -> tuple[Any, ...]:
     """What an operator takes behind its own tensors."""
-    pattern: Band = problem.pattern  # type: ignore[assignment]
+    pattern = problem.pattern if isinstance(problem.pattern, Band) else Band()
     prefix = pattern.columns if isinstance(pattern.columns, Tensor) else None
     tensors = (problem.distance, problem.q_spans, problem.k_spans, prefix)
     distance, q_spans, k_spans, prefix = (None if x is None else x.contiguous() for x in tensors)

@@ -17,7 +17,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ..bias import Bias, Relative
+from ..bias import Bias, Relative, tensors_of
 from ..problem import Pattern
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
@@ -97,7 +97,7 @@ def _why_not_for(
     for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
-    return _why_not_cuda(q, v, relative) if backend == "cuda" else None
+    return _why_not_cuda(shape, q, v, bias) if backend == "cuda" else None
 
 
 def _why_not_here(backend: str, x: Tensor) -> str | None:
@@ -123,12 +123,15 @@ def _why_not_triton(q: Tensor) -> str | None:
     return None
 
 
-def _why_not_cuda(q: Tensor, v: Tensor, relative: Relative | None) -> str | None:
+def _why_not_cuda(shape: str, q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
     if q.dtype == torch.float32:
         return "dtype float32: the kernels are not there yet"
-    widths = [q.shape[-1], v.shape[-1], *([] if relative is None else [relative.query.shape[-1]])]
+    given = () if bias is None else tensors_of(bias)
+    widths = [x.shape[-1] for x in (q, v, *(given if isinstance(bias, Relative) else ()))]
     if max(widths) > 128:
         return "head dimension above 128: the kernels are not there yet"
+    if shape != "band" and any(x.requires_grad for x in given):
+        return f"gradient of a {type(bias).__name__} bias: over a Band alone"
     return None
 
 
