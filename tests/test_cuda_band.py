@@ -48,13 +48,30 @@ def judged(case: Case, seed: int | None) -> None:
     assert_within_budget(got, exact, plain, case.dtype)
     assert [report.kernel.split("_")[0] for report in reports] == ["forward", "dq", "dkv"]
     for report in reports:
-        assert sum(n for name, n in report.executed.items() if name.startswith("mma.sync.aligned.m16n8k16")) > 0
+        assert sum(n for name, n in report.executed.items() if name.startswith("mma.sync.aligned.m16n8k")) > 0
         assert report.ambiguous == [] and report.conflicts == {}, report.kernel
 
 
 @pytest.mark.parametrize(("seed", "case"), CASES, ids=lambda x: getattr(x, "id", x))
 def test_band(seed: int | None, case: Case) -> None:
     judged(case, seed)
+
+
+EXACT: dict[str, Any] = {**ONE, "dtype": torch.float32}
+WIDE = [
+    Case("fp32, causal, S 70", causal, sq=70, d=64, **EXACT),
+    Case("fp32, window, dropout, 2:1, D 80, Dv 41", window(20, 9, globals=3), sq=50, sk=70, d=80, dv=41, dropout=0.3,
+         **{**EXACT, "heads": 2, "kv_heads": 1}),
+    Case("D 256, causal, S 70", causal, sq=70, d=256, **ONE),
+    Case("D 200, Dv 256, lengths, dropout", window(9, 2), sq=40, d=200, dv=256, lengths=[40, 17], dropout=0.3,
+         **{**HALF, "batch": 2}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WIDE, ids=lambda case: case.id)
+def test_wide_rows(case: Case) -> None:
+    """Of 256 bytes and more: fp32, within the budget of plain torch in fp32, and head dimensions above 128."""
+    judged(case, None)
 
 
 TWO: dict[str, Any] = {**ONE, "heads": 2, "kv_heads": 1}
@@ -68,7 +85,13 @@ BIASED = [
     Case("dense of queries, dilation, heads 2:1", window(9, dilation=2, globals=3), sq=40, d=16, bias="dense 1x2x40x1",
          **TWO),
 ]  # fmt: skip
+BIASED += [
+    Case("distance, fp32", causal, sq=40, sk=50, d=16, bias="distance", **EXACT),
+    Case("dense, fp32, D 128", window(9, 2), sq=40, d=128, bias="dense 1x1x40x40", **EXACT),
+    Case("distance, D 256", causal, sq=40, sk=50, d=256, bias="distance", **ONE),
+]
 RELATIVE = [
+    Case("relative, fp32", causal, sq=50, sk=70, d=64, bias="relative", dropout=0.3, **EXACT),
     Case("relative, 70x130, heads 2:1, dropout", causal, sq=70, sk=130, d=64, bias="relative", dropout=0.3, **TWO),
     Case("relative, window, D 128, Dr 26, fp16", window(20, 5, globals=3), sq=60, sk=40, d=128, bias="relative 26",
          **HALF),

@@ -15,15 +15,16 @@
 namespace pkernels {
 namespace cuda {
 
-template <int D, Bias B = Bias::none>
+// Of rows of `Width` words.
+template <int Width, Bias B = Bias::none>
 struct BackwardShape {
   static constexpr bool relative = B == Bias::relative;
-  static constexpr int warps = 4, threads = 32 * warps, own = 16 * warps, slots = 2;
-  static constexpr int other = (D == 64 ? 64 : 32) / (relative ? 2 : 1);
-  static constexpr int at_once = relative && D > 64 ? 1 : 8 / warps;  // CTAs of a multiprocessor, at least
-  static constexpr int window = relative ? own + other : 0;           // rows of a table that two tiles meet
+  static constexpr int warps = Width > 128 ? 8 : 4, threads = 32 * warps, own = 16 * warps, slots = 2;
+  static constexpr int other = (Width == 64 ? 64 : Width == 128 ? 32 : 16) / (relative ? 2 : 1);
+  static constexpr int at_once = relative && Width > 64 ? 1 : 8 / warps;  // CTAs of a multiprocessor, at least
+  static constexpr int window = relative ? own + other : 0;               // rows of a table that two tiles meet
   // Two tiles, the queries and the window of a Relative, and two numbers for each row.
-  static constexpr int slot_rows = 2 * other + (relative ? other + window : 0), row_bytes = D * 2;
+  static constexpr int slot_rows = 2 * other + (relative ? other + window : 0), row_bytes = Width * 2;
   static constexpr int slot = slot_rows * row_bytes + 2 * other * 4;
   static constexpr int own_rows = (relative ? 3 : 2) * own;
   static constexpr int shared = own_rows * row_bytes + slots * slot;
@@ -34,21 +35,25 @@ struct Sources {
   Lines a, b;
 };
 
+template <class T>
 PK_DEVICE Sources queries_of(const Backward& f, const Place& x, int64_t head) {
   const Problem& p = f.call.problem;
   const int64_t storage = p.storage(x.sequence);
-  return {lines_of(f.q, storage, head, x.queries.first, p.d), lines_of(f.dout, storage, head, x.queries.first, p.dv)};
+  return {lines_of(f.q, storage, head, x.queries.first, p.d, T::halves),
+          lines_of(f.dout, storage, head, x.queries.first, p.dv, T::halves)};
 }
 
+template <class T>
 PK_DEVICE Sources keys_of(const Backward& f, const Place& x, int64_t head) {
   const Problem& p = f.call.problem;
   const int64_t storage = p.storage(x.sequence);
-  return {lines_of(f.k, storage, head, x.keys.first, p.d), lines_of(f.v, storage, head, x.keys.first, p.dv)};
+  return {lines_of(f.k, storage, head, x.keys.first, p.d, T::halves),
+          lines_of(f.v, storage, head, x.keys.first, p.dv, T::halves)};
 }
 
-template <int D>
+template <int Width>
 struct Tiles {
-  Tile<D> a, b;
+  Tile<Width> a, b;
 
   template <int Count, int Threads>
   PK_DEVICE void load(const Sources& from, int first, int step, int exist, int begin = 0) const {
@@ -68,23 +73,22 @@ struct BackwardPlan {
 // A CTA's tiles, and how it takes part in a pass over the visits of its plan.
 template <class T, int D, Bias B, class Over>
 struct BackwardPass {
-  using Shape = BackwardShape<D, B>;
+  using Shape = BackwardShape<D * T::halves, B>;
+  using Rows = TileOf<T, D>;
 
   const Backward& f;
   const BackwardPlan<Over>& plan;
   const uint32_t memory;
   const int row = threadIdx.x / 32 * 16;  // the warp's first one
 
-  PK_DEVICE Tile<D> own(int part) const { return {memory + part * Shape::own * Shape::row_bytes}; }
+  PK_DEVICE Rows own(int part) const { return {memory + part * Shape::own * Shape::row_bytes}; }
   PK_DEVICE uint32_t slot(int number) const {
     return memory + Shape::own_rows * Shape::row_bytes + number * Shape::slot;
   }
   // Of a slot: two tiles, the window of a table, the queries of a Relative.
-  PK_DEVICE Tile<D> other(int number, int part) const {
-    return {slot(number) + part * Shape::other * Shape::row_bytes};
-  }
-  PK_DEVICE Tile<D> window(int number) const { return other(number, 2); }
-  PK_DEVICE Tile<D> asking(int number) const { return window(number).from(Shape::window); }
+  PK_DEVICE Rows other(int number, int part) const { return {slot(number) + part * Shape::other * Shape::row_bytes}; }
+  PK_DEVICE Rows window(int number) const { return other(number, 2); }
+  PK_DEVICE Rows asking(int number) const { return window(number).from(Shape::window); }
   // lse (part 0) and delta (1) of its rows.
   PK_DEVICE uint32_t numbers(int number, int part) const {
     return slot(number) + Shape::slot_rows * Shape::row_bytes + part * Shape::other * 4;
@@ -92,23 +96,25 @@ struct BackwardPass {
 
   PK_DEVICE void load_own() const {
     const QueryTile& tile = plan.place.tile;
-    Tiles<D>{own(0), own(1)}.template load<Shape::own, Shape::threads>(plan.own, tile.first, tile.step, tile.count);
+    Tiles<D * T::halves>{own(0), own(1)}.template load<Shape::own, Shape::threads>(plan.own, tile.first, tile.step,
+                                                                                   tile.count);
   }
 
   PK_DEVICE void load_other(int number, const Sources& from, int first, int step, int exist) const {
-    Tiles<D>{other(number, 0), other(number, 1)}.template load<Shape::other, Shape::threads>(from, first, step, exist);
+    Tiles<D * T::halves>{other(number, 0), other(number, 1)}.template load<Shape::other, Shape::threads>(from, first,
+                                                                                                         step, exist);
   }
 
   // Rows of the table that a tile of queries and one of keys meet, from that of the last query and the first key on.
   PK_DEVICE void load_window(int number, int64_t head, int64_t query, int64_t key) const {
     const Problem& p = f.call.problem;
-    load_table<Shape::window, Shape::threads>(window(number), lines_of(p.table, 0, head, 0, p.dr),
+    load_table<Shape::window, Shape::threads>(window(number), lines_of(p.table, 0, head, 0, p.dr, T::halves),
                                               static_cast<int>(key - query + p.zero), p.table_rows);
   }
 
   PK_DEVICE Lines lines_of_asking(int64_t head) const {
     const Problem& p = f.call.problem;
-    return lines_of(p.query, p.storage(plan.place.sequence), head, plan.place.queries.first, p.dr);
+    return lines_of(p.query, p.storage(plan.place.sequence), head, plan.place.queries.first, p.dr, T::halves);
   }
 };
 
@@ -124,15 +130,6 @@ PK_DEVICE float weight_of(float s, float unit, float lse) {
 // dS; if `careful`, a weight of zero hides what is not finite.
 PK_DEVICE float gradient_of(float p, float dp, float delta, bool careful) {
   return careful && p == 0 ? 0.0f : p * (dp - delta);
-}
-
-template <class T, int D, int Columns>
-PK_DEVICE void add(Fragments<1, D>& sum, const Fragments<1, Columns>& weights, const Tile<D>& b, bool careful) {
-  if (careful) {
-    add_carefully<T, D, 1, Columns>(sum, weights, b);
-  } else {
-    add_weighted<T, D, 1, Columns>(sum, weights, b);
-  }
 }
 
 template <int N>
@@ -169,16 +166,15 @@ PK_DEVICE void to_gradients(Fragments<1, Columns>& s, const Problem& p, const Pr
 
 // The warp's rows of a sum, times `factor`, by way of a tile that no other warp uses these rows of.
 template <class T, int D>
-PK_DEVICE void write_rows(const Fragments<1, D>& sum, float factor, const Tile<D>& by, int row, const Lines& to,
+PK_DEVICE void write_rows(const Fragments<1, D>& sum, float factor, const TileOf<T, D>& by, int row, const Lines& to,
                           const QueryTile& tile) {
-  const int lane = threadIdx.x % 32;
   __syncwarp();
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
 #pragma unroll
     for (int n = 0; n < D / 8; ++n) {
       const float* x = &sum[0][n][2 * half];
-      store_shared(by.at(row_of(row, 0, 2 * half), n) + lane % 4 * 4, T::pack(x[0] * factor, x[1] * factor));
+      store_pair<T>(by, row_of(row, 0, 2 * half), n, x[0] * factor, x[1] * factor);
     }
   }
   __syncwarp();

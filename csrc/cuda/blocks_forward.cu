@@ -6,8 +6,8 @@
 namespace pkernels {
 namespace cuda {
 
-template <int D, Bias B>
-using BlocksForwardShape = ForwardShape<D, B, OverBlocks::rows>;
+template <int Width, Bias B>
+using BlocksForwardShape = ForwardShape<Width, B, OverBlocks::rows>;
 
 template <class T, int D, Bias B>
 PK_DEVICE void blocks_forward(const Forward& f) {

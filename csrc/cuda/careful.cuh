@@ -22,31 +22,16 @@ PK_DEVICE bool all_finite(const Fragments<Blocks, D>& x) {
   return sum == 0;
 }
 
-// All bits of each half of x that is not finite.
-template <class T>
-PK_DEVICE uint32_t unclean(uint32_t x) {
-  const uint32_t low = (x & T::exponent) == T::exponent ? 0xFFFFu : 0;
-  const uint32_t high = (x >> 16 & T::exponent) == T::exponent ? 0xFFFF0000u : 0;
-  return low | high;
-}
-
-// 1 for each half of x that is not zero.
-template <class T>
-PK_DEVICE uint32_t nonzero(uint32_t x) {
-  return ((x & 0x7FFF) ? T::one : 0) | ((x & 0x7FFF0000) ? T::one << 16 : 0);
-}
-
 // NaN to sums that a number which is not finite reaches; such numbers become zeros.
 template <class T>
 PK_DEVICE void mark(float (&left)[4], float (&right)[4], const uint32_t (&x)[4], uint32_t (&y)[4]) {
-  constexpr uint32_t ones = T::one | T::one << 16;
-  const uint32_t met[4] = {nonzero<T>(x[0]), nonzero<T>(x[1]), nonzero<T>(x[2]), nonzero<T>(x[3])};
+  const uint32_t met[4] = {T::nonzero(x[0]), T::nonzero(x[1]), T::nonzero(x[2]), T::nonzero(x[3])};
   uint32_t lost[4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) lost[i] = unclean<T>(y[i]), y[i] &= ~lost[i];
+  for (int i = 0; i < 4; ++i) lost[i] = T::unclean(y[i]), y[i] &= ~lost[i];
   float found[2][4] = {};
-  T::multiply_add(found[0], met, lost[0] & ones, lost[1] & ones);
-  T::multiply_add(found[1], met, lost[2] & ones, lost[3] & ones);
+  T::multiply_add(found[0], met, lost[0] & T::ones, lost[1] & T::ones);
+  T::multiply_add(found[1], met, lost[2] & T::ones, lost[3] & T::ones);
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
     left[e] = found[0][e] > 0 ? NAN : left[e];
@@ -56,25 +41,34 @@ PK_DEVICE void mark(float (&left)[4], float (&right)[4], const uint32_t (&x)[4],
 
 // As add_weighted, 16 rows after another: it takes few registers of its own.
 template <class T, int D, int Blocks, int Columns>
-PK_DEVICE void add_carefully(Fragments<Blocks, D>& sum, const Fragments<Blocks, Columns>& weights, const Tile<D>& b) {
-  const int lane = threadIdx.x % 32;
+PK_DEVICE void add_carefully(Fragments<Blocks, D>& sum, const Fragments<Blocks, Columns>& weights,
+                             const TileOf<T, D>& b) {
 #pragma unroll
   for (int m = 0; m < Blocks; ++m) {
 #pragma unroll
-    for (int k = 0; k < Columns / 16; ++k) {
+    for (int k = 0; k < Columns / T::columns; ++k) {
       uint32_t x[4];
       as_operand<T>(x, weights[m], k);
 #pragma unroll
       for (int n = 0; n < D / 16; ++n) {
         uint32_t y[4], lost = 0;
-        load_transposed(y, b.at(k * 16 + lane % 16, n * 2 + lane / 16));
+        load_across<T>(y, b, k, n);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) lost |= unclean<T>(y[i]);
+        for (int i = 0; i < 4; ++i) lost |= T::unclean(y[i]);
         if (__any_sync(~0u, lost)) mark<T>(sum[m][2 * n], sum[m][2 * n + 1], x, y);
         T::multiply_add(sum[m][2 * n], x, y[0], y[1]);
         T::multiply_add(sum[m][2 * n + 1], x, y[2], y[3]);
       }
     }
+  }
+}
+
+template <class T, int D, int Columns>
+PK_DEVICE void add(Fragments<1, D>& sum, const Fragments<1, Columns>& weights, const TileOf<T, D>& b, bool careful) {
+  if (careful) {
+    add_carefully<T, D, 1, Columns>(sum, weights, b);
+  } else {
+    add_weighted<T, D, 1, Columns>(sum, weights, b);
   }
 }
 

@@ -2,4 +2,4 @@
 
 #include "instances.cuh"
 
-PK_KERNELS(ddense, Backward, BackwardShape, PK_DENSE)
+PK_ALL_KERNELS(ddense, Backward, BackwardShape, PK_DENSE, PK_DENSE)

@@ -18,7 +18,7 @@ struct DensePlan {
 
 template <class T, int D>
 struct DensePass {
-  using Shape = BackwardShape<D, Bias::dense>;
+  using Shape = BackwardShape<D * T::halves, Bias::dense>;
   using Sum = Fragments<1, Shape::other>;
 
   const Backward& f;
@@ -26,8 +26,8 @@ struct DensePass {
   const uint32_t memory;
   const int row = threadIdx.x / 32 * 16;  // the warp's first one
 
-  PK_DEVICE Tiles<D> queries() const { return {{memory}, {memory + Shape::own * Shape::row_bytes}}; }
-  PK_DEVICE Tiles<D> keys(int number) const {
+  PK_DEVICE Tiles<D * T::halves> queries() const { return {{memory}, {memory + Shape::own * Shape::row_bytes}}; }
+  PK_DEVICE Tiles<D * T::halves> keys(int number) const {
     const uint32_t slot = memory + Shape::own_rows * Shape::row_bytes + number * Shape::slot;
     return {{slot}, {slot + Shape::other * Shape::row_bytes}};
   }
@@ -39,7 +39,7 @@ struct DensePass {
     x.queries = span(f.call.query_spans, sequence, f.call.rows_of_queries);
     x.keys = span(f.call.key_spans, sequence, f.call.rows_of_keys);
     plan.kept = kept_of(f.call, sequence, x.queries, x.keys);
-    plan.queries = queries_of(f, x, head), plan.keys = keys_of(f, x, head / p.group());
+    plan.queries = queries_of<T>(f, x, head), plan.keys = keys_of<T>(f, x, head / p.group());
     plan.lse = numbers_of(f.lse, p.storage(sequence), head, x.queries.first);
     plan.delta = numbers_of(f.delta, p.storage(sequence), head, x.queries.first);
   }

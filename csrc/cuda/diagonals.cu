@@ -2,4 +2,4 @@
 
 #include "instances.cuh"
 
-PK_KERNELS(diagonals, Backward, DiagonalShape, PK_DISTANCE_OR_RELATIVE)
+PK_ALL_KERNELS(diagonals, Backward, DiagonalShape, PK_DISTANCE_OR_RELATIVE, PK_DISTANCE)

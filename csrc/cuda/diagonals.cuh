@@ -16,11 +16,12 @@
 namespace pkernels {
 namespace cuda {
 
-template <int D, Bias B>
+// Of rows of `Width` words.
+template <int Width, Bias B>
 struct DiagonalShape {
   static constexpr bool relative = B == Bias::relative;
-  static constexpr int warps = 4, threads = 32 * warps, own = 16 * warps, other = D == 64 ? 64 : 16;
-  static constexpr int at_once = 8 / warps, row_bytes = D * 2;
+  static constexpr int warps = 4, threads = 32 * warps, own = 16 * warps, other = Width == 64 ? 64 : 16;
+  static constexpr int at_once = Width > 128 ? 1 : 8 / warps, row_bytes = Width * 2;
   static constexpr int ring = own + other;  // keys that the diagonals of `other` queries meet
   static constexpr int rows = 2 * ring + 2 * other + (relative ? other + own : 0);
   static constexpr int shared = rows * row_bytes + 2 * other * 4;
@@ -36,6 +37,7 @@ struct DiagonalPlan {
   int first, t, begin, end;  // row `first` of the values, key - query of it; queries [begin, end) meet the diagonals
 };
 
+template <class T>
 PK_DEVICE void set_diagonal_plan(DiagonalPlan& plan, const Backward& f, int own, int width) {
   const Problem& p = f.call.problem;
   const int blocks = (width + own - 1) / own;
@@ -45,13 +47,13 @@ PK_DEVICE void set_diagonal_plan(DiagonalPlan& plan, const Backward& f, int own,
   x.queries = span(f.call.query_spans, x.sequence, f.call.rows_of_queries);
   x.keys = span(f.call.key_spans, x.sequence, f.call.rows_of_keys);
   plan.kept = kept_of(f.call, x.sequence, x.queries, x.keys);
-  plan.queries = queries_of(f, x, x.head), plan.keys = keys_of(f, x, x.head / p.group());
+  plan.queries = queries_of<T>(f, x, x.head), plan.keys = keys_of<T>(f, x, x.head / p.group());
   const int64_t storage = p.storage(x.sequence);
   plan.lse = numbers_of(f.lse, storage, x.head, x.queries.first);
   plan.delta = numbers_of(f.delta, storage, x.head, x.queries.first);
   if (p.dr > 0) {
-    plan.asking = lines_of(p.query, storage, x.head, x.queries.first, p.dr);
-    plan.table = lines_of(p.table, 0, x.head, 0, p.dr);
+    plan.asking = lines_of(p.query, storage, x.head, x.queries.first, p.dr, T::halves);
+    plan.table = lines_of(p.table, 0, x.head, 0, p.dr, T::halves);
   }
   plan.first = blockIdx.x % blocks * own;
   plan.t = plan.first - static_cast<int>(p.zero);
@@ -61,7 +63,7 @@ PK_DEVICE void set_diagonal_plan(DiagonalPlan& plan, const Backward& f, int own,
 
 template <class T, int D, Bias B>
 struct DiagonalPass {
-  using Shape = DiagonalShape<D, B>;
+  using Shape = DiagonalShape<D * T::halves, B>;
 
   const Backward& f;
   const DiagonalPlan& plan;
@@ -74,26 +76,27 @@ struct DiagonalPass {
     Fragments<1, D> table;
   };
 
-  PK_DEVICE Tile<D> at(int rows) const { return {memory + rows * Shape::row_bytes}; }
-  PK_DEVICE Tile<D> keys() const { return at(0); }
-  PK_DEVICE Tile<D> values() const { return at(Shape::ring); }
-  PK_DEVICE Tile<D> queries() const { return at(2 * Shape::ring); }
-  PK_DEVICE Tile<D> douts() const { return at(2 * Shape::ring + Shape::other); }
-  PK_DEVICE Tile<D> asking() const { return at(2 * Shape::ring + 2 * Shape::other); }
-  PK_DEVICE Tile<D> table() const { return at(2 * Shape::ring + 3 * Shape::other); }
+  PK_DEVICE TileOf<T, D> at(int rows) const { return {memory + rows * Shape::row_bytes}; }
+  PK_DEVICE TileOf<T, D> keys() const { return at(0); }
+  PK_DEVICE TileOf<T, D> values() const { return at(Shape::ring); }
+  PK_DEVICE TileOf<T, D> queries() const { return at(2 * Shape::ring); }
+  PK_DEVICE TileOf<T, D> douts() const { return at(2 * Shape::ring + Shape::other); }
+  PK_DEVICE TileOf<T, D> asking() const { return at(2 * Shape::ring + 2 * Shape::other); }
+  PK_DEVICE TileOf<T, D> table() const { return at(2 * Shape::ring + 3 * Shape::other); }
   PK_DEVICE uint32_t numbers(int part) const { return at(Shape::rows).address + part * Shape::other * 4; }
 
   // Loads what queries i, i + 1, ... need; of the keys all those of the ring, or what is new in it.
   PK_DEVICE void load(int i, int at, bool all) const {
     const int n_q = plan.kept.n_q, n_k = plan.kept.n_k, key = i + plan.t;
     if (all) {
-      Tiles<D>{keys(), values()}.template load<Shape::ring, Shape::threads>(plan.keys, key, 1, n_k - key, -key);
+      Tiles<D * T::halves>{keys(), values()}.template load<Shape::ring, Shape::threads>(plan.keys, key, 1, n_k - key,
+                                                                                        -key);
     } else {
       const int fresh = (at + Shape::own) % Shape::ring, next = key + Shape::own;
-      Tiles<D>{keys().from(fresh), values().from(fresh)}.template load<Shape::other, Shape::threads>(plan.keys, next, 1,
-                                                                                                     n_k - next, -next);
+      Tiles<D * T::halves>{keys().from(fresh), values().from(fresh)}.template load<Shape::other, Shape::threads>(
+          plan.keys, next, 1, n_k - next, -next);
     }
-    Tiles<D>{queries(), douts()}.template load<Shape::other, Shape::threads>(plan.queries, i, 1, n_q - i);
+    Tiles<D * T::halves>{queries(), douts()}.template load<Shape::other, Shape::threads>(plan.queries, i, 1, n_q - i);
     if (Shape::relative) asking().template load<Shape::other, Shape::threads>(plan.asking, i, 1, n_q - i);
     const int part = threadIdx.x / Shape::other, c = threadIdx.x % Shape::other;
     if (part < 2) copy_number(numbers(part) + c * 4, (part ? plan.delta : plan.lse) + min(i + c, n_q - 1), i + c < n_q);
@@ -230,12 +233,12 @@ struct DiagonalPass {
 
 template <class T, int D, Bias B>
 PK_DEVICE void diagonals(const Backward& f) {
-  using Shape = DiagonalShape<D, B>;
+  using Shape = DiagonalShape<D * T::halves, B>;
   extern __shared__ uint4 memory[];
   __shared__ DiagonalPlan plan;
   const Problem& p = f.call.problem;
   const int64_t width = Shape::relative ? p.table_rows : p.distance_width;
-  if (threadIdx.x == 0) set_diagonal_plan(plan, f, Shape::own, static_cast<int>(width));
+  if (threadIdx.x == 0) set_diagonal_plan<T>(plan, f, Shape::own, static_cast<int>(width));
   __syncthreads();
   DiagonalPass<T, D, B>{f, plan, shared_address(memory)}.run();
 }

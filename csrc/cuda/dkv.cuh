@@ -7,13 +7,13 @@
 namespace pkernels {
 namespace cuda {
 
-template <class Over>
+template <class T, class Over>
 PK_DEVICE void set_dkv_plan(BackwardPlan<Over>& plan, const Backward& f, int own, int other) {
   const Place x = Over::place_keys(f.call, own);
   plan.place = x;
   if (x.tile.count == 0) return;
   Over::visit_queries(plan.visits, f.call, x, other);
-  plan.own = keys_of(f, x, x.head);
+  plan.own = keys_of<T>(f, x, x.head);
 }
 
 template <class T, int D, Bias B, class Over>
@@ -33,7 +33,7 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
       const int64_t head = x.head * group + member;
       const Segment& s = plan.visits.at(t, Shape::other, m, member);
       const int first = s.first + m * s.step, exist = s.count - m;
-      this->load_other(u % 2, queries_of(f, x, head), first, s.step, exist);
+      this->load_other(u % 2, queries_of<T>(f, x, head), first, s.step, exist);
       if (Shape::relative) {
         asking(u % 2).template load<Shape::other, Shape::threads>(this->lines_of_asking(head), first, s.step, exist);
         this->load_window(u % 2, head, first + Shape::other - 1, x.tile.first);
@@ -48,13 +48,14 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
     commit_copies();
   }
 
+  template <bool OfKeys, bool OfValues>
   PK_DEVICE void gather(Fragments<1, D>& dk, Fragments<1, D>& dv, bool careful) const {
     const Problem& p = f.call.problem;
     const Place& x = plan.place;
     const float unit = unit_of<B>(p);
     const int group = static_cast<int>(p.group()), all = plan.visits.count_of(group);
-    clear(dk);
-    clear(dv);
+    if (OfKeys) clear(dk);
+    if (OfValues) clear(dv);
     this->load_own();
     fetch(0);
     for (int u = 0; u < all; ++u) {
@@ -80,8 +81,8 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
         for (int e = 0; e < 4; ++e) s[0][n][e] = weight_of<B>(s[0][n][e], unit, lse_of(e % 2 ? lse.y : lse.x));
       }
       if (!is_full(segment, rows, m, Shape::other)) mask<1, Shape::other>(s, 0, segment, row, m);
-      multiply_rows<T, D, 1, Shape::other>(dp, own(1), row, other(u % 2, 1));
-      add_up(dk, dv, s, dp, pairs, m, u % 2, dropout_of(f.call, head, x.sequence), careful);
+      if (OfKeys) multiply_rows<T, D, 1, Shape::other>(dp, own(1), row, other(u % 2, 1));
+      add_up<OfKeys, OfValues>(dk, dv, s, dp, pairs, m, u % 2, dropout_of(f.call, head, x.sequence), careful);
     }
     wait_for_copies<0>();
   }
@@ -95,6 +96,7 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
     }
   }
 
+  template <bool OfKeys, bool OfValues>
   PK_DEVICE void add_up(Fragments<1, D>& dk, Fragments<1, D>& dv, Fragments<1, Shape::other>& s,
                         Fragments<1, Shape::other>& dp, const Pairs<true>& pairs, int m, int number,
                         const Dropout& dropout, bool careful) const {
@@ -112,30 +114,47 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
             gradient_of(weight, stays ? dp[0][n][e] * p.keep_scale : 0.0f, e % 2 ? delta.y : delta.x, careful);
       }
     }
-    add<T, D, Shape::other>(dv, s, other(number, 1), careful);
-    add<T, D, Shape::other>(dk, dp, other(number, 0), careful);
+    if (OfValues) add<T, D, Shape::other>(dv, s, other(number, 1), careful);
+    if (OfKeys) add<T, D, Shape::other>(dk, dp, other(number, 0), careful);
   }
 
-  PK_DEVICE void run() const {
+  template <bool OfKeys, bool OfValues>
+  PK_DEVICE void pass() const {
     const Place& x = plan.place;
     const Problem& p = f.call.problem;
     const int64_t storage = p.storage(x.sequence);
     Fragments<1, D> dk, dv;
     for (bool careful = false;; careful = true) {
-      gather(dk, dv, careful);
-      if (!__syncthreads_or(!careful && !(all_finite<1, D>(dk) && all_finite<1, D>(dv)))) break;
+      gather<OfKeys, OfValues>(dk, dv, careful);
+      const bool finite = (!OfKeys || all_finite<1, D>(dk)) && (!OfValues || all_finite<1, D>(dv));
+      if (!__syncthreads_or(!careful && !finite)) break;
     }
-    write_rows<T, D>(dk, p.scale, own(0), row, lines_of(f.dk, storage, x.head, x.keys.first, p.d), x.tile);
-    write_rows<T, D>(dv, p.keep_scale, own(1), row, lines_of(f.dv, storage, x.head, x.keys.first, p.dv), x.tile);
+    if (OfKeys) {
+      write_rows<T, D>(dk, p.scale, own(0), row, lines_of(f.dk, storage, x.head, x.keys.first, p.d, T::halves), x.tile);
+    }
+    if (OfValues) {
+      write_rows<T, D>(dv, p.keep_scale, own(1), row, lines_of(f.dv, storage, x.head, x.keys.first, p.dv, T::halves),
+                       x.tile);
+    }
+  }
+
+  PK_DEVICE void run() const {
+    if constexpr (D > 128) {  // the sums of both do not fit into registers
+      pass<false, true>();
+      __syncthreads();
+      pass<true, false>();
+    } else {
+      pass<true, true>();
+    }
   }
 };
 
 template <class T, int D, Bias B, class Over = OverBand>
 PK_DEVICE void dkv(const Backward& f) {
-  using Shape = BackwardShape<D, B>;
+  using Shape = BackwardShape<D * T::halves, B>;
   extern __shared__ uint4 memory[];
   __shared__ BackwardPlan<Over> plan;
-  if (threadIdx.x == 0) set_dkv_plan(plan, f, Shape::own, Shape::other);
+  if (threadIdx.x == 0) set_dkv_plan<T>(plan, f, Shape::own, Shape::other);
   __syncthreads();
   if (plan.place.tile.count == 0) return;
   KeyPass<T, D, B, Over>{{f, plan, shared_address(memory)}}.run();

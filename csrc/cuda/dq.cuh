@@ -7,13 +7,13 @@
 namespace pkernels {
 namespace cuda {
 
-template <class Over>
+template <class T, class Over>
 PK_DEVICE void set_dq_plan(BackwardPlan<Over>& plan, const Backward& f, int own, int other) {
   const Place x = Over::place_queries(f.call, own);
   plan.place = x;
   if (x.tile.count == 0) return;
   Over::visit_keys(plan.visits, f.call, x, other);
-  plan.own = queries_of(f, x, x.head);
+  plan.own = queries_of<T>(f, x, x.head);
 }
 
 template <class T, int D, Bias B, class Over>
@@ -21,6 +21,7 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
   using Pass = BackwardPass<T, D, B, Over>;
   using Shape = typename Pass::Shape;
   using Pass::f, Pass::plan, Pass::row, Pass::own, Pass::other, Pass::window;
+  using typename Pass::Rows;
 
   // The sums of the warp's rows: dQ, and that of a Relative.
   struct Sums {
@@ -34,25 +35,21 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
       int m;
       const Segment& s = plan.visits.at(t, Shape::other, m);
       const int first = s.first + m * s.step;
-      this->load_other(t % 2, keys_of(f, x, x.head / f.call.problem.group()), first, s.step, s.count - m);
+      this->load_other(t % 2, keys_of<T>(f, x, x.head / f.call.problem.group()), first, s.step, s.count - m);
       if (Shape::relative) this->load_window(t % 2, x.head, x.tile.first + Shape::own - 1, first);
     }
     commit_copies();
   }
 
-  // Loads Q and dO, and O where tiles of keys will be; delta of the lane's two rows.
+  // Loads dO, and O where Q will be, for delta of the lane's two rows; then starts to load Q.
   PK_DEVICE void start(float (&lse)[2], float (&delta)[2]) const {
     const Place& x = plan.place;
     const QueryTile& tile = x.tile;
     const int64_t storage = f.call.problem.storage(x.sequence), rows = x.queries.first + tile.first;
-    const Tile<D> outs = other(0, 0), douts = own(1);
-    this->load_own();
-    if (Shape::relative) {
-      own(2).template load<Shape::own, Shape::threads>(this->lines_of_asking(x.head), tile.first, tile.step,
-                                                       tile.count);
-    }
-    outs.template load<Shape::own, Shape::threads>(lines_of(f.out, storage, x.head, x.queries.first, f.call.problem.dv),
-                                                   tile.first, tile.step, tile.count);
+    const Rows outs = own(0), douts = own(1);
+    const Lines from = lines_of(f.out, storage, x.head, x.queries.first, f.call.problem.dv, T::halves);
+    outs.template load<Shape::own, Shape::threads>(from, tile.first, tile.step, tile.count);
+    douts.template load<Shape::own, Shape::threads>(plan.own.b, tile.first, tile.step, tile.count);
     commit_copies();
     wait_for_copies<0>();
     __syncthreads();
@@ -63,12 +60,12 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
       const int64_t at = static_cast<int64_t>(c) * tile.step;
       float sum = 0;
 #pragma unroll
-      for (int i = 0; i < D / 32; ++i) {
-        const int chunk = (lane % 4 + (lane / 4 + i) * 4) % (D / 8);
+      for (int i = 0; i < Rows::chunks / 4; ++i) {
+        const int chunk = (lane % 4 + (lane / 4 + i) * 4) % Rows::chunks;
         const uint4 x4 = load_shared(douts.at(c, chunk)), y4 = load_shared(outs.at(c, chunk));
         const uint32_t x[4] = {x4.x, x4.y, x4.z, x4.w}, y[4] = {y4.x, y4.y, y4.z, y4.w};
 #pragma unroll
-        for (int w = 0; w < 4; ++w) sum += T::low(x[w]) * T::low(y[w]) + T::high(x[w]) * T::high(y[w]);
+        for (int w = 0; w < 4; ++w) sum += dot<T>(x[w], y[w]);
       }
       sum = row_sum(sum);
       const bool there = c < tile.count;
@@ -81,6 +78,11 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
       lse[half] = there ? lse_of(numbers_of(f.lse, storage, x.head, rows)[at]) : 0.0f;
     }
     __syncthreads();
+    own(0).template load<Shape::own, Shape::threads>(plan.own.a, tile.first, tile.step, tile.count);
+    if (Shape::relative) {
+      own(2).template load<Shape::own, Shape::threads>(this->lines_of_asking(x.head), tile.first, tile.step,
+                                                       tile.count);
+    }
   }
 
   PK_DEVICE void gather(Sums& sums, const float (&lse)[2], const float (&delta)[2], bool careful) const {
@@ -96,7 +98,7 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
       fetch(t + 1);
       Fragments<1, Shape::other> s = {};
       multiply_rows<T, D, 1, Shape::other>(s, own(0), row, other(t % 2, 0));
-      const Tile<D> table = window(t % 2).from(Shape::own - 16 - row);  // what the warp's rows meet
+      const Rows table = window(t % 2).from(Shape::own - 16 - row);  // what the warp's rows meet
       if (Shape::relative) add_relative(s[0], table);
       int m;
       const Segment& segment = plan.visits.at(t, Shape::other, m);
@@ -122,7 +124,7 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
     wait_for_copies<0>();
   }
 
-  PK_DEVICE void add_relative(float (&s)[Shape::other / 8][4], const Tile<D>& table) const {
+  PK_DEVICE void add_relative(float (&s)[Shape::other / 8][4], const Rows& table) const {
     Fragments<1, Shape::other + 16> products = {};
     multiply_rows<T, D, 1, Shape::other + 16>(products, own(2), row, table);
     add_shifted<Shape::other>(s, products[0]);
@@ -140,7 +142,8 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
       const bool finite = all_finite<1, D>(sums.dq) && (!Shape::relative || all_finite<1, D>(sums.dquery));
       if (!__syncthreads_or(!careful && !finite)) break;
     }
-    write_rows<T, D>(sums.dq, p.scale, own(0), row, lines_of(f.dq, storage, x.head, x.queries.first, p.d), x.tile);
+    write_rows<T, D>(sums.dq, p.scale, own(0), row, lines_of(f.dq, storage, x.head, x.queries.first, p.d, T::halves),
+                     x.tile);
     if (Shape::relative && f.dquery.data) {
       write_rows<T, D>(sums.dquery, p.scale, own(2), row, lines_of(f.dquery, storage, x.head, x.queries.first, p.dr),
                        x.tile);
@@ -150,10 +153,10 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
 
 template <class T, int D, Bias B, class Over = OverBand>
 PK_DEVICE void dq(const Backward& f) {
-  using Shape = BackwardShape<D, B>;
+  using Shape = BackwardShape<D * T::halves, B>;
   extern __shared__ uint4 memory[];
   __shared__ BackwardPlan<Over> plan;
-  if (threadIdx.x == 0) set_dq_plan(plan, f, Shape::own, Shape::other);
+  if (threadIdx.x == 0) set_dq_plan<T>(plan, f, Shape::own, Shape::other);
   __syncthreads();
   if (plan.place.tile.count == 0) return;
   QueryPass<T, D, B, Over>{{f, plan, shared_address(memory)}}.run();

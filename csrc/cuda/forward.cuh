@@ -13,15 +13,17 @@
 namespace pkernels {
 namespace cuda {
 
-template <int D, Bias B = Bias::none, int Rows = OverBand::rows>
+// Of rows of `Width` words.
+template <int Width, Bias B = Bias::none, int Rows = OverBand::rows>
 struct ForwardShape {
   static constexpr bool relative = B == Bias::relative;
-  static constexpr int blocks = D == 64 ? Rows / 64 : 1, warps = Rows / 16 / blocks;
-  static constexpr int slots = relative ? 2 : D == 64 ? 4 : 3;
+  static constexpr int blocks = Width == 64 ? Rows / 64 : 1, warps = Rows / 16 / blocks;
+  static constexpr int slots = relative ? 2 : Width == 64 ? 4 : 3;
   static constexpr int at_once = 8 / warps;  // CTAs of a multiprocessor, at least
-  static constexpr int threads = 32 * warps, own = 16 * blocks * warps, other = 64;
+  static constexpr int threads = 32 * warps, own = 16 * blocks * warps;
+  static constexpr int other = Width > 128 ? 32 : 64;
   static constexpr int window = relative ? own + other : 0;  // rows of a table that two tiles meet
-  static constexpr int slot = other * D * 2, before = (own + (relative ? own + window : 0)) * D * 2;
+  static constexpr int slot = other * Width * 2, before = (own + (relative ? own + window : 0)) * Width * 2;
   static constexpr int shared = before + slots * slot;
 };
 
@@ -35,7 +37,7 @@ struct ForwardPlan {
   float* lse;           // of the first row of the sequence
 };
 
-template <class Over>
+template <class T, class Over>
 PK_DEVICE void set_plan(ForwardPlan<Over>& plan, const Forward& f, int own, int other) {
   const Problem& p = f.call.problem;
   const Place x = Over::place_queries(f.call, own);
@@ -43,30 +45,31 @@ PK_DEVICE void set_plan(ForwardPlan<Over>& plan, const Forward& f, int own, int 
   if (x.tile.count == 0) return;
   Over::visit_keys(plan.visits, f.call, x, other);
   const int64_t storage = p.storage(x.sequence), head = x.head / p.group();
-  plan.queries = lines_of(f.q, storage, x.head, x.queries.first, p.d);
-  plan.keys = lines_of(f.k, storage, head, x.keys.first, p.d);
-  plan.values = lines_of(f.v, storage, head, x.keys.first, p.dv);
-  plan.out = lines_of(f.out, storage, x.head, x.queries.first, p.dv);
+  plan.queries = lines_of(f.q, storage, x.head, x.queries.first, p.d, T::halves);
+  plan.keys = lines_of(f.k, storage, head, x.keys.first, p.d, T::halves);
+  plan.values = lines_of(f.v, storage, head, x.keys.first, p.dv, T::halves);
+  plan.out = lines_of(f.out, storage, x.head, x.queries.first, p.dv, T::halves);
   if (p.dr > 0) {
-    plan.asking = lines_of(p.query, storage, x.head, x.queries.first, p.dr);
-    plan.table = lines_of(p.table, 0, x.head, 0, p.dr);
+    plan.asking = lines_of(p.query, storage, x.head, x.queries.first, p.dr, T::halves);
+    plan.table = lines_of(p.table, 0, x.head, 0, p.dr, T::halves);
   }
   plan.lse = numbers_of(f.lse, storage, x.head, x.queries.first);
 }
 
 template <class T, int D, Bias B, class Over>
 struct ForwardPass {
-  using Shape = ForwardShape<D, B, Over::rows>;
+  using Shape = ForwardShape<D * T::halves, B, Over::rows>;
+  using Rows = TileOf<T, D>;
   using State = Running<Shape::blocks, D>;
 
   const Call& call;
   const ForwardPlan<Over>& plan;
-  const Tile<D> queries;
+  const Rows queries;
   const int row = threadIdx.x / 32 * 16 * Shape::blocks;  // the warp's first one
 
-  PK_DEVICE Tile<D> slot(int number) const { return {queries.address + Shape::before + number * Shape::slot}; }
-  PK_DEVICE Tile<D> asking() const { return queries.from(Shape::own); }
-  PK_DEVICE Tile<D> window() const { return asking().from(Shape::own); }
+  PK_DEVICE Rows slot(int number) const { return {queries.address + Shape::before + number * Shape::slot}; }
+  PK_DEVICE Rows asking() const { return queries.from(Shape::own); }
+  PK_DEVICE Rows window() const { return asking().from(Shape::own); }
 
   // Starts to load part u of the tiles, keys at even u, values at odd ones, and closes its group.
   PK_DEVICE void fetch(int u, int to) const {
@@ -175,7 +178,7 @@ struct ForwardPass {
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) {
           const float* o = &run.acc[b][n][2 * half];
-          store_shared(queries.at(c, n) + lane % 4 * 4, T::pack(o[0] * factor, o[1] * factor));
+          store_pair<T>(queries, c, n, o[0] * factor, o[1] * factor);
         }
       }
     }
@@ -186,10 +189,10 @@ struct ForwardPass {
 
 template <class T, int D, Bias B, class Over = OverBand>
 PK_DEVICE void forward(const Forward& f) {
-  using Shape = ForwardShape<D, B, Over::rows>;
+  using Shape = ForwardShape<D * T::halves, B, Over::rows>;
   extern __shared__ uint4 memory[];
   __shared__ ForwardPlan<Over> plan;
-  if (threadIdx.x == 0) set_plan(plan, f, Shape::own, Shape::other);
+  if (threadIdx.x == 0) set_plan<T>(plan, f, Shape::own, Shape::other);
   __syncthreads();
   if (plan.place.tile.count == 0) return;
   ForwardPass<T, D, B, Over>{f.call, plan, {shared_address(memory)}}.run();

@@ -59,8 +59,10 @@ PK_DEVICE float distance_at(const Problem& p, int64_t head, int query, int key) 
 template <class T>
 PK_DEVICE float dense_at(const Problem& p, int64_t sequence, int64_t head, int query, int key) {
   const int64_t at = sequence * p.dense_batch + head * p.dense_head + query * p.dense_row + key * p.dense_column;
-  if (p.dense_type == Type::f32) return static_cast<const float*>(p.dense)[at];
-  return T::low(static_cast<const uint16_t*>(p.dense)[at]);
+  if constexpr (T::halves == 1) {
+    if (p.dense_type != Type::f32) return T::low(static_cast<const uint16_t*>(p.dense)[at]);
+  }
+  return static_cast<const float*>(p.dense)[at];
 }
 
 // Products to scores; `there` says whether a pair of rows exists.

@@ -1,5 +1,6 @@
-// A tile of rows in shared memory: D numbers of 16 bits a row, in chunks of 8, of which chunk c of
-// row r lies in place c ^ (r % 8), so that eight rows of one chunk lie in different banks.
+// A tile of rows in shared memory: D words of 16 bits a row, one or two of which are a number, in
+// chunks of 8, of which chunk c of row r lies in place c ^ (r % 8), so that eight rows of one chunk
+// lie in different banks.
 #pragma once
 
 #include "../params.h"
@@ -8,7 +9,7 @@
 namespace pkernels {
 namespace cuda {
 
-// Rows of one sequence and head, `step` bytes apart, of `width` numbers.
+// Rows of one sequence and head, `step` bytes apart, of `width` words of 16 bits.
 struct Lines {
   const char* data;
   int64_t step;
@@ -16,10 +17,11 @@ struct Lines {
   bool whole;  // every row begins at a multiple of 16 bytes
 };
 
-PK_DEVICE Lines lines_of(const Rows& x, int64_t batch, int64_t head, int64_t first, int64_t width) {
-  const char* data = static_cast<const char*>(x.data) + (batch * x.batch + head * x.head + first * x.row) * 2;
-  const bool whole = (reinterpret_cast<uintptr_t>(data) % 16 | x.row % 8) == 0;
-  return {data, x.row * 2, static_cast<int>(width), whole};
+PK_DEVICE Lines lines_of(const Rows& x, int64_t batch, int64_t head, int64_t first, int64_t width, int halves = 1) {
+  const int64_t at = batch * x.batch + head * x.head + first * x.row;
+  const char* data = static_cast<const char*>(x.data) + at * 2 * halves;
+  const bool whole = (reinterpret_cast<uintptr_t>(data) % 16 | x.row * halves % 8) == 0;
+  return {data, x.row * 2 * halves, static_cast<int>(width) * halves, whole};
 }
 
 PK_DEVICE float* numbers_of(const Rows& x, int64_t batch, int64_t head, int64_t first) {
@@ -89,6 +91,9 @@ struct Tile {
   }
 };
 
+template <class T, int D>
+using TileOf = Tile<D * T::halves>;
+
 // What a warp holds of a product, 16 rows and 8 columns at a time: lane 4g + t has columns 2t and
 // 2t + 1 of rows g (numbers 0, 1) and g + 8 (2, 3).
 template <int Blocks, int Columns>
@@ -96,11 +101,11 @@ using Fragments = float[Blocks][Columns / 8][4];
 
 // sum[rows of a, rows of b] += a bᵀ over D features; block m of the warp's rows of a begins at rows[m].
 template <class T, int D, int Blocks, int Columns>
-PK_DEVICE void multiply_rows(Fragments<Blocks, Columns>& sum, const Tile<D>& a, const int (&rows)[Blocks],
-                             const Tile<D>& b) {
+PK_DEVICE void multiply_rows(Fragments<Blocks, Columns>& sum, const TileOf<T, D>& a, const int (&rows)[Blocks],
+                             const TileOf<T, D>& b) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
-  for (int k = 0; k < D / 16; ++k) {
+  for (int k = 0; k < D / T::columns; ++k) {
     uint32_t x[Blocks][4];
 #pragma unroll
     for (int m = 0; m < Blocks; ++m) load_matrices(x[m], a.at(rows[m] + lane % 16, k * 2 + lane / 16));
@@ -119,36 +124,78 @@ PK_DEVICE void multiply_rows(Fragments<Blocks, Columns>& sum, const Tile<D>& a, 
 
 // The same, the warp's rows neighbours from `row` on.
 template <class T, int D, int Blocks, int Columns>
-PK_DEVICE void multiply_rows(Fragments<Blocks, Columns>& sum, const Tile<D>& a, int row, const Tile<D>& b) {
+PK_DEVICE void multiply_rows(Fragments<Blocks, Columns>& sum, const TileOf<T, D>& a, int row, const TileOf<T, D>& b) {
   int rows[Blocks];
 #pragma unroll
   for (int m = 0; m < Blocks; ++m) rows[m] = row + m * 16;
   multiply_rows<T, D, Blocks, Columns>(sum, a, rows, b);
 }
 
-// 16 columns of weights, from 16 k on, as the left operand of a product.
+// T::columns of weights, from those k times as many on, as the left operand of a product. Of float32 the product's
+// columns 0 to 7 are columns 0, 2, 4, 6, 1, 3, 5, 7 of the weights: what a lane holds.
 template <class T, int N>
 PK_DEVICE void as_operand(uint32_t (&x)[4], const float (&weights)[N][4], int k) {
+  if constexpr (T::halves == 2) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    x[2 * half] = T::pack(weights[2 * k + half][0], weights[2 * k + half][1]);
-    x[2 * half + 1] = T::pack(weights[2 * k + half][2], weights[2 * k + half][3]);
+    for (int e = 0; e < 4; ++e) x[e] = __float_as_uint(weights[k][e % 2 * 2 + e / 2]);
+  } else {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      x[2 * half] = T::pack(weights[2 * k + half][0], weights[2 * k + half][1]);
+      x[2 * half + 1] = T::pack(weights[2 * k + half][2], weights[2 * k + half][3]);
+    }
+  }
+}
+
+// The rows of b that those columns weigh, 16 columns of them from 16 n on, as the right operand of two products.
+template <class T, int Width>
+PK_DEVICE void load_across(uint32_t (&y)[4], const Tile<Width>& b, int k, int n) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (T::halves == 2) {
+    const int g = lane / 4, row = k * 8 + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) y[i] = load_word(b.at(row + i % 2, n * 4 + i / 2 * 2 + g / 4) + g % 4 * 4);
+  } else {
+    load_transposed(y, b.at(k * 16 + lane % 16, n * 2 + lane / 16));
+  }
+}
+
+// The sum of the products of the numbers in two words.
+template <class T>
+PK_DEVICE float dot(uint32_t x, uint32_t y) {
+  if constexpr (T::halves == 2) {
+    return __uint_as_float(x) * __uint_as_float(y);
+  } else {
+    return T::low(x) * T::low(y) + T::high(x) * T::high(y);
+  }
+}
+
+// Columns 8 n + 2t and 8 n + 2t + 1 of row `row` of a tile: the lane's own two numbers.
+template <class T, int Width>
+PK_DEVICE void store_pair(const Tile<Width>& to, int row, int n, float low, float high) {
+  const int t = threadIdx.x % 4;
+  if constexpr (T::halves == 2) {
+    const uint32_t at = to.at(row, n * 2 + t / 2) + t % 2 * 8, odd = row & 1;  // neighbours take turns: other banks
+    store_shared(at + 4 * odd, __float_as_uint(odd ? high : low));
+    store_shared(at + 4 - 4 * odd, __float_as_uint(odd ? low : high));
+  } else {
+    store_shared(to.at(row, n) + t * 4, T::pack(low, high));
   }
 }
 
 // sum[rows of weights, D] += weights b, weights[rows, rows of b].
 template <class T, int D, int Blocks, int Columns>
-PK_DEVICE void add_weighted(Fragments<Blocks, D>& sum, const Fragments<Blocks, Columns>& weights, const Tile<D>& b) {
-  const int lane = threadIdx.x % 32;
+PK_DEVICE void add_weighted(Fragments<Blocks, D>& sum, const Fragments<Blocks, Columns>& weights,
+                            const TileOf<T, D>& b) {
 #pragma unroll
-  for (int k = 0; k < Columns / 16; ++k) {
+  for (int k = 0; k < Columns / T::columns; ++k) {
     uint32_t x[Blocks][4];
 #pragma unroll
     for (int m = 0; m < Blocks; ++m) as_operand<T>(x[m], weights[m], k);
 #pragma unroll
     for (int n = 0; n < D / 16; ++n) {
       uint32_t y[4];
-      load_transposed(y, b.at(k * 16 + lane % 16, n * 2 + lane / 16));
+      load_across<T>(y, b, k, n);
 #pragma unroll
       for (int m = 0; m < Blocks; ++m) {
         T::multiply_add(sum[m][2 * n], x[m], y[0], y[1]);
