@@ -23,6 +23,20 @@ struct Forward {
   Call call;
   Rows q, k, v, out;
   Rows lse;  // float32, one number per row
+
+  int64_t parts = 1;  // of the keys, one for each CTA that a tile of queries has
+
+  // If there are several: their outputs (parts, B, H, Sq, Dv), float32, contiguous, instead of `out`; lse is (parts, B,
+  // H, Sq) then, and a part as many rows.
+  float* outs = nullptr;
+  int64_t part_rows = 0;
+};
+
+// Parts put together: (parts, rows, width) and (parts, rows) to rows b, h, i of `out` and `lse`.
+struct Merge {
+  const float *outs, *lses;
+  int64_t parts, rows, width, heads, per_head;
+  Rows out, lse;
 };
 
 struct Backward {

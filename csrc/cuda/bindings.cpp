@@ -93,6 +93,34 @@ std::string band_forward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, P
   return start(kernel, f.call.tiles * p.heads * (packed ? 1 : p.batch), f, q, note);
 }
 
+// The same by parts of the keys: outs (parts, B, H, Sq, Dv) and lses (parts, B, H, Sq), float32, contiguous.
+std::string band_parts(Tensor q, Tensor k, Tensor v, Tensor outs, Tensor lses, PK_COMMON) {
+  cuda::Forward f{};
+  f.call = PK_CALL_OF;
+  f.q = rows_of(q), f.k = rows_of(k), f.v = rows_of(v);
+  f.outs = static_cast<float*>(outs.data_ptr());
+  f.lse = {lses.data_ptr(), lses.stride(1), lses.stride(2), 1}, f.part_rows = lses.stride(0);
+  f.parts = lses.size(0);
+  const Problem& p = f.call.problem;
+  const Kernel kernel = cuda::forward_kernel(p.type, width_of(p), bias_of(p));
+  f.call.tiles = count_tiles(f.call, f.call.rows_of_queries, p.band.rows, kernel.rows);
+  return start(kernel, f.call.tiles * f.parts * p.heads * (packed ? 1 : p.batch), f, q, note);
+}
+
+std::string merge_parts(Tensor outs, Tensor lses, Tensor out, Tensor lse, Maybe note) {
+  cuda::Merge f{static_cast<const float*>(outs.data_ptr()),
+                static_cast<const float*>(lses.data_ptr()),
+                outs.size(0),
+                lse.numel(),
+                outs.size(4),
+                outs.size(2),
+                outs.size(3),
+                rows_of(out),
+                numbers_of(lse)};
+  const Kernel kernel = cuda::merge_kernel(type_of(out));
+  return start(kernel, ceil_div(f.rows, kernel.rows), f, out, note);
+}
+
 cuda::Backward backward_of(const Call& call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& dout,
                            const Tensor& lse, const Tensor& delta) {
   cuda::Backward f{};
@@ -211,6 +239,8 @@ std::string archs() { return PK_CUDA_ARCHS; }
 STABLE_TORCH_LIBRARY(pkernels_cuda, m) {
   m.def("archs() -> str");
   m.def("band_forward(Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!) lse, " PK_SCHEMA);
+  m.def("band_parts(Tensor q, Tensor k, Tensor v, Tensor(a!) outs, Tensor(b!) lses, " PK_SCHEMA);
+  m.def("merge_parts(Tensor outs, Tensor lses, Tensor(a!) out, Tensor(b!) lse, Tensor(z!)? note=None) -> str");
   m.def(
       "band_dq(Tensor q, Tensor k, Tensor v, Tensor out, Tensor dout, Tensor? dlse, Tensor lse, "
       "Tensor(a!) delta, Tensor(b!) dq, Tensor(c!)? dquery, " PK_SCHEMA);
@@ -233,6 +263,8 @@ STABLE_TORCH_LIBRARY(pkernels_cuda, m) {
 STABLE_TORCH_LIBRARY_IMPL(pkernels_cuda, CompositeExplicitAutograd, m) {
   m.impl("archs", TORCH_BOX(&archs));
   m.impl("band_forward", TORCH_BOX(&band_forward));
+  m.impl("band_parts", TORCH_BOX(&band_parts));
+  m.impl("merge_parts", TORCH_BOX(&merge_parts));
   m.impl("band_dq", TORCH_BOX(&band_dq));
   m.impl("band_dkv", TORCH_BOX(&band_dkv));
   m.impl("band_diagonals", TORCH_BOX(&band_diagonals));

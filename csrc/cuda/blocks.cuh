@@ -65,7 +65,7 @@ struct OverBlocks {
   static constexpr int rows = 64;  // of a tile of the forward: published models have blocks of 64
   static constexpr bool counts = true;
 
-  static PK_DEVICE Place place_queries(const Call& c, int own) {
+  static PK_DEVICE Place place_queries(const Call& c, int own, int64_t = 1) {
     return place(c, c.problem.heads,
                  [&](const Place& at) { return BlockTiles{at.queries.count, c.problem.blocks.size, own}; });
   }

@@ -35,15 +35,22 @@ struct ForwardPlan {
   Lines queries, keys, values, out;
   Lines asking, table;  // the queries and the table of a Relative
   float* lse;           // of the first row of the sequence
+  float* outs;          // the same, if there are parts
+  int begin, end;       // the tiles that it visits: its part
 };
 
 template <class T, class Over>
 PK_DEVICE void set_plan(ForwardPlan<Over>& plan, const Forward& f, int own, int other) {
   const Problem& p = f.call.problem;
-  const Place x = Over::place_queries(f.call, own);
+  Place x = Over::place_queries(f.call, own, f.parts);
+  const int64_t part = x.head / p.heads;
+  x.head %= p.heads;
   plan.place = x;
   if (x.tile.count == 0) return;
   Over::visit_keys(plan.visits, f.call, x, other);
+  const int64_t tiles = plan.visits.count(), share = ceil_div(tiles, f.parts);
+  plan.begin = static_cast<int>(smaller(tiles, part * share));
+  plan.end = static_cast<int>(smaller(tiles, (part + 1) * share));
   const int64_t storage = p.storage(x.sequence), head = x.head / p.group();
   plan.queries = lines_of(f.q, storage, x.head, x.queries.first, p.d, T::halves);
   plan.keys = lines_of(f.k, storage, head, x.keys.first, p.d, T::halves);
@@ -53,7 +60,8 @@ PK_DEVICE void set_plan(ForwardPlan<Over>& plan, const Forward& f, int own, int 
     plan.asking = lines_of(p.query, storage, x.head, x.queries.first, p.dr, T::halves);
     plan.table = lines_of(p.table, 0, x.head, 0, p.dr, T::halves);
   }
-  plan.lse = numbers_of(f.lse, storage, x.head, x.queries.first);
+  plan.lse = numbers_of(f.lse, storage, x.head, x.queries.first) + part * f.part_rows;
+  plan.outs = f.outs ? f.outs + (plan.lse - static_cast<float*>(f.lse.data)) * p.dv : nullptr;
 }
 
 template <class T, int D, Bias B, class Over>
@@ -73,7 +81,7 @@ struct ForwardPass {
 
   // Starts to load part u of the tiles, keys at even u, values at odd ones, and closes its group.
   PK_DEVICE void fetch(int u, int to) const {
-    if (u < 2 * plan.visits.count()) {
+    if (u < 2 * plan.end) {
       int m;
       const Segment& s = plan.visits.at(u / 2, Shape::other, m);
       slot(to).template load<Shape::other, Shape::threads>(u % 2 ? plan.values : plan.keys, s.first + m * s.step,
@@ -84,7 +92,7 @@ struct ForwardPass {
 
   // Starts to load the rows of the table that tile t of keys meets, with the part that is loaded next.
   PK_DEVICE void fetch_window(int t) const {
-    if (t >= plan.visits.count()) return;
+    if (t >= plan.end) return;
     const Problem& p = call.problem;
     int m;
     const Segment& s = plan.visits.at(t, Shape::other, m);
@@ -116,16 +124,16 @@ struct ForwardPass {
                                                       plan.place.tile.count);
     if (Shape::relative) {
       asking().template load<Shape::own, Shape::threads>(plan.asking, plan.place.tile.first, 1, plan.place.tile.count);
-      fetch_window(0);
+      fetch_window(plan.begin);
     }
 #pragma unroll 1
-    for (int u = 0; u < Shape::slots - 1; ++u) fetch(u, u);
+    for (int u = 0; u < Shape::slots - 1; ++u) fetch(2 * plan.begin + u, u);
     run.start();
     const Dropout dropout = dropout_of(call, plan.place.head, plan.place.sequence);
     const Problem& p = call.problem;
     const float unit = unit_of<B>(p);
     int at = 0;
-    for (int t = 0; t < plan.visits.count(); ++t) {
+    for (int t = plan.begin; t < plan.end; ++t) {
       Fragments<Shape::blocks, Shape::other> s = {};
       next(2 * t, at);
       multiply_rows<T, D, Shape::blocks, Shape::other>(s, queries, row, slot(at));
@@ -161,6 +169,20 @@ struct ForwardPass {
     finish(run);
   }
 
+  // A row of a part: as much of it as the lane holds.
+  PK_DEVICE void store_part(const State& run, int b, int half, float factor, int64_t at) const {
+    const int width = static_cast<int>(call.problem.dv);
+    float* to = plan.outs + at * width;
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int column = column_of(n, e);
+        if (column < width) to[column] = run.acc[b][n][2 * half + e] * factor;
+      }
+    }
+  }
+
   PK_DEVICE void finish(State& run) const {
     const Problem& p = call.problem;
     const QueryTile& tile = plan.place.tile;
@@ -175,6 +197,10 @@ struct ForwardPass {
         if (lane % 4 == 0 && c < tile.count) {
           plan.lse[tile.first + c * tile.step] = State::log_sum(run.top[b][half], total, unit_of<B>(p));
         }
+        if (plan.outs) {
+          if (c < tile.count) store_part(run, b, half, factor, tile.first + c * tile.step);
+          continue;
+        }
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) {
           const float* o = &run.acc[b][n][2 * half];
@@ -182,6 +208,7 @@ struct ForwardPass {
         }
       }
     }
+    if (plan.outs) return;
     __syncwarp();
     queries.template store<16 * Shape::blocks>(plan.out, row, tile.first, tile.step, tile.count);
   }

@@ -19,6 +19,8 @@ Kernel dq_kernel(Type type, int64_t d, Bias bias);
 Kernel dkv_kernel(Type type, int64_t d, Bias bias);
 Kernel diagonals_kernel(Type type, int64_t d, Bias bias);
 Kernel ddense_kernel(Type type, int64_t d, Bias bias);
+
+Kernel merge_kernel(Type type);
 Kernel blocks_forward_kernel(Type type, int64_t d, Bias bias);
 Kernel blocks_dq_kernel(Type type, int64_t d, Bias bias);
 Kernel blocks_dkv_kernel(Type type, int64_t d, Bias bias);

@@ -135,8 +135,8 @@ struct OverBand {
   static constexpr int rows = 128;  // of a tile of the forward
   static constexpr bool counts = false;
 
-  static PK_DEVICE Place place_queries(const Call& c, int size) {
-    return place(c, c.problem.heads, [&](const Place& at) {
+  static PK_DEVICE Place place_queries(const Call& c, int size, int64_t parts = 1) {
+    return place(c, c.problem.heads * parts, [&](const Place& at) {
       return numbered_query_tiles(c.problem.band, at.queries.count, at.keys.count, size);
     });
   }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Problem, rows_like
-from . import call
+from . import call, split
 
 Grads = tuple[Tensor | None, ...]
 
@@ -22,8 +22,17 @@ def forward(
     if problem.q_spans is not None:  # rows of no sequence
         out.zero_()
         lse.fill_(-torch.inf)
-    if out.numel():
-        call.launch(f"{shape}_forward", *map(call.rows, (q, k, v)), out, lse, *lists, *call.arguments(problem))
+    if out.numel() == 0:
+        return out, lse
+    tensors, rest = tuple(map(call.rows, (q, k, v))), call.arguments(problem)
+    parts = split.parts(q, k, problem) if shape == "band" else 1
+    if parts == 1:
+        call.launch(f"{shape}_forward", *tensors, out, lse, *lists, *rest)
+    else:
+        outs = torch.empty(parts, *q.shape[:-1], v.shape[-1], dtype=torch.float32, device=q.device)
+        lses = torch.full((parts, *lse.shape), -torch.inf, dtype=torch.float32, device=q.device)
+        call.launch("band_parts", *tensors, outs, lses, *rest)
+        call.launch("merge_parts", outs, lses, out, lse)
     return out, lse
 
 
