@@ -15,6 +15,8 @@ import torch
 pytest.importorskip("triton", reason="cuobjdump, which reads the PTX, comes with Triton")
 
 from pkernels import Band, causal, cuda, prefix_lm, window
+from pkernels.cuda import split
+from pkernels.problem import Problem
 from tests import test_attention as shared
 from tests.budget import assert_within_budget, run
 from tests.cases import Case, solved
@@ -118,6 +120,37 @@ def test_biases(case: Case) -> None:
     assert {name[-1] for name in names} == {kind}
     for report in reports:
         assert report.ambiguous == [] and report.conflicts == {}, report.kernel
+
+
+PARTS = [
+    Case("5x300 in parts, heads 2:1, dropout", causal, sq=5, sk=300, d=64, dropout=0.3, **TWO),
+    Case("3x200 in parts, lengths, distance, fp16", window(100, globals=3), sq=3, sk=200, d=26, bias="distance",
+         lengths=([3, 2], [200, 40]), **{**HALF, "batch": 2}),
+    Case("1x150 in parts, relative, fp32", causal, sq=1, sk=150, d=64, bias="relative", lse_grad=False, **EXACT),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PARTS, ids=lambda case: case.id)
+def test_few_queries_meet_keys_in_parts(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    monkeypatch.setattr(split, "multiprocessors", lambda device: 6)
+    monkeypatch.setattr(split, "KEYS", 40)
+    call, exact, plain = solved(case)
+    with emulated(4) as reports:
+        got = run(call, "cuda")
+    assert_within_budget(got, exact, plain, case.dtype)
+    names = [report.kernel.split("_")[0] for report in reports]
+    assert names[:2] == ["forward", "merge"]
+    assert all(report.ambiguous == [] and report.conflicts == {} for report in reports)
+
+
+def test_parts_are_as_many_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "multiprocessors", lambda device: 100)
+    q, k = torch.empty(1, 8, 1, 64, device="meta"), torch.empty(1, 2, 8192, 64, device="meta")
+    assert split.parts(q, k, Problem(causal, 1.0)) == 25
+    assert split.parts(q.expand(25, 8, 1, 64), k, Problem(causal, 1.0)) == 1
+    assert split.parts(q, k, Problem(window(600), 1.0)) == 4
+    assert split.parts(q.expand(1, 8, 129, 64), k, Problem(causal, 1.0)) == 1
+    assert split.parts(q[:, :1], k.expand(1, 2, 8192, 64), Problem(causal, 1.0)) == 32
 
 
 def test_dropout_draws_the_same_bits_as_on_the_cpu() -> None:

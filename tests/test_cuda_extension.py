@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -40,9 +41,9 @@ def launches() -> Iterator[tuple[str, int, int]]:
     for dtype, widths in WIDTHS.items():
         for d in widths:
             x, numbers, narrow = torch.zeros(1, 1, 8, d, dtype=dtype), torch.zeros(1, 1, 8), d * dtype.itemsize <= 256
-            relative = [{"query": x, "table": x[0]}] if narrow else []
-            biases = {"distance": torch.zeros(1, 15)}, {"dense": x.new_zeros(1, 1, 8, 8)}, *relative
-            for bias in ({}, *biases):
+            biases: list[dict[str, Any]] = [{}, {"distance": torch.zeros(1, 15)}, {"dense": x.new_zeros(1, 1, 8, 8)}]
+            biases += [{"query": x, "table": x[0]}] if narrow else []
+            for bias in biases:
                 rest = (*call.arguments(replace(Problem(causal, 1.0, zero=7), **bias)), note)
                 one, backward = torch.zeros(1, 1, dtype=torch.int32), (x, x, x, x, numbers, numbers)
                 over_blocks = narrow and dtype != torch.float32 and "table" not in bias
@@ -58,14 +59,16 @@ def launches() -> Iterator[tuple[str, int, int]]:
                 if bias:
                     last = operators.band_ddense if "dense" in bias else operators.band_diagonals
                     lines.append(last(*backward, numbers[None] if "dense" in bias else numbers, *rest))
-                for line in lines:
+                if not bias:
+                    lines.append(operators.merge_parts(x[None].float(), numbers[None], x, numbers, note))
+                for line in dict.fromkeys(lines):
                     name, _, threads, shared = line.split()
                     yield name, int(threads), int(shared)
 
 
 def test_every_kernel_is_reached() -> None:
-    assert sorted(name for name, _, _ in launches()) == sorted(nvcc.kernels())
-    assert len(nvcc.kernels()) == 144
+    assert sorted({name for name, _, _ in launches()}) == sorted(nvcc.kernels())
+    assert len(nvcc.kernels()) == 147
 
 
 @pytest.mark.parametrize("chip", SHARED)

@@ -145,8 +145,8 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
     write_rows<T, D>(sums.dq, p.scale, own(0), row, lines_of(f.dq, storage, x.head, x.queries.first, p.d, T::halves),
                      x.tile);
     if (Shape::relative && f.dquery.data) {
-      write_rows<T, D>(sums.dquery, p.scale, own(2), row, lines_of(f.dquery, storage, x.head, x.queries.first, p.dr),
-                       x.tile);
+      write_rows<T, D>(sums.dquery, p.scale, own(2), row,
+                       lines_of(f.dquery, storage, x.head, x.queries.first, p.dr, T::halves), x.tile);
     }
   }
 };

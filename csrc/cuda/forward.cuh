@@ -17,7 +17,7 @@ namespace cuda {
 template <int Width, Bias B = Bias::none, int Rows = OverBand::rows>
 struct ForwardShape {
   static constexpr bool relative = B == Bias::relative;
-  static constexpr int blocks = Width == 64 ? Rows / 64 : 1, warps = Rows / 16 / blocks;
+  static constexpr int blocks = Width == 64 && !relative ? Rows / 64 : 1, warps = Rows / 16 / blocks;
   static constexpr int slots = relative ? 2 : Width == 64 ? 4 : 3;
   static constexpr int at_once = 8 / warps;  // CTAs of a multiprocessor, at least
   static constexpr int threads = 32 * warps, own = 16 * blocks * warps;
