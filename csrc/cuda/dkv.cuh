@@ -21,6 +21,7 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
   using Pass = BackwardPass<T, D, B, Over>;
   using Shape = typename Pass::Shape;
   using Pass::f, Pass::plan, Pass::row, Pass::own, Pass::other, Pass::window, Pass::asking, Pass::numbers;
+  static constexpr int steps = D > 128 && B == Bias::none ? 4 : D / T::columns;  // else ptxas spills
 
   // Starts to load Q, dO, lse and delta of visit u: tile after tile of one head after another.
   PK_DEVICE void fetch(int u) const {
@@ -66,7 +67,7 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
       const int member = plan.visits.head_of(t, group);
       const int64_t head = x.head * group + member;
       Fragments<1, Shape::other> s = {}, dp = {};
-      multiply_rows<T, D, 1, Shape::other>(s, own(0), row, other(u % 2, 0));
+      multiply_rows<T, D, 1, Shape::other, steps>(s, own(0), row, other(u % 2, 0));
       if (Shape::relative) add_relative(s[0], u % 2);
       const Segment& segment = plan.visits.at(t, Shape::other, m, member);
       const Pairs<true> pairs = pairs_of<true>(x.tile, segment);
@@ -81,7 +82,7 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
         for (int e = 0; e < 4; ++e) s[0][n][e] = weight_of<B>(s[0][n][e], unit, lse_of(e % 2 ? lse.y : lse.x));
       }
       if (!is_full(segment, rows, m, Shape::other)) mask<1, Shape::other>(s, 0, segment, row, m);
-      if (OfKeys) multiply_rows<T, D, 1, Shape::other>(dp, own(1), row, other(u % 2, 1));
+      if (OfKeys) multiply_rows<T, D, 1, Shape::other, steps>(dp, own(1), row, other(u % 2, 1));
       add_up<OfKeys, OfValues>(dk, dv, s, dp, pairs, m, u % 2, dropout_of(f.call, head, x.sequence), careful);
     }
     wait_for_copies<0>();

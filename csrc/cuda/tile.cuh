@@ -99,12 +99,13 @@ using TileOf = Tile<D * T::halves>;
 template <int Blocks, int Columns>
 using Fragments = float[Blocks][Columns / 8][4];
 
-// sum[rows of a, rows of b] += a bᵀ over D features; block m of the warp's rows of a begins at rows[m].
-template <class T, int D, int Blocks, int Columns>
+// sum[rows of a, rows of b] += a bᵀ over D features; block m of the warp's rows of a begins at rows[m]. Where registers
+// are few, take some steps at a time.
+template <class T, int D, int Blocks, int Columns, int Steps = D / T::columns>
 PK_DEVICE void multiply_rows(Fragments<Blocks, Columns>& sum, const TileOf<T, D>& a, const int (&rows)[Blocks],
                              const TileOf<T, D>& b) {
   const int lane = threadIdx.x % 32;
-#pragma unroll
+#pragma unroll Steps
   for (int k = 0; k < D / T::columns; ++k) {
     uint32_t x[Blocks][4];
 #pragma unroll
@@ -123,12 +124,12 @@ PK_DEVICE void multiply_rows(Fragments<Blocks, Columns>& sum, const TileOf<T, D>
 }
 
 // The same, the warp's rows neighbours from `row` on.
-template <class T, int D, int Blocks, int Columns>
+template <class T, int D, int Blocks, int Columns, int Steps = D / T::columns>
 PK_DEVICE void multiply_rows(Fragments<Blocks, Columns>& sum, const TileOf<T, D>& a, int row, const TileOf<T, D>& b) {
   int rows[Blocks];
 #pragma unroll
   for (int m = 0; m < Blocks; ++m) rows[m] = row + m * 16;
-  multiply_rows<T, D, Blocks, Columns>(sum, a, rows, b);
+  multiply_rows<T, D, Blocks, Columns, Steps>(sum, a, rows, b);
 }
 
 // T::columns of weights, from those k times as many on, as the left operand of a product. Of float32 the product's
