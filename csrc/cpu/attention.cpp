@@ -46,11 +46,6 @@ int64_t tile_size(const Kernels& kernels, const Problem& p, int64_t most) {
   return std::min(size, ceil_div(even, kernels.width) * kernels.width);
 }
 
-struct Item {
-  int64_t batch, head, heads;
-  QueryTile queries;
-};
-
 struct Unit {
   int64_t batch, head, part;
   KeyRange keys;
@@ -165,8 +160,9 @@ void attention_forward(Forward call) {
       }
     }
   }
-  for_each_item(items.size(), kernels.forward_scratch(p, call.panels), [&](int64_t i, float* scratch) {
-    kernels.forward(call, items[i].batch, items[i].head, items[i].heads, items[i].queries, scratch);
+  const int64_t n = items.size();
+  for_each_item_and_next(n, kernels.forward_scratch(p, call.panels), [&](int64_t i, int64_t next, float* scratch) {
+    kernels.forward(call, items[i], next < n ? &items[next] : nullptr, scratch);
   });
 }
 

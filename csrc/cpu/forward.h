@@ -10,6 +10,7 @@
 // that the scores of a panel never leave the nearest cache.
 #pragma once
 
+#include "ahead.h"
 #include "kernels.h"
 #include "pairs.h"
 #include "step.h"
@@ -150,17 +151,22 @@ struct FloatTile {
         v(view_rows(x.v, x.dv, rows.v.data, f.problem.type, rows.v.step, rows.count, f.problem.dv)) {}
 
   // Sᵀ of `n` keys after `skip`.
-  void scores(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s) const {
+  void scores(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, Ahead& ahead) const {
     const int64_t width = run.panel.width;
-    product<Floats, Plain, Assign>(n, width, p.d, k.data + skip * k.stride, k.stride, run.qt, width, s, width);
+    interrupted_product<Floats, Plain, Assign>(n, width, p.d, k.data + skip * k.stride, k.stride, run.qt, width, s,
+                                               width, [&] { ahead.fetch(); });
   }
 
   // Oᵀ += Vᵀ P. Where pairs are hidden, a value that is not finite must not meet their zeros.
-  void add(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, bool hidden) const {
+  void add(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, bool hidden, Ahead& ahead) const {
     const float* values = v.data + skip * v.stride;
-    const auto times = hidden && !all_finite(values, v.stride, n, p.dv) ? careful_product<Transposed, Add>
-                                                                        : product<Floats, Transposed, Add>;
-    times(p.dv, run.panel.width, n, values, v.stride, s, run.panel.width, run.ot, run.panel.width);
+    const int64_t width = run.panel.width;
+    if (hidden && !all_finite(values, v.stride, n, p.dv)) {
+      careful_product<Transposed, Add>(p.dv, width, n, values, v.stride, s, width, run.ot, width);
+    } else {
+      interrupted_product<Floats, Transposed, Add>(p.dv, width, n, values, v.stride, s, width, run.ot, width,
+                                                   [&] { ahead.fetch(); });
+    }
   }
 };
 
@@ -185,19 +191,20 @@ struct PairTile {
     pack_rows(x.v, x.dv, rows.v.data, rows.v.step, rows.count, f.problem.dv);
   }
 
-  void scores(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s) const {
+  void scores(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, Ahead& ahead) const {
     const int64_t width = run.panel.width, stride = rows.k.step / 2;
-    product<Pairs, Plain, Assign>(n, width, p.d / 2, (const float*)rows.k.data + skip * stride, stride, run.qt, width,
-                                  s, width);
+    interrupted_product<Pairs, Plain, Assign>(n, width, p.d / 2, (const float*)rows.k.data + skip * stride, stride,
+                                              run.qt, width, s, width, [&] { ahead.fetch(); });
     if (!exact(p.scale)) scale_by(s, n * width, p.scale);
   }
 
-  void add(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, bool hidden) const {
+  void add(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, bool hidden, Ahead& ahead) const {
     const int64_t width = run.panel.width;
     const float* values = x.v + skip / 2 * x.dv;
     if (hidden && !clean(p, run, skip, n, s)) values = x.k;
     pack_weights(s, width, n);
-    product<Pairs, Transposed, Add>(p.dv, width, (n + 1) / 2, values, x.dv, s, width, run.ot, width);
+    interrupted_product<Pairs, Transposed, Add>(p.dv, width, (n + 1) / 2, values, x.dv, s, width, run.ot, width,
+                                                [&] { ahead.fetch(); });
   }
 
  private:
@@ -227,7 +234,7 @@ struct PairTile {
 // A tile of keys meets a panel.
 template <class KeyTile>
 static void visit(const ForwardScratch& x, const Problem& p, const Running& run, const KeySegment& segment, int64_t m,
-                  int64_t count, const KeyTile& tile) {
+                  int64_t count, const KeyTile& tile, Ahead& ahead) {
   const KeyRange keys = seen(p.band, segment, run.panel, {m, m + count});
   if (keys.begin == keys.end) return;
   constexpr int64_t grain = KeyTile::grain;
@@ -236,12 +243,12 @@ static void visit(const ForwardScratch& x, const Problem& p, const Running& run,
   const KeySegment from = from_panel(segment, run.panel);
   Scores scores{p, run.panel.place, run.panel.queries, width, width, x.bias, {run.rt, x.table, x.dr}};
   scores.enter(from, m + skip, n);
-  tile.scores(p, run, skip, n, x.s);
+  tile.scores(p, run, skip, n, x.s, ahead);
   int64_t g = 0, vectors = width / W;
   for (; g + 3 <= vectors; g += 3) soften<3>(scores, from, m + skip, n, g, x.s, run);
   if (vectors - g == 2) soften<2>(scores, from, m + skip, n, g, x.s, run);
   if (vectors - g == 1) soften<1>(scores, from, m + skip, n, g, x.s, run);
-  tile.add(p, run, skip, n, x.s, scores.masked || p.dense);
+  tile.add(p, run, skip, n, x.s, scores.masked || p.dense, ahead);
 }
 
 // A panel that meets all its keys in one go: it starts with none and writes its results.
@@ -271,44 +278,61 @@ struct Complete {
   }
 };
 
+// Calls f(KeyTileAt, the next one or nullptr) for the keys that a tile of queries visits.
+template <class F>
+static void for_each_key_tile(const Problem& p, int64_t batch, int64_t head, const QueryTile& tile, const F& f) {
+  KeyTileAt last{{}, 0, 0};
+  for_each_segment(p, batch, head, tile, [&](const KeySegment& segment) {
+    for (int64_t m = 0; m < segment.count; m += max_keys) {
+      const KeyTileAt now{segment, m, smaller(max_keys, segment.count - m)};
+      if (last.count > 0) f(last, &now);
+      last = now;
+    }
+  });
+  if (last.count > 0) f(last, nullptr);
+}
+
 template <class KeyTile, class Ends>
-static void forward_with(const Forward& f, int64_t batch, int64_t head, int64_t heads, const QueryTile& tile,
-                         float* memory, const Ends& ends) {
+static void forward_with(const Forward& f, const Item& item, const Item* next, float* memory, const Ends& ends) {
   const Problem& p = f.problem;
   const ForwardScratch x(p, f.panels, memory);
-  const int64_t b = p.storage(batch), kv = head / p.group(), n_q = p.queries[batch].count, n_k = p.keys[batch].count;
+  const int64_t batch = item.batch, head = item.head, b = p.storage(batch), kv = head / p.group();
+  const int64_t n_q = p.queries[batch].count, n_k = p.keys[batch].count;
   Running runs[max_panels];
   int64_t panels = 0;
-  for (int64_t h = head; h < head + heads; ++h) {
-    for_each_panel(Place{batch, h, n_q, n_k}, tile, [&](const Panel& panel) {
+  for (int64_t h = head; h < head + item.heads; ++h) {
+    for_each_panel(Place{batch, h, n_q, n_k}, item.queries, [&](const Panel& panel) {
       runs[panels] = x.running(panels, panel, p);
       ends.start(f, x, runs[panels]);
       if (p.dr) read_relative(f, runs[panels]);
       KeyTile::start(f, x, runs[panels++]);
     });
   }
-  for_each_segment(p, batch, head, tile, [&](const KeySegment& segment) {
-    for (int64_t m = 0; m < segment.count; m += max_keys) {
-      const int64_t count = smaller(max_keys, segment.count - m);
-      const int64_t start = p.keys[batch].first, first = segment.first + m * segment.step;
-      const int32_t* list = segment.list ? segment.list + m : nullptr;
-      const auto lines = [&](const Rows& rows, int64_t width, float* copy, int64_t ld) {
-        return lines_of(rows, p.type, b, kv, start, first, segment.step, list, count, width, copy, ld);
-      };
-      const KeyTile keys(f, x, {lines(f.k, p.d, x.listed[1], x.d), lines(f.v, p.dv, x.listed[2], x.dv), count});
-      for (int64_t r = 0; r < panels; ++r) visit(x, p, runs[r], segment, m, count, keys);
+  for_each_key_tile(p, batch, head, item.queries, [&](const KeyTileAt& now, const KeyTileAt* then) {
+    const KeySegment& segment = now.segment;
+    const int64_t start = p.keys[batch].first, first = segment.first + now.m * segment.step;
+    const int32_t* list = segment.list ? segment.list + now.m : nullptr;
+    const auto lines = [&](const Rows& rows, int64_t width, float* copy, int64_t ld) {
+      return lines_of(rows, p.type, b, kv, start, first, segment.step, list, now.count, width, copy, ld);
+    };
+    Ahead ahead;
+    if (then) {
+      ahead.add(f, batch, kv, *then);
+    } else if (next) {
+      ahead.add(f, *next);
     }
+    ahead.spread(panels * (now.count + p.dv) / block_rows[block_columns]);
+    const KeyTile keys(f, x, {lines(f.k, p.d, x.listed[1], x.d), lines(f.v, p.dv, x.listed[2], x.dv), now.count});
+    for (int64_t r = 0; r < panels; ++r) visit(x, p, runs[r], segment, now.m, now.count, keys, ahead);
   });
   for (int64_t r = 0; r < panels; ++r) ends.finish(f, x, runs[r]);
 }
 
-// A tile of queries, of `heads` heads from `head` on that share their keys.
-static void forward(const Forward& f, int64_t batch, int64_t head, int64_t heads, const QueryTile& tile,
-                    float* memory) {
+static void forward(const Forward& f, const Item& item, const Item* next, float* memory) {
 #ifdef PK_PAIRS
-  if (f.pairs) return forward_with<PairTile>(f, batch, head, heads, tile, memory, Complete{});
+  if (f.pairs) return forward_with<PairTile>(f, item, next, memory, Complete{});
 #endif
-  forward_with<FloatTile>(f, batch, head, heads, tile, memory, Complete{});
+  forward_with<FloatTile>(f, item, next, memory, Complete{});
 }
 
 }  // namespace PK_ISA

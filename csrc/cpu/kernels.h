@@ -18,6 +18,12 @@ struct Forward {
   int64_t lse_batch, lse_head;
 };
 
+// A tile of queries of `heads` heads from `head` on, that share their keys.
+struct Item {
+  int64_t batch, head, heads;
+  QueryTile queries;
+};
+
 constexpr int64_t most_narrow = 16;  // rows of queries that share a key head
 
 // Floats that the running softmax of one query takes.
@@ -107,7 +113,8 @@ struct Kernels {
   int64_t (*forward_scratch)(const Problem&, int64_t panels);
   int64_t (*backward_scratch)(const Problem&, int64_t keys);
 
-  void (*forward)(const Forward&, int64_t b, int64_t head, int64_t heads, const QueryTile&, float* scratch);
+  // `next` is the item that the worker will likely take then, or nullptr.
+  void (*forward)(const Forward&, const Item&, const Item* next, float* scratch);
   // All queries of a key head, for few queries without dropout or a dense bias: over some keys,
   // then merged (see narrow.h).
   int64_t (*narrow_scratch)(const Problem&, int64_t rows);
