@@ -80,9 +80,9 @@ static void read_relative(const Forward& f, const Running& x) {
   scale_by(x.rt, p.dr * width, p.scale);
 }
 
-// P in place of S, and the softmax's running state, for N vectors of lanes from g on: three at a
-// time, for the maximum and the sum of one are chains of dependent instructions.
-template <int N>
+// P in place of S, or its pairs of keys, and the softmax's running state, for N vectors of lanes from
+// g on: three at a time, for the maximum and the sum of one are chains of dependent instructions.
+template <int N, class KeyTile, bool Packed>
 static void soften(const Scores& scores, const KeySegment& segment, int64_t m, int64_t count, int64_t g, float* tile,
                    const Running& x) {
   const int64_t width = scores.width;
@@ -98,13 +98,20 @@ static void soften(const Scores& scores, const KeySegment& segment, int64_t m, i
     for (int n = 0; n < N; ++n) scores.finish(tile, segment, m, count, g + n, top[n]);
   }
   for (int n = 0; n < N; ++n) pivot[n] = select(top[n] == -infinity, Vec{}, top[n]);  // rows without a key so far
-  for (int64_t j = 0; j < count; ++j) {
+  const auto weight = [&](int64_t j, int n) __attribute__((always_inline)) {
+    const Vec p = KeyTile::weight(load(s + j * width + n * W) - pivot[n]);
+    sum[n] += p;
+    return p;
+  };
+  for (int64_t j = 0; j < count; j += Packed ? 2 : 1) {
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
-      float* at = s + j * width + n * W;
-      const Vec p = exp(load(at) - pivot[n]);
-      store(at, p);
-      sum[n] += p;
+      if constexpr (Packed) {
+        const Vec low = weight(j, n), high = j + 1 < count ? weight(j + 1, n) : Vec{};
+        store(s + j / 2 * width + n * W, KeyTile::pack(low, high));
+      } else {
+        store(s + j * width + n * W, weight(j, n));
+      }
     }
   }
   for (int n = 0; n < N; ++n) {
@@ -118,13 +125,22 @@ static void soften(const Scores& scores, const KeySegment& segment, int64_t m, i
         store(o, load(o) * alpha);
       }
     }
-    if (scores.problem.threshold > 0) {
+    if (!Packed && scores.problem.threshold > 0) {
       scores.for_each_kept(segment, m, count, g + n, [&](int64_t j, const Int& kept) {
         float* at = s + j * width + n * W;
         store(at, (Vec)((Int)load(at) & kept));
       });
     }
   }
+}
+
+template <class KeyTile, bool Packed>
+static void soften_all(const Scores& scores, const KeySegment& segment, int64_t m, int64_t count, float* tile,
+                       const Running& x) {
+  int64_t g = 0, vectors = scores.width / W;
+  for (; g + 3 <= vectors; g += 3) soften<3, KeyTile, Packed>(scores, segment, m, count, g, tile, x);
+  if (vectors - g == 2) soften<2, KeyTile, Packed>(scores, segment, m, count, g, tile, x);
+  if (vectors - g == 1) soften<1, KeyTile, Packed>(scores, segment, m, count, g, tile, x);
 }
 
 // The rows of a tile of keys and values.
@@ -137,6 +153,8 @@ struct KeyRows {
 struct FloatTile {
   static constexpr int64_t grain = 1;  // keys that cannot be parted
   Tile k, v;
+
+  PK_INLINE Vec weight(Vec x) { return exp(x); }
 
   static void start(const Forward& f, const ForwardScratch& scratch, const Running& x) {
     const Problem& p = f.problem;
@@ -177,6 +195,10 @@ struct PairTile {
   const Forward& f;
   const ForwardScratch& x;
   KeyRows rows;
+  bool finite;  // the values
+
+  PK_INLINE Vec weight(Vec x) { return coarse_exp(x); }
+  PK_INLINE Vec pack(Vec low, Vec high) { return round_pairs(low, high); }
 
   static void start(const Forward& f, const ForwardScratch& scratch, const Running& x) {
     const Problem& p = f.problem;
@@ -188,8 +210,11 @@ struct PairTile {
 
   PairTile(const Forward& forward, const ForwardScratch& scratch, const KeyRows& keys)
       : f(forward), x(scratch), rows(keys) {
-    pack_rows(x.v, x.dv, rows.v.data, rows.v.step, rows.count, f.problem.dv);
+    finite = pack_rows(x.v, x.dv, rows.v.data, rows.v.step, rows.count, f.problem.dv);
   }
+
+  // Whether `add` wants P in pairs: not what dropout or a value that is not finite will change.
+  bool packed(const Problem& p, bool hidden) const { return p.threshold == 0 && (finite || !hidden); }
 
   void scores(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, Ahead& ahead) const {
     const int64_t width = run.panel.width, stride = rows.k.step / 2;
@@ -201,8 +226,10 @@ struct PairTile {
   void add(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, bool hidden, Ahead& ahead) const {
     const int64_t width = run.panel.width;
     const float* values = x.v + skip / 2 * x.dv;
-    if (hidden && !clean(p, run, skip, n, s)) values = x.k;
-    pack_weights(s, width, n);
+    if (!packed(p, hidden)) {
+      if (hidden && !finite && !clean(p, run, skip, n, s)) values = x.k;
+      pack_weights(s, width, n);
+    }
     interrupted_product<Pairs, Transposed, Add>(p.dv, width, (n + 1) / 2, values, x.dv, s, width, run.ot, width,
                                                 [&] { ahead.fetch(); });
   }
@@ -244,11 +271,14 @@ static void visit(const ForwardScratch& x, const Problem& p, const Running& run,
   Scores scores{p, run.panel.place, run.panel.queries, width, width, x.bias, {run.rt, x.table, x.dr}};
   scores.enter(from, m + skip, n);
   tile.scores(p, run, skip, n, x.s, ahead);
-  int64_t g = 0, vectors = width / W;
-  for (; g + 3 <= vectors; g += 3) soften<3>(scores, from, m + skip, n, g, x.s, run);
-  if (vectors - g == 2) soften<2>(scores, from, m + skip, n, g, x.s, run);
-  if (vectors - g == 1) soften<1>(scores, from, m + skip, n, g, x.s, run);
-  tile.add(p, run, skip, n, x.s, scores.masked || p.dense, ahead);
+  const bool hidden = scores.masked || p.dense;
+  if constexpr (grain > 1) {
+    tile.packed(p, hidden) ? soften_all<KeyTile, true>(scores, from, m + skip, n, x.s, run)
+                           : soften_all<KeyTile, false>(scores, from, m + skip, n, x.s, run);
+  } else {
+    soften_all<KeyTile, false>(scores, from, m + skip, n, x.s, run);
+  }
+  tile.add(p, run, skip, n, x.s, hidden, ahead);
 }
 
 // A panel that meets all its keys in one go: it starts with none and writes its results.
