@@ -310,7 +310,8 @@ struct Complete {
 
 // Calls f(KeyTileAt, the next one or nullptr) for the keys that a tile of queries visits.
 template <class F>
-static void for_each_key_tile(const Problem& p, int64_t batch, int64_t head, const QueryTile& tile, const F& f) {
+static void for_each_key_tile_and_next(const Problem& p, int64_t batch, int64_t head, const QueryTile& tile,
+                                       const F& f) {
   KeyTileAt last{{}, 0, 0};
   for_each_segment(p, batch, head, tile, [&](const KeySegment& segment) {
     for (int64_t m = 0; m < segment.count; m += max_keys) {
@@ -338,7 +339,7 @@ static void forward_with(const Forward& f, const Item& item, const Item* next, f
       KeyTile::start(f, x, runs[panels++]);
     });
   }
-  for_each_key_tile(p, batch, head, item.queries, [&](const KeyTileAt& now, const KeyTileAt* then) {
+  for_each_key_tile_and_next(p, batch, head, item.queries, [&](const KeyTileAt& now, const KeyTileAt* then) {
     const KeySegment& segment = now.segment;
     const int64_t start = p.keys[batch].first, first = segment.first + now.m * segment.step;
     const int32_t* list = segment.list ? segment.list + now.m : nullptr;
