@@ -1,5 +1,5 @@
-"""T5: its encoder over long text, self-attention with its position bias alone, and span corruption to
-train."""
+"""T5: its encoder over long text, self-attention with its position bias alone, span corruption to train,
+and writing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pkernels.models.parts.objectives import span_corruption
 from pkernels.models.t5 import Config
 
 from .. import corpus
+from .authors import BESIDE, Author
 from .base import Attend, Encoder, Learner
 
 SENTINELS = 100
@@ -53,3 +54,11 @@ ENCODER = Encoder(
 )
 
 LEARNER = Learner("t5", "T5ForConditionalGeneration", _small, _spans)
+
+AUTHOR = Author(
+    name="T5 base",
+    architecture="T5ForConditionalGeneration",
+    config=_base,
+    sizes=((1024, 12, 1), (4096, 2, 1)),
+    peers=BESIDE,
+)
