@@ -16,8 +16,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import cases, compare, digits, distill, lessons, long, machine, plot, rows, table, text, training
+from . import cases, compare, decoding, digits, distill, lessons, long, machine, plot, rows, table, text, training
 from .case import Case
+from .decoding import Decoding
 from .models import LEARNERS
 from .runner import Runner
 from .sides import Long
@@ -74,12 +75,14 @@ def _run(options: argparse.Namespace) -> int:
     console, facts = _begin(options)
     chosen = [case for case in cases.cases(options.full) if _wanted(case.title, options.only)]
     lengthy = [case for case in long.cases(options.full) if _wanted(case.title, options.only)]
+    authors = [case for case in decoding.cases(options.full) if _wanted(case.title, options.only)]
     with_text = _wanted("text: all-MiniLM-L6-v2", options.only)
-    if not chosen and not lengthy and not with_text:
+    if not (chosen or lengthy or authors or with_text):
         raise ValueError(f"only: a pattern of case titles is allowed, {options.only!r} matches none")
     clock, out = time.perf_counter(), _out(options, "run")
     found = text_rows(options, facts, out, console) if with_text else []
     found += measure(lengthy, long.Runner(options.device, facts), options.full, out, console, clock)
+    found += measure(authors, decoding.Runner(options.device, facts), options.full, out, console, clock)
     found += measure(chosen, Runner(options.device, facts), options.full, out, console, clock)
     table.show_skipped(console, found)
     console.print(f"{len(rows.measured(found))} measurements in {out}")
@@ -117,7 +120,7 @@ class Measurer(Protocol):
 
 
 def measure(
-    chosen: Sequence[Case | Long], runner: Measurer, full: bool, out: Path, console: Console, started: float
+    chosen: Sequence[Case | Long | Decoding], runner: Measurer, full: bool, out: Path, console: Console, started: float
 ) -> list[rows.Row]:
     """Run cases one after another, with progress; a table after each family. A quick run
     starts no case later than ``QUICK_SECONDS`` after ``started``."""

@@ -53,6 +53,7 @@ FAMILIES = {
         Family("long text", "Models over a long real text, base width, one row of bytes"),
         Family("encoders", "BERT and its kin at published widths, a padded batch of bytes"),
         Family("long attention", "Their attention alone, projections included"),
+        Family("decoding", "One word after another behind a context, with caches", None),
         Family("training", "Steps of training a small model on real text", None),
         Family("distillation", "Steps of students that learn from all-MiniLM-L6-v2 on real text", None),
     )

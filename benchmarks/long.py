@@ -107,7 +107,7 @@ class Runner:
             return [{**rows[name], "skip": rows[name].get("skip", wrong)} for name in NAMES]
         runs: dict[str, Callable[[], object]] = {name: one.run for name, one in done.items()}
         times = interleave(runs, self.device, seconds, {name: one.seconds for name, one in done.items()}, least=1)
-        _fill(rows, times, sum(case.real))
+        fill(rows, times, sum(case.real))
         return list(rows.values())
 
     def _call(self, case: Long, direction: str, made: Sides, able: list[str]) -> dict[str, First]:
@@ -146,7 +146,8 @@ class Runner:
         return {**row, "x": case.length, "model": case.model, "dtype": "float32", **self.facts}
 
 
-def _fill(rows: dict[str, Row], times: dict[str, Times], tokens: int) -> None:
+def fill(rows: dict[str, Row], times: dict[str, Times], tokens: int) -> None:
+    """Times of contenders, rates of ``tokens`` a call, and both ratios to pkernels."""
     base, own = times.get("pkernels"), rows["pkernels"].get("memory")
     for name, t in times.items():
         row = rows[name]
