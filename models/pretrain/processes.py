@@ -32,6 +32,14 @@ class Processes:
         if self.count > 1:
             dist.barrier()
 
+    def gathered(self, value: Any) -> list[Any]:
+        """What each process has, in the first one; a part of it in the others."""
+        if self.count == 1:
+            return [value]
+        found = [None] * self.count
+        dist.gather_object(value, found if self.rank == 0 else None)
+        return found
+
     def sum(self, values: Tensor) -> Tensor:
         """Over all processes."""
         if self.count > 1:

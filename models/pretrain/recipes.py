@@ -26,7 +26,9 @@ from .. import (
     reformer,
     roberta,
     t5,
+    transformer_xl,
     unilm,
+    xlnet,
 )  # fmt: skip
 from ..parts.config import BaseConfig
 from ..parts.model import Model
@@ -34,6 +36,7 @@ from ..parts.objectives import ELECTRA, consecutive_pairs, next_sentence_pairs, 
 from ..pretrained import build
 from . import learners, objectives, rows, small, vocabulary
 from .learners import Losses, Telling, words_and_relation
+from .memory import in_streams
 from .modes import InModes, in_modes
 from .neighbours import neighbours
 from .objectives import ALBERT_NGRAMS, Objective, always, cloze, ngrams, seeing_all, similar_words, with_relation
@@ -58,6 +61,9 @@ class Recipe:
         models: From the learner to the models that are saved: folder within the output -> model.
         taught: From a teacher's directory to the recipe with him, of families that can have one.
         copies: In how many ways each row is masked, 0 for anew each time.
+        order: In which rows come.
+        check: A config, of any origin, that does not fit rows of a length, is refused.
+        optimizer, rate: How parameters follow the gradient, if the settings do not say.
     """
 
     scheme: Scheme
@@ -70,6 +76,10 @@ class Recipe:
     models: Callable[[nn.Module], Mapping[str, Model]] = learners.itself
     taught: Callable[[str | Path], Recipe] | None = None
     copies: int = 0
+    order: rows.Order = rows.shuffled
+    check: Callable[[Any, int], None] = lambda config, length: None
+    optimizer: str = "adamw"
+    rate: float = 2e-3
 
 
 def model(architecture: str) -> Callable[[BaseConfig], nn.Module]:
@@ -87,6 +97,13 @@ def _triple(local_dir: str | Path) -> Recipe:
 
 def _layerwise(local_dir: str | Path) -> Recipe:
     return replace(RECIPES["tinybert"], learner=learners.reader_of(learners.bert_teacher(local_dir)))
+
+
+def _remembers_what_comes_again(config: xlnet.Config, length: int) -> None:
+    if config.bi_data:
+        raise ValueError("model: a bi_data of False is allowed: all rows are read forwards")
+    if config.use_mems_train and config.reuse_len != length // 2:
+        raise ValueError(f"model: a reuse_len of half the length ({length // 2}) is allowed, got {config.reuse_len}")
 
 
 _NEXT = words_and_relation("seq_relationship_logits", "next_sentence_label")
@@ -150,6 +167,14 @@ RECIPES = {
     "t5": Recipe(
         vocabulary.T5, t5.Config, small.of_t5, lambda config: Telling(build("T5ForConditionalGeneration", config)),
         rows.unbroken, always(objectives.spans), learners.told, learners.the_model,
+    ),
+    "transformer_xl": Recipe(
+        vocabulary.PLAIN, transformer_xl.Config, small.of_transformer_xl, model("TransfoXLLMHeadModel"),
+        rows.stream, always(objectives.causal), order=in_streams,
+    ),
+    "xlnet": Recipe(
+        vocabulary.XLNET, xlnet.Config, small.of_xlnet, model("XLNetLMHeadModel"),
+        rows.reused, always(objectives.permuted), order=in_streams, check=_remembers_what_comes_again,
     ),
     "bart": Recipe(
         vocabulary.ROBERTA, bart.Config, small.of_bart,
