@@ -35,7 +35,7 @@ class Memory:
 
     def of(self, rows: slice, device: torch.device) -> dict[str, Memories]:
         """The argument ``mems``, or none."""
-        if not self.rows:
+        if rows.start not in self.rows:
             return {}
         found = torch.stack([self.rows[row] for row in range(rows.start, rows.stop)], 2)
         return {"mems": tuple(found.to(device))}

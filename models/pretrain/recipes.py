@@ -40,6 +40,7 @@ from .memory import in_streams
 from .modes import InModes, in_modes
 from .neighbours import neighbours
 from .objectives import ALBERT_NGRAMS, Objective, always, cloze, ngrams, seeing_all, similar_words, with_relation
+from .rows import Order, shuffled
 from .settings import Sizes
 from .text import Corpus
 from .vocabulary import Scheme, Vocabulary
@@ -76,7 +77,7 @@ class Recipe:
     models: Callable[[nn.Module], Mapping[str, Model]] = learners.itself
     taught: Callable[[str | Path], Recipe] | None = None
     copies: int = 0
-    order: rows.Order = rows.shuffled
+    order: Order = shuffled
     check: Callable[[Any, int], None] = lambda config, length: None
     optimizer: str = "adamw"
     rate: float = 2e-3
