@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from ...patterns import Band
 from . import draws
 from .checkpoint import State
-from .memory import Memories
+from .memory import Memories, Memory
 from .objectives import Objective
 from .processes import Alone, Processes
 from .rows import Rows
@@ -68,8 +68,8 @@ class Loop:
     def step(self, state: State) -> dict[str, Tensor]:
         """One step; the means of the losses over this process's micro-batches, and the gradient's norm."""
         epoch, rows = state.batches.epoch, state.batches.take()
-        if state.batches.epoch != epoch:  # the text begins anew
-            state.memory.clear()
+        # Where the text begins anew, nothing was before.
+        before, state.memory = state.memory if state.batches.epoch == epoch else Memory(), Memory()
         for group in state.optimizer.param_groups:
             group["lr"] = self.settings.rate_of(state.step)
         size, found = len(rows) // self.parts, []
@@ -77,7 +77,7 @@ class Loop:
         for number in mine:
             with self.module.gathering(last=number + self.processes.count >= self.parts):
                 here = slice(number * size, (number + 1) * size)
-                losses, mems = self._losses(rows[here], state.step, number, state.memory.of(here, self.device))
+                losses, mems = self._losses(rows[here], state.step, number, before.of(here, self.device))
                 state.memory.keep(here, mems)
                 (losses["loss"] / len(mine)).backward()
             found.append({name: loss.detach().float() for name, loss in losses.items()})

@@ -27,7 +27,7 @@ class Memory:
 
     Attributes:
         rows: The number of a row within the batch -> ``(layers, M, width)``. A process has those that it
-            computes.
+            computed.
     """
 
     def __init__(self) -> None:
@@ -44,6 +44,3 @@ class Memory:
         if mems:
             parts = torch.stack(mems).unbind(2)
             self.rows |= {row: x.contiguous() for row, x in zip(range(rows.start, rows.stop), parts, strict=True)}
-
-    def clear(self) -> None:
-        self.rows.clear()

@@ -19,10 +19,12 @@ class Optimizer:
         make: From groups, the rate and the memory of squared gradients.
         rate: Of a step n, from 1: a function of n, the steps of the warm-up and of the training, and the
             highest rate.
+        parallel: The ways to share a model between processes that it works with.
     """
 
     make: Callable[[Groups, float, float], torch.optim.Optimizer]
     rate: Callable[[int, int, int, float], float]
+    parallel: tuple[str, ...]
 
 
 def adamw(groups: Groups, rate: float, beta: float) -> torch.optim.Optimizer:
@@ -58,4 +60,8 @@ def inverse_root(n: int, warmup: int, steps: int, highest: float) -> float:
     return min(highest * (warmup / max(n, warmup, 1)) ** 0.5, n**-0.5)
 
 
-OPTIMIZERS = {"adamw": Optimizer(adamw, straight), "adafactor": Optimizer(adafactor, inverse_root)}
+OPTIMIZERS = {
+    "adamw": Optimizer(adamw, straight, ("ddp", "fsdp")),
+    # torch's takes norms over rows and columns in place, which those of a part of a matrix cannot be.
+    "adafactor": Optimizer(adafactor, inverse_root, ("ddp",)),
+}

@@ -168,6 +168,7 @@ RECIPES = {
     "t5": Recipe(
         vocabulary.T5, t5.Config, small.of_t5, lambda config: Telling(build("T5ForConditionalGeneration", config)),
         rows.unbroken, always(objectives.spans), learners.told, learners.the_model,
+        optimizer="adafactor", rate=0.03,
     ),
     "transformer_xl": Recipe(
         vocabulary.PLAIN, transformer_xl.Config, small.of_transformer_xl, model("TransfoXLLMHeadModel"),

@@ -86,6 +86,8 @@ def pretrain(
         raise ValueError(f"model: Sizes or {chosen.kind.__module__}.Config is allowed, got {type(model)}")
     if parallel not in PARALLEL:
         raise ValueError(f"parallel: one of {', '.join(PARALLEL)} is allowed, got {parallel!r}")
+    if parallel not in settings.way[0].parallel:
+        raise ValueError(f"parallel: ddp is allowed with {settings.optimizer}, got {parallel!r}; adamw has both")
     until = settings.steps if stop is None else stop
     if not 1 <= until <= settings.steps:
         raise ValueError(f"stop: from 1 to steps ({settings.steps}) is allowed, got {stop}")
