@@ -57,7 +57,8 @@ def inverse_root(n: int, warmup: int, steps: int, highest: float) -> float:
         >>> [inverse_root(n, 100, 1000, 0.1) for n in (1, 100, 400)]
         [0.1, 0.1, 0.05]
     """
-    return min(highest * (warmup / max(n, warmup, 1)) ** 0.5, n**-0.5)
+    same = max(1, warmup)
+    return min(highest * (same / max(n, same)) ** 0.5, n**-0.5)
 
 
 OPTIMIZERS = {

@@ -90,7 +90,7 @@ BERT = Scheme(wordpiece, "[PAD]", "[UNK]", "[SEP]", "[CLS]", "[MASK]")
 ROBERTA = Scheme(byte_pairs, "<pad>", "<unk>", "</s>", "<s>", "<mask>", ("first", "pad", "last", "unknown", "mask"))
 ALBERT = Scheme(unigram, "<pad>", "<unk>", "[SEP]", "[CLS]", "[MASK]")
 PLAIN = Scheme(unigram, "<pad>", "<unk>", "</s>")
-"""Without [CLS] and [MASK], of causal models."""
+"""Without [CLS] and [MASK], of causal models. Pieces are numbered by how common they are."""
 XLNET = Scheme(
     unigram, "<pad>", "<unk>", "<sep>", "<cls>", frame="$A <sep> <cls>:2", pair="$A <sep> $B:1 <sep>:1 <cls>:2"
 )

@@ -124,7 +124,14 @@ def test_streams_need_a_text_for_each() -> None:
 
 
 def test_configs_fit_how_rows_are_read(tmp_path: Path) -> None:
-    sizes: dict[str, Any] = {"vocab_size": 300, "d_model": 8, "n_layer": 1, "n_head": 2, "d_inner": 8, "pad_token_id": 0}
+    sizes: dict[str, Any] = {
+        "vocab_size": 300,
+        "d_model": 8,
+        "n_layer": 1,
+        "n_head": 2,
+        "d_inner": 8,
+        "pad_token_id": 0,
+    }
     with pytest.raises(ValueError, match="model: a bi_data of False"):
         train("xlnet", tmp_path / "a", model=xlnet.Config.pretraining(**sizes))
     with pytest.raises(ValueError, match="model: a reuse_len of half the length .16. is allowed, got 256"):

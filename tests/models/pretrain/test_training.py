@@ -130,3 +130,17 @@ def test_a_student_learns_from_a_teacher(tmp_path: Path) -> None:
     train("distilbert", tmp_path / "parted", tokenizer=None, teacher=teacher)
     want, got = flat(state(tmp_path / "out")), flat(state(tmp_path / "parted"))
     assert set(got) == set(want) and all(same(got[name], value) for name, value in want.items())
+
+
+def test_each_family_has_its_optimizer(tmp_path: Path) -> None:
+    """Rates are those of the log: T5's is the same over the warm-up, and falls by the root of the steps."""
+    settings = replace(SETTINGS, steps=4, warmup=0.25, rate=None)
+    own = train("t5", tmp_path / "own", settings)
+    named = train("t5", tmp_path / "named", replace(settings, optimizer="adamw", rate=0.5))
+    assert {name for moments in state(own.out)["optimizer"].values() for name in moments} > {"row_var", "col_var"}
+    assert {name for moments in state(named.out)["optimizer"].values() for name in moments} > {"exp_avg", "exp_avg_sq"}
+    rate = RECIPES["t5"].rate
+    assert [row["rate"] for row in own.log] == pytest.approx([rate / n**0.5 for n in (1, 2, 3, 4)])
+    assert [row["rate"] for row in named.log] == pytest.approx([0.5, 0.5, 1 / 3, 1 / 6])
+    asked = json.loads((own.out / "run.json").read_text())["settings"]
+    assert (asked["optimizer"], asked["rate"]) == ("adafactor", rate)
