@@ -326,13 +326,13 @@ def test_writes_what_reading_anew_would_write(case: str) -> None:
     parts = {"picture": ("region", "locations"), "text": ("input_ids", "lengths"), "both": ("",)}[case]
     given = {n: x for n, x in given.items() if n.startswith(parts)}
     free = again(model, given, 5, None)
-    assert unimo.generate(model, {"max_new_tokens": 5, "eos_token_id": None}, **given).tolist() == free
+    assert unimo.generate(model, {"max_new_tokens": 5, "eos_token_id": ()}, **given).tolist() == free
     end = free[0][2]  # so that texts end at different places
     want = [(row + [1] * 5)[:5] for row in again(model, given, 5, end)]
     got = unimo.generate(model, {"max_new_tokens": 5, "eos_token_id": end}, **given)
     assert got.tolist() == [row[: got.shape[1]] for row in want] and all(set(r[got.shape[1] :]) <= {1} for r in want)
     # Beams: no worse than the best word at a time, and one beam is that.
-    beams = unimo.generate(model, {"max_new_tokens": 3, "num_beams": 3, "eos_token_id": None}, **given)
+    beams = unimo.generate(model, {"max_new_tokens": 3, "num_beams": 3, "eos_token_id": ()}, **given)
     assert all(likely(model, given, b, beams[b]) >= likely(model, given, b, free[b][:3]) - 1e-4 for b in range(3))
 
 
