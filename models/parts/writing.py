@@ -113,7 +113,7 @@ class Settings:
     Args:
         max_new_tokens: Words to write at most.
         max_length: The same with the prompt's counted in; one of the two is needed.
-        min_new_tokens: Words before which no text ends.
+        min_new_tokens: Words of a text before its end, at least.
         do_sample: Draw words by probability; otherwise the best one, or the best text, is taken.
         temperature, top_k, top_p: Of sampling; without them nothing is filtered (transformers
             keeps 50 words where none is said).
