@@ -54,7 +54,7 @@ def _follow(model: Writer, prompt: Prompt, settings: Settings, ends: Ends, pick:
     total = start + settings.room(start)
     ids = prompt.ids.new_full((len(prompt.ids), total), ends.padding)
     ids[:, :start] = prompt.ids
-    steps, scores = [*settings.steps(prompt.real), *prompt.steps], prompt.scores
+    steps, scores = settings.steps(prompt, ends), prompt.scores
     open_ = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
     for place in range(start, total):
         if place > start:

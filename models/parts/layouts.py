@@ -8,6 +8,8 @@ offsets. A layout is the object that knows how; layers ask it and never see a ma
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -84,7 +86,13 @@ class Whole:
         scale: float | None = None,
     ) -> Tensor:  # fmt: skip
         """:func:`pkernels.attention` within the sequences."""
-        return attention(q, k, v, pattern, bias, scale=scale, dropout=dropout)  # type: ignore[return-value]
+        k, v, real = self.seen(k, v)
+        return attention(q, k, v, pattern, bias, scale=scale, dropout=dropout, **real)  # type: ignore[return-value]
+
+    def seen(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """The keys and values that tokens with these ones look at, and how :func:`pkernels.attention` is told
+        which of them are real."""
+        return k, v, {}
 
     def globals(self, positions: Tensor) -> Globals:
         """The global ones among the layers' tokens; ``positions`` as :func:`pkernels.global_attention`
@@ -136,11 +144,8 @@ class Ragged(_Covered):
         super().__init__(torch.arange(size, device=lengths.device) < lengths[:, None])
         self.lengths = lengths
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
-        scale: float | None = None,
-    ) -> Tensor:  # fmt: skip
-        return attention(q, k, v, pattern, bias, scale=scale, lengths=self.lengths, dropout=dropout)  # type: ignore[return-value]
+    def seen(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        return k, v, {"lengths": self.lengths}
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, self.shape, self.device, lengths=self.lengths)
@@ -210,11 +215,8 @@ class Packed(Whole):
         """The sequence of each row."""
         return torch.bucketize(torch.arange(self.total, device=self.device), self.offsets[1:], right=True)
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
-        scale: float | None = None,
-    ) -> Tensor:  # fmt: skip
-        return attention(q, k, v, pattern, bias, scale=scale, offsets=self.offsets, dropout=dropout)  # type: ignore[return-value]
+    def seen(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        return k, v, {"offsets": self.offsets}
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, (1, self.total), self.device, offsets=self.offsets)

@@ -12,32 +12,37 @@ It shows a bar with loss, tokens a second and learning rate, and leaves in ``run
   loss consists of, the ``gradient``'s norm, ``rate``, ``tokens`` and ``tokens_per_second``;
 - ``loss.png``: the curve, beside the entropy of single tokens. That is what a guess loses which
   knows how often each token occurs: a model below it has learned something of the language;
-- ``state.pt``: the checkpoint, each ``--save`` steps. The same command goes on from there, and comes
+- ``state.pt``: the checkpoint, each ``--save`` steps, memories among it. The same command goes on from there, and comes
   to the same bits as if it had never stopped. ``--stop`` ends a call early. A directory that
   holds another training is refused; the error lists what differs;
 - ``run.json``, ``tokens.safetensors``: what was asked for, and the text in tokens.
 
 Families (``RECIPES``), and what each learns:
 
-==========  ============================================================================
-bert        masked LM, each text masked in 10 ways (``--copies 0``: anew each time), and whether
-            the second segment follows the first
-roberta     masked LM anew each time, on full sentences
-albert      masked n-grams, and whether two segments stand in order; shared layers
-electra     a generator fills gaps in, a discriminator finds its tokens
-macbert     similar words in place of masked n-grams, and segments' order; the similar
-            words are those that keep similar company in the text
-distilbert  masked LM; with ``--teacher DIR`` (a BERT) the triple loss, from his layers
-longformer  masked LM in a sliding window, [CLS] seeing all
-bigbird     masked LM in block-sparse attention
-reformer    the next token, in local and hashed attention and reversible layers
-gpt2        the next token; so do gpt3 and gpt_neo, in layers of which some see a band alone
-unilm       masked words in four modes: seeing all, the source, what comes before, what comes after
-tinybert    the layers of a ``--teacher DIR`` (a BERT; needed); its ``words`` are what the teacher's head
-            reads from its last states
-t5          spans of the text that sentinels stand for; ``words`` leaves the sentinels out
-bart        the text, of which sentences change places and gaps stand for words
-==========  ============================================================================
+==============  ====================================================================================
+bert            masked LM, each text masked in 10 ways (``--copies 0``: anew each time), and whether
+                the second segment follows the first
+roberta         masked LM anew each time, on full sentences
+albert          masked n-grams, and whether two segments stand in order; shared layers
+electra         a generator fills gaps in, a discriminator finds its tokens
+macbert         similar words in place of masked n-grams, and segments' order; the similar
+                words are those that keep similar company in the text
+distilbert      masked LM; with ``--teacher DIR`` (a BERT) the triple loss, from his layers
+longformer      masked LM in a sliding window, [CLS] seeing all
+bigbird         masked LM in block-sparse attention
+reformer        the next token, in local and hashed attention and reversible layers
+gpt2            the next token; so do gpt3 and gpt_neo, in layers of which some see a band alone
+unilm           masked words in four modes: seeing all, the source, what comes before, what comes after
+tinybert        the layers of a ``--teacher DIR`` (a BERT; needed); its ``words`` are what the teacher's head
+                reads from its last states
+transformer_xl  the next token, in a text read in order: what stands before a row is remembered
+xlnet           a sixth of the tokens, in any order; half of a row is remembered, half comes again
+t5              spans of the text that sentinels stand for; ``words`` leaves the sentinels out
+bart            the text, of which sentences change places and gaps stand for words
+==============  ====================================================================================
+
+Transformer-XL and XLNet read the text in as many streams as a batch has rows, in order from step to step. T5
+learns by Adafactor, the others by AdamW; ``--optimizer`` and ``--rate`` say otherwise.
 
 Models are small unless sizes (``--hidden``, ``--layers``, ...) or a ``--config config.json`` say
 otherwise. A tokenizer of the family's kind is made from the text, of ``--vocabulary`` tokens, unless
@@ -74,8 +79,9 @@ A new family is an entry in ``RECIPES``: its kind of tokens, a small config (``s
 made of documents, the objective (from rows, vocabulary and a generator to the model's arguments).
 Each file imports only from files before it::
 
-    draws  settings  vocabulary  text  processes  learners  folder
-    rows  neighbours  curve  small
+    draws  optimizers  memory  vocabulary  text  processes  learners  folder
+    settings  rows  neighbours  curve
+    small
     objectives  checkpoint
     modes  loop
     recipes

@@ -48,10 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no curve")
     for title, of in (("how it learns", Settings), ("sizes of a small model", Sizes)):
         group = parser.add_argument_group(title)
-        for name, (default, meaning) in meanings(of).items():
-            kind: dict[str, Any] = {"type": type(default), "metavar": "N" if type(default) is int else "X"}
-            kind = {"action": "store_true"} if default is False else kind
-            group.add_argument(f"--{name}", default=default, help=f"{meaning} (default: {default})", **kind)
+        for name, (default, kind, meaning) in meanings(of).items():
+            read: dict[str, Any] = {"type": kind, "metavar": "N" if kind is int else "X"}
+            read = {"action": "store_true"} if kind is bool else read
+            usual = "the family's" if default is None else default
+            group.add_argument(f"--{name}", default=default, help=f"{meaning} (default: {usual})", **read)
     return parser
 
 

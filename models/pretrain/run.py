@@ -16,7 +16,7 @@ from . import checkpoint, draws
 from .checkpoint import State
 from .folder import Folder, read_log
 from .learners import Learning
-from .loop import Loop, Report, adamw
+from .loop import Loop, Report, optimizer
 from .objectives import static
 from .processes import PARALLEL, Alone, Processes, alone, joined
 from .recipes import Recipe, recipe
@@ -80,11 +80,14 @@ def pretrain(
         ValueError: Naming the argument.
         FloatingPointError: If the loss becomes infinite or no number.
     """
-    chosen, settings, model = recipe(family, teacher), settings or Settings(), model or Sizes()
+    chosen, model = recipe(family, teacher), model or Sizes()
+    settings = (settings or Settings()).of_family(chosen.optimizer, chosen.rate)
     if not isinstance(model, (Sizes, chosen.kind)):
         raise ValueError(f"model: Sizes or {chosen.kind.__module__}.Config is allowed, got {type(model)}")
     if parallel not in PARALLEL:
         raise ValueError(f"parallel: one of {', '.join(PARALLEL)} is allowed, got {parallel!r}")
+    if parallel not in settings.way[0].parallel:
+        raise ValueError(f"parallel: ddp is allowed with {settings.optimizer}, got {parallel!r}; adamw has both")
     until = settings.steps if stop is None else stop
     if not 1 <= until <= settings.steps:
         raise ValueError(f"stop: from 1 to steps ({settings.steps}) is allowed, got {stop}")
@@ -190,15 +193,17 @@ def _begin(
     """A training before its first step."""
     config = chosen.config(model, vocabulary, settings.length) if isinstance(model, Sizes) else model
     _check_config(config, vocabulary)
+    chosen.check(config, settings.length)
     torch.manual_seed(draws.number(settings.seed, "weights"))
     assert chosen.learner is not None  # ``recipe`` gives none without
     learner: nn.Module = chosen.learner(config).to(processes.device).train()
     share = PARALLEL[parallel] if processes.count > 1 else alone
     module = share(Learning(learner, chosen.losses), processes)
     batches = Batches(
-        corpus.lists(), chosen.rows, vocabulary, length=settings.length, seed=settings.seed, copies=copies
-    )
-    return State(learner, adamw(learner, settings), batches), module
+        corpus.lists(), chosen.rows, vocabulary, chosen.order,
+        length=settings.length, batch=settings.batch, seed=settings.seed, copies=copies,
+    )  # fmt: skip
+    return State(learner, optimizer(learner, settings), batches), module
 
 
 def _check_config(config: BaseConfig, vocabulary: Vocabulary) -> None:

@@ -26,6 +26,7 @@ class Scheme:
         behind: More special tokens, whose ids come after the words'.
         frame: What is put around a text ("$A") for who uses the tokenizer later; without it, the first
             and last token if there are both, and of others nothing: a text is to be continued.
+        pair: The same of two texts ("$A" and "$B:1"); without it, the frame, the second and the last token.
     """
 
     make: Callable[[list[str], int], tuple[Tokenizer, Any]]
@@ -37,6 +38,7 @@ class Scheme:
     order: tuple[str, ...] = ("pad", "unknown", "first", "last", "mask")
     behind: tuple[str, ...] = ()
     frame: str | None = None
+    pair: str | None = None
 
     @property
     def special(self) -> list[str]:
@@ -88,7 +90,11 @@ BERT = Scheme(wordpiece, "[PAD]", "[UNK]", "[SEP]", "[CLS]", "[MASK]")
 ROBERTA = Scheme(byte_pairs, "<pad>", "<unk>", "</s>", "<s>", "<mask>", ("first", "pad", "last", "unknown", "mask"))
 ALBERT = Scheme(unigram, "<pad>", "<unk>", "[SEP]", "[CLS]", "[MASK]")
 PLAIN = Scheme(unigram, "<pad>", "<unk>", "</s>")
-"""Without [CLS] and [MASK], of causal models."""
+"""Without [CLS] and [MASK], of causal models. Pieces are numbered by how common they are."""
+XLNET = Scheme(
+    unigram, "<pad>", "<unk>", "<sep>", "<cls>", frame="$A <sep> <cls>:2", pair="$A <sep> $B:1 <sep>:1 <cls>:2"
+)
+"""[CLS] comes last, and is a segment of its own."""
 T5 = Scheme(
     unigram, "<pad>", "<unk>", "</s>", order=("pad", "last", "unknown"),
     behind=tuple(f"<extra_id_{i}>" for i in reversed(range(SENTINELS))), frame="$A </s>",
@@ -178,7 +184,7 @@ def framed(tokenizer: Tokenizer, scheme: Scheme) -> Tokenizer:
     if scheme.framed is not None:
         template: Any = processors.TemplateProcessing(
             single=scheme.framed,
-            pair=f"{scheme.framed} $B:1 {scheme.last}:1",
+            pair=scheme.pair or f"{scheme.framed} $B:1 {scheme.last}:1",
             special_tokens=[(name, tokenizer.token_to_id(name)) for name in (scheme.first, scheme.last) if name],
         )
         tokenizer.post_processor = template

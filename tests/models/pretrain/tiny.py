@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pkernels.models.pretrain import RECIPES, Outcome, Settings, Sizes, pretrain
-from pkernels.models.pretrain.vocabulary import ALBERT, BERT, GPT2, PLAIN, ROBERTA, T5, learn
+from pkernels.models.pretrain.vocabulary import ALBERT, BERT, GPT2, PLAIN, ROBERTA, T5, XLNET, learn
 
 SIZES = Sizes(hidden=16, layers=2, heads=2, inner=24, vocabulary=300, dropout=0.1)
 FLAT = Sizes(hidden=16, layers=1, heads=2, inner=24, vocabulary=300, dropout=0.1)
@@ -20,7 +20,9 @@ DEEP = {"bert", "albert", "longformer", "reformer", "gpt3", "gpt_neo"}
 """Families whose layers differ or are shared, and the teacher; one layer is enough for the others."""
 SETTINGS = Settings(length=32, batch=4, micro=2, steps=3, log=1, save=2)
 
-SCHEMES = {"bert": BERT, "roberta": ROBERTA, "albert": ALBERT, "plain": PLAIN, "t5": T5, "gpt2": GPT2}
+SCHEMES = {
+    "bert": BERT, "roberta": ROBERTA, "albert": ALBERT, "plain": PLAIN, "t5": T5, "gpt2": GPT2, "xlnet": XLNET
+}  # fmt: skip
 
 
 def documents(count: int = 4) -> list[list[str]]:

@@ -16,9 +16,9 @@ from pkernels.models.pretrain import pretrain
 from .tiny import DEEP, FLAT, SETTINGS, SIZES, tokenizer
 
 PROCESSES = 2
-FAMILIES = ("albert", "electra", "reformer", "unilm", "distilbert")
+FAMILIES = ("albert", "electra", "reformer", "unilm", "transformer_xl", "distilbert")
 """Layers that work more than once, embeddings of two models, reversible layers, several calls for each
-batch, a stop that one process goes on from."""
+batch, memories, a stop that one process goes on from."""
 SHORT = replace(SETTINGS, steps=2, save=1, batch=8)
 """Two micro-batches for each process, so that gradients add up before they are shared."""
 
@@ -34,7 +34,7 @@ def main(rank: int, port: str, text: Path, out: Path) -> None:
                 "tokenizer": tokenizer(family, text),
             }
             # One goes on where it stopped.
-            for stop in {"electra": (1, 2), "distilbert": (1,)}.get(family, (2,)):
+            for stop in {"electra": (1, 2), "transformer_xl": (1, 2), "distilbert": (1,)}.get(family, (2,)):
                 pretrain(family, text / "text.txt", out / parallel / family, parallel=parallel, stop=stop, **given)
 
 
