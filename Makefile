@@ -41,11 +41,10 @@ sanitize: ## Run the C++ tests under AddressSanitizer and UBSan
 	@.ci/sanitize
 
 wheel: setup ## Build and audit the wheel, one for all torch >= 2.10 and Python >= 3.10
-	@rm -rf build/lib* build/wheel
+	@rm -rf build/lib* build/wheel dist/*.whl
 	@$(python) -m pip wheel . --no-deps --no-build-isolation -w build/wheel
 	@PATH="$(abspath $(VENV)/bin):$$PATH" auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' -w dist build/wheel/*.whl
-	@$(python) -m abi3audit --strict --summary dist/*.whl
-	@$(VENV)/bin/torch-abi-audit --check both pkernels/_C.abi3.so
+	@$(python) -m tests.audit dist/*.whl
 
 clean: ## Remove what was built, but not the environment
 	@rm -rf build dist *.egg-info pkernels/_C*.so .pytest_cache .mypy_cache .ruff_cache .benchmarks
