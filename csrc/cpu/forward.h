@@ -354,7 +354,7 @@ static void forward_with(const Forward& f, const Item& item, const Item* next, f
     }
     ahead.spread(panels * (now.count + p.dv) / block_rows[block_columns]);
     const KeyTile keys(f, x, {lines(f.k, p.d, x.listed[1], x.d), lines(f.v, p.dv, x.listed[2], x.dv), now.count});
-    for (int64_t r = 0; r < panels; ++r) visit(x, p, runs[r], segment, now.m, now.count, keys, ahead);
+    for (int64_t r = 0; r < panels; ++r) visit(f, x, runs[r], segment, now.m, now.count, keys, ahead);
   });
   for (int64_t r = 0; r < panels; ++r) ends.finish(f, x, runs[r]);
 }

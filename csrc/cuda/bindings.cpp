@@ -4,7 +4,6 @@
 // outputs are allocated there.
 #include <Python.h>
 #include <dlfcn.h>
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
@@ -15,6 +14,7 @@
 #include <vector>
 
 #include "../band.h"
+#include "../names.h"
 #include "../tensors.h"
 #include "launch.h"
 
@@ -158,7 +158,7 @@ std::string archs() { return PK_CUDA_ARCHS; }
   "Tensor? distance, Tensor? dense, Tensor? q_spans, Tensor? k_spans, Tensor? prefix, Tensor? seed, int zero, " \
   "bool packed, float scale, float dropout, int[] band, Tensor(z!)? note=None) -> str"
 
-STABLE_TORCH_LIBRARY(pkernels_cuda, m) {
+PK_LIBRARY(PK_CUDA, m) {
   m.def("archs() -> str");
   m.def("band_forward(Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!) lse, " PK_SCHEMA);
   m.def(
@@ -169,15 +169,17 @@ STABLE_TORCH_LIBRARY(pkernels_cuda, m) {
       "Tensor(b!) dv, " PK_SCHEMA);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pkernels_cuda, CompositeExplicitAutograd, m) {
+PK_LIBRARY_IMPL(PK_CUDA, CompositeExplicitAutograd, m) {
   m.impl("archs", TORCH_BOX(&archs));
   m.impl("band_forward", TORCH_BOX(&band_forward));
   m.impl("band_dq", TORCH_BOX(&band_dq));
   m.impl("band_dkv", TORCH_BOX(&band_dkv));
 }
 
+#ifndef PK_ONE_MODULE
 PyMODINIT_FUNC PyInit__C_cuda() {
   static PyModuleDef definition = {
       PyModuleDef_HEAD_INIT, "_C_cuda", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&definition);
 }
+#endif

@@ -21,11 +21,12 @@ from ..bias import Bias, Relative
 from ..problem import Pattern
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
+_PACKAGE = __name__.rpartition(".ops.")[0]
 _MODULES = {
-    "reference": "pkernels.reference",
-    "cpu": "pkernels.native",
-    "triton": "pkernels.triton",
-    "cuda": "pkernels.cuda",
+    "reference": f"{_PACKAGE}.reference",
+    "cpu": f"{_PACKAGE}.native",
+    "triton": f"{_PACKAGE}.triton",
+    "cuda": f"{_PACKAGE}.cuda",
 }
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -20,7 +20,7 @@ from ..checks import check_gradients, check_problem, check_tensors
 from ..problem import Pattern, Problem, accumulator, rows_like
 from .backends import backend as load
 from .backends import choose
-from .registration import differentiable
+from .registration import REGISTERED, differentiable
 
 _QKV = 3
 _BIASES = 4  # distance, dense, query, table
@@ -145,7 +145,7 @@ class Shape:
         if dout is None and dlse is None:
             return untouched
         wanted = [x is not None and asked for x, asked in zip(rest[:_BIASES], ctx.wanted[_QKV:], strict=False)]
-        dq, dk, dv, *dbiases = getattr(torch.ops.pkernels, f"{self.name}_bwd")(
+        dq, dk, dv, *dbiases = getattr(REGISTERED, f"{self.name}_bwd")(
             torch.zeros_like(out) if dout is None else dout, dlse, q, k, v, out, lse, *rest, *ctx.settings, *wanted
         )
         biases = (dx if asked else None for dx, asked in zip(dbiases, wanted, strict=True))
