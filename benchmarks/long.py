@@ -117,7 +117,8 @@ class Runner:
         gc.collect()
         done = {side.name: first(side, direction, self.device) for side in chosen}
         if len(done) == len(case.contenders):
-            verdict = same(*(done[name] for name in case.contenders), case)
+            ours, theirs = (done[name] for name in case.contenders)
+            verdict = same(ours, theirs, case)
             taken = {name: one.memory for name, one in done.items()}
             self._seen[self._key(case, direction)] = _Seen(case, taken, verdict)
         return done
