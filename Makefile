@@ -7,7 +7,7 @@ workers := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 cpp = $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test bench lint format sanitize wheel wheel-test gpu clean
+.PHONY: help setup test bench families lint format sanitize wheel wheel-test gpu clean
 
 help: ## Show this list
 	@echo "pkernels: what make can do"
@@ -26,6 +26,9 @@ bench: setup ## Measure the kernels and a real model (about three minutes)
 
 gpu: setup ## On an NVIDIA GPU: all tests, compute-sanitizer and figures, within ten minutes
 	@$(python) -m benchmarks gpu $(ARGS)
+
+families: setup ## Run every model family and write the README's table of them
+	@OMP_NUM_THREADS=1 $(python) -m tests.models.families
 
 lint: setup ## Check style and types: ruff, mypy, clang-format
 	@status=0; \

@@ -2,6 +2,7 @@
 
 Each file imports only from files before it::
 
+    linear
     layouts  layers  axial  config  files  keys  outputs  scores  lstm  regions  paddle
     padding  attention  patches
     embeddings  chosen  relative  recurrence  runs  cache

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .layers import ACTIVATIONS
 from .layouts import IGNORED, Whole
+from .linear import Linear, linear
 from .outputs import Encoding, Prediction, PreTraining, Span
 
 
@@ -79,7 +80,7 @@ class TiedWords(nn.Module):
     """Scores of every word for each token: the state times the word embeddings."""
 
     def forward(self, states: States) -> Tensor:
-        return F.linear(states.last, states.table)
+        return linear(states.last, states.table)
 
 
 class Classifier(nn.Module):
@@ -109,13 +110,13 @@ class WordPredictor(nn.Module):
 
     def __init__(self, width: int, table: int, words: int, *, act: str, eps: float) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, table)
+        self.dense = Linear(width, table)
         self.act = ACTIVATIONS[act]
         self.norm = nn.LayerNorm(table, eps=eps)
         self.bias = nn.Parameter(torch.zeros(words))
 
     def forward(self, states: States) -> Tensor:
-        return F.linear(self.norm(self.act(self.dense(states.last))), states.table, self.bias)
+        return linear(self.norm(self.act(self.dense(states.last))), states.table, self.bias)
 
 
 class Bare(nn.Module):
