@@ -3,7 +3,7 @@
 torch multiplies float32 on x86 by MKL, which on processors that are not Intel's uses half of the width of their
 vectors: 105 GFLOP/s of the 262 that a core of a Zen 5 can do. oneDNN, which torch has for its compiled models, does
 220 there, forward and backward, without repacking what is stored. Everything else is torch's as ever: other dtypes and
-devices, autocast, graphs that are compiled or exported, and products so small that choosing takes longer.
+devices, autocast, `torch.func`, graphs that are compiled or exported, and products so small that choosing takes longer.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _suits(x: Tensor, weight: Tensor) -> bool:
     plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and type(x) is Tensor
     large = x.dim() > 1 and x.numel() * weight.shape[0] >= LEAST and x.shape[-1] == weight.shape[1]
-    return plain and large and torch.backends.mkldnn.enabled and not torch.is_autocast_enabled("cpu")
+    as_ever = torch.is_autocast_enabled("cpu") or torch._C._are_functorch_transforms_active()
+    return plain and large and bool(torch.backends.mkldnn.enabled) and not as_ever
 
 
 @functools.cache

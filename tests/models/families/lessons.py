@@ -93,7 +93,7 @@ def of_a_teacher(family: str) -> Callable[[Path], Lesson]:
 
 def _lesson(family: str, recipe: Recipe, length: int, rows: int) -> Lesson:
     corpus, vocabulary = _text(family)
-    batch = Batches(corpus.lists(), recipe.rows, vocabulary, length=length, seed=1, copies=0).take(rows)
+    batch = Batches(corpus.lists(), recipe.rows, vocabulary, length=length, batch=rows, seed=1, copies=0).take()
     draw = torch.Generator().manual_seed(0)
     arguments = recipe.objective(corpus, vocabulary)(batch, vocabulary, draw)
     torch.manual_seed(0)
