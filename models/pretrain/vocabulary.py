@@ -84,14 +84,15 @@ def byte_pairs(special: list[str], size: int) -> tuple[Tokenizer, Any]:
 
 def lower_byte_pairs(special: list[str], size: int) -> tuple[Tokenizer, Any]:
     """CLIP's: of text in small letters, pairs of bytes merged, none across words or numbers, whose last piece is
-    marked (Radford et al. 2021, section 2.4; openai/CLIP, ``simple_tokenizer.py``)."""
-    tokenizer: Any = Tokenizer(models.BPE(unk_token=special[0], end_of_word_suffix="</w>"))
+    marked (Radford et al. 2021, section 2.4; openai/CLIP, ``simple_tokenizer.py``). A last piece that the text never
+    had is left out: as unknown it would be an end of text."""
+    tokenizer: Any = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     spaces = normalizers.Replace(Regex(r"\s+"), " ")
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
     word = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
     pieces = [pre_tokenizers.Split(word, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(pieces)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("</w>", " "), decoders.ByteLevel()])
     trainer = trainers.BpeTrainer(
         vocab_size=size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         end_of_word_suffix="</w>", show_progress=False,

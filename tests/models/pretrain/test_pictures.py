@@ -264,11 +264,13 @@ def test_another_folder_is_another_training(tmp_path: Path) -> None:
 
 
 def test_tokenizers_read_captions_as_the_authors_do() -> None:
+    """And nothing that is unknown ends a text."""
     text = ["A red Box's 12 shapes!", "the red box"] * 3
     pieces = learn(text, CLIP, 400)
     assert pieces.encode("A  Red box's 12!").tokens == [
         "<|startoftext|>", "a</w>", "red</w>", "box</w>", "'s</w>", "1</w>", "2</w>", "!</w>", "<|endoftext|>",
     ]  # fmt: skip
+    assert pieces.encode("a box of\n\tred").tokens.count("<|endoftext|>") == 1
     assert learn(text, CASED, 60).encode("red Box").tokens != learn(text, CASED, 60).encode("red box").tokens
 
 
