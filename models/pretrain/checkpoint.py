@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..parts.objectives.distillation import Taught
 from .memory import Memory
 from .processes import Processes, fill, whole
-from .rows import Batches
+from .rows import Examples
 
 
 @dataclass
@@ -26,7 +26,7 @@ class State:
 
     learner: nn.Module
     optimizer: torch.optim.Optimizer
-    batches: Batches
+    batches: Examples
     memory: Memory = field(default_factory=Memory)
     step: int = 0
     tokens: int = 0

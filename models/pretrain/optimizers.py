@@ -37,6 +37,17 @@ def adafactor(groups: Groups, rate: float, beta: float) -> torch.optim.Optimizer
     return torch.optim.Adafactor(groups, lr=rate)
 
 
+UNROLLED = 20
+
+
+def adagrad(groups: Groups, rate: float, beta: float) -> torch.optim.Optimizer:
+    """ELMo's (allenai/bilm-tf, ``training.py``): nothing is forgotten, and weights do not decay. The authors take the
+    gradient of the loss times the 20 words of a row, and begin with squares of 1: of the loss itself those are 1 / 400,
+    and their bound of the gradient's norm, 10, is 0.5."""
+    still = [{**group, "weight_decay": 0.0} for group in groups]
+    return torch.optim.Adagrad(still, lr=rate, initial_accumulator_value=UNROLLED**-2)
+
+
 def straight(n: int, warmup: int, steps: int, highest: float) -> float:
     """It rises from 0 over the warm-up and falls to 0 behind the last step, both in a straight line (Devlin et
     al. 2019, arXiv:1810.04805, appendix A.2).
@@ -61,8 +72,14 @@ def inverse_root(n: int, warmup: int, steps: int, highest: float) -> float:
     return min(highest * (same / max(n, same)) ** 0.5, n**-0.5)
 
 
+def level(n: int, warmup: int, steps: int, highest: float) -> float:
+    """It is always the same."""
+    return highest
+
+
 OPTIMIZERS = {
     "adamw": Optimizer(adamw, straight, ("ddp", "fsdp")),
     # torch's takes norms over rows and columns in place, which those of a part of a matrix cannot be.
     "adafactor": Optimizer(adafactor, inverse_root, ("ddp",)),
+    "adagrad": Optimizer(adagrad, level, ("ddp", "fsdp")),
 }

@@ -5,8 +5,9 @@ Small models (``small``) are the papers' but for their sizes; a config of any si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -17,15 +18,16 @@ from ..parts.config import BaseConfig
 from ..parts.model import Model
 from ..parts.objectives import ELECTRA, consecutive_pairs, next_sentence_pairs, sentence_order_pairs
 from ..pretrained import build
-from . import learners, objectives, rows, small, vocabulary
+from . import learners, objectives, regional, rows, seeing, small, vocabulary, words
+from .albums import CaptionedSource, LabelledSource, captioned, unigrams, with_regions
 from .learners import Losses, Telling, words_and_relation
 from .memory import in_streams
 from .modes import InModes, in_modes
 from .neighbours import neighbours
 from .objectives import ALBERT_NGRAMS, Objective, always, cloze, ngrams, seeing_all, similar_words, with_relation
-from .rows import Order, shuffled
+from .rows import Make, Order, shuffled
 from .settings import Sizes
-from .text import Corpus
+from .sources import Source, TextSource
 from .vocabulary import Scheme, Vocabulary
 
 
@@ -48,13 +50,14 @@ class Recipe:
         order: In which rows come.
         check: A config, of any origin, that does not fit rows of a length, is refused.
         optimizer, rate: How parameters follow the gradient, if the settings do not say.
+        reads: What is read, text unless another; it says what ``config`` and ``objective`` are given then.
     """
 
-    scheme: Scheme
-    config: Callable[[Sizes, Vocabulary, int], BaseConfig]
+    scheme: Scheme | None
+    config: Callable[..., BaseConfig]
     learner: Callable[[Any], nn.Module] | None
-    rows: rows.Make
-    objective: Callable[[Corpus, Vocabulary], Objective]
+    rows: Make | None
+    objective: Callable[..., Objective]
     losses: Losses = learners.words_alone
     models: Callable[[nn.Module], Mapping[str, Model]] = learners.itself
     taught: Callable[[str | Path], Recipe] | None = None
@@ -63,6 +66,11 @@ class Recipe:
     check: Callable[[Any, int], None] = lambda config, length: None
     optimizer: str = "adamw"
     rate: float = 2e-3
+    reads: Callable[..., Source] = TextSource
+
+    def source(self, data: Sequence[str | Path] | str | Path) -> Source:
+        """Of text files, or of a folder of pictures."""
+        return self.reads(self, data)
 
     @property
     def kind(self) -> type[BaseConfig]:
@@ -173,6 +181,27 @@ RECIPES = {
         vocabulary.ROBERTA, small.of_bart,
         lambda config: Telling(build("BartForConditionalGeneration", config)),
         rows.passages, always(objectives.denoised), learners.told, learners.the_model,
+    ),
+    "elmo": Recipe(
+        vocabulary.WORDS, words.of_elmo, words.learner, words.sentences, words.spelled, words.of_told,
+        learners.the_model, order=in_streams, optimizer="adagrad", rate=0.2, reads=words.WordSource,
+    ),
+    "vit": Recipe(
+        None, seeing.of_vit, model("ViTForPreTraining"), None, seeing.classes, seeing.of_classes,
+        reads=LabelledSource,
+    ),
+    "clip": Recipe(
+        vocabulary.CLIP, seeing.of_clip, model("CLIPModel"), None, seeing.pairs, seeing.of_pairs,
+        reads=partial(CaptionedSource, opened=captioned, guess=seeing.any_pair),
+    ),
+    "uniter": Recipe(
+        vocabulary.CASED, regional.of_uniter, regional.uniter_learner, None, regional.uniter_objective,
+        regional.of_tasks, learners.the_model, reads=partial(CaptionedSource, opened=with_regions, guess=unigrams),
+    ),
+    "unimo": Recipe(
+        vocabulary.ROBERTA, regional.of_unimo, regional.unimo_learner, None, regional.unimo_objective,
+        regional.of_tasks, learners.the_model,
+        reads=partial(CaptionedSource, opened=with_regions, guess=unigrams, least=2),
     ),
 }  # fmt: skip
 """Family -> recipe."""

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -162,6 +163,18 @@ Order = Callable[[int, int, torch.Generator], list[int]]
 
 def shuffled(count: int, batch: int, generator: torch.Generator) -> list[int]:
     return torch.randperm(count, generator=generator).tolist()
+
+
+class Examples(Protocol):
+    """An endless sequence of batches. After :meth:`go_to` they are those that came after the same place
+    before."""
+
+    epoch: int
+    place: int
+
+    def go_to(self, epoch: int, place: int) -> None: ...
+
+    def take(self) -> Any: ...
 
 
 class Batches:

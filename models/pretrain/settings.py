@@ -104,11 +104,13 @@ class Sizes:
     layers: int = _one(2, "layers")
     heads: int = _one(2, "heads of attention")
     inner: int = _one(512, "size of a token within the feed-forward network")
+    pixels: int = _one(32, "height and width of a picture as the model sees it")
+    patch: int = _one(8, "height and width of a patch of it")
     vocabulary: int = _one(400, "tokens of a vocabulary that is made from the text")
     dropout: float = _one(0.0, "of sublayers and of attention (papers: mostly 0.1, of much longer trainings)")
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "heads", "inner", "vocabulary"):
+        for name in ("hidden", "layers", "heads", "inner", "pixels", "patch", "vocabulary"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: at least 1 is allowed, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from ..parts.objectives.sentinels import SENTINELS
@@ -56,6 +56,12 @@ def wordpiece(special: list[str], size: int) -> tuple[Tokenizer, Any]:
     return tokenizer, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
 
 
+def wordpiece_cased(special: list[str], size: int) -> tuple[Tokenizer, Any]:
+    """The same with large letters, as UNITER's authors read captions."""
+    tokenizer = _bert_like(models.WordPiece(unk_token="[UNK]"), lowercase=False)
+    return tokenizer, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+
+
 def _bert_like(model: Any, lowercase: bool) -> Tokenizer:
     tokenizer: Any = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
@@ -76,6 +82,24 @@ def byte_pairs(special: list[str], size: int) -> tuple[Tokenizer, Any]:
     return tokenizer, trainer
 
 
+def lower_byte_pairs(special: list[str], size: int) -> tuple[Tokenizer, Any]:
+    """CLIP's: of text in small letters, pairs of bytes merged, none across words or numbers, whose last piece is
+    marked (Radford et al. 2021, section 2.4; openai/CLIP, ``simple_tokenizer.py``). A last piece that the text never
+    had is left out: as unknown it would be an end of text."""
+    tokenizer: Any = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    word = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    pieces = [pre_tokenizers.Split(word, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(pieces)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("</w>", " "), decoders.ByteLevel()])
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        end_of_word_suffix="</w>", show_progress=False,
+    )  # fmt: skip
+    return tokenizer, trainer
+
+
 def unigram(special: list[str], size: int) -> tuple[Tokenizer, Any]:
     """SentencePiece's: the pieces that make the text most likely (Kudo 2018, arXiv:1804.10959)."""
     tokenizer: Any = Tokenizer(models.Unigram())
@@ -84,6 +108,13 @@ def unigram(special: list[str], size: int) -> tuple[Tokenizer, Any]:
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)
     return tokenizer, trainer
+
+
+def whole_words(special: list[str], size: int) -> tuple[Tokenizer, Any]:
+    """ELMo's: words by falling frequency, as they are written, punctuation apart (allenai/bilm-tf, ``Vocabulary``)."""
+    tokenizer: Any = Tokenizer(models.WordLevel(unk_token="<UNK>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer, trainers.WordLevelTrainer(vocab_size=size, special_tokens=special, show_progress=False)
 
 
 BERT = Scheme(wordpiece, "[PAD]", "[UNK]", "[SEP]", "[CLS]", "[MASK]")
@@ -100,6 +131,9 @@ T5 = Scheme(
     behind=tuple(f"<extra_id_{i}>" for i in reversed(range(SENTINELS))), frame="$A </s>",
 )  # fmt: skip
 """The sentinels, which count down, have the last ids."""
+CASED = Scheme(wordpiece_cased, "[PAD]", "[UNK]", "[SEP]", "[CLS]", "[MASK]")
+CLIP = Scheme(lower_byte_pairs, "<|endoftext|>", "<|endoftext|>", "<|endoftext|>", "<|startoftext|>")
+WORDS = Scheme(whole_words, "<S>", "<UNK>", "</S>", "<S>", order=("first", "last", "unknown"))
 GPT2 = Scheme(byte_pairs, "<|endoftext|>", "<|endoftext|>", "<|endoftext|>")
 
 

@@ -107,13 +107,13 @@ class Oracle(Rows):
         x = F.embedding(ids, tables["word"], padding_idx=0) + tables["position"][: len(ids)] + tables["token_type"][0]
         return self.norm("uniter.embeddings.LayerNorm", x)
 
-    def picture(self, x: Tensor, locations: Tensor, masked: Tensor | None) -> Tensor:
+    def picture(self, x: Tensor, locations: Tensor, masked: Tensor | None, types: Tensor | int = 1) -> Tensor:
         if masked is not None:
             table = torch.stack([torch.zeros(FEATURES), self.p[f"{IMAGE}.mask_embedding.weight"][1]])
             x = x * (~masked)[:, None] + table[masked.long()]
         x = self.norm(f"{IMAGE}.img_layer_norm", self.linear(f"{IMAGE}.img_linear", x))
         x = x + self.norm(f"{IMAGE}.pos_layer_norm", self.linear(f"{IMAGE}.pos_linear", locations))
-        return self.norm(f"{IMAGE}.LayerNorm", x + self.p["uniter.embeddings.token_type_embeddings.weight"][1])
+        return self.norm(f"{IMAGE}.LayerNorm", x + self.p["uniter.embeddings.token_type_embeddings.weight"][types])
 
     def states(self, given: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Of each row the states of its words and of its regions."""
@@ -125,7 +125,8 @@ class Oracle(Rows):
             if "regions" in given:
                 n = given["region_lengths"][b]
                 masked = given["masked_regions"][b, :n] if "masked_regions" in given else None
-                parts.append(self.picture(given["regions"][b, :n], given["locations"][b, :n], masked))
+                types = given["region_types"][b, :n] if "region_types" in given else 1
+                parts.append(self.picture(given["regions"][b, :n], given["locations"][b, :n], masked, types))
             x = self.encoder(torch.cat(parts))
             cut = len(parts[0]) if "input_ids" in given else 0
             found.append((x[:cut], x[cut:]))
@@ -314,7 +315,7 @@ def test_dropout_is_in_attention_and_on_regions() -> None:
     c = uniter.Config(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
     agreement.assert_dropout_is_in_attention(build("UniterModel", c), types=0)
     model = build("UniterModel", uniter.Config(**SIZES, attention_probs_dropout_prob=0.0)).train()
-    given, types = inputs(), model.body.embeddings.types
+    given, types = inputs(), model.body.embeddings.types.weight[1]
     embed = partial(model.body.regions, given["regions"], given["locations"], None, types)
     assert not torch.equal(embed(), embed()) and not torch.equal(model.eval() and embed(), 0 * embed())
     assert torch.equal(embed(), embed())

@@ -77,7 +77,11 @@ WRONG: dict[str, tuple[str, Callable[[Path], dict[str, Any]], str]] = {
     "warmup": ("bert", lambda d: {"warmup": 2}, r"warmup: in \[0, 1\]"),
     "hidden": ("bert", lambda d: {"hidden": 18}, r"hidden: a multiple of 4 \* heads"),
     "vocabulary size": ("bert", lambda d: {"vocabulary": 3, "tokenizer": None}, "vocabulary: more than the 5"),
-    "optimizer": ("bert", lambda d: {"optimizer": "sgd"}, "optimizer: one of adamw, adafactor is allowed, got sgd"),
+    "optimizer": (
+        "bert",
+        lambda d: {"optimizer": "sgd"},
+        "optimizer: one of adamw, adafactor, adagrad is allowed, got sgd",
+    ),
     "rate of another": (
         "t5",
         lambda d: {"optimizer": "adamw"},

@@ -34,12 +34,16 @@ def corpus() -> Corpus:
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_vocabulary_is_made_from_text(name: str) -> None:
     first = vocabulary(name).tokenizer
-    assert 250 < first.get_vocab_size() <= 300
+    # CLIP has all bytes, and beside them the letters with which words of the text end.
+    assert 250 < first.get_vocab_size() <= (320 if name == "clip" else 300)
     ids = first.encode(LINES[3]).ids
     ends = (SCHEMES[name].framed or "none").split()[-1].split(":")[0]
     assert (first.token_to_id(ends) == ids[-1]) == (SCHEMES[name].framed is not None)
     whole = "".join(LINES[3].split())
-    assert "".join(first.decode(ids).split()) == (whole.lower() if name == "bert" else whole)
+    if name == "words":  # of which 300 are known
+        known = set(first.get_vocab())
+        whole = "".join(word for word, _ in first.pre_tokenizer.pre_tokenize_str(LINES[3]) if word in known)
+    assert "".join(first.decode(ids).split()) == (whole.lower() if name in ("bert", "clip") else whole)
     assert [first.token_to_id(token) for token in SCHEMES[name].special] == list(range(len(SCHEMES[name].special)))
 
 

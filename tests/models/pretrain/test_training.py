@@ -25,7 +25,7 @@ STILL = {
 FOLDERS = {
     "electra": {".": "discriminator.", "generator": "generator."},
     "tinybert": {".": "student."},
-} | {family: {".": "model."} for family in ("bart", "t5", "unilm")}
+} | {family: {".": "model."} for family in ("bart", "t5", "unilm", "uniter", "unimo", "elmo")}
 """Folders within the output, and how the names of their tensors begin in the checkpoint."""
 
 
@@ -63,11 +63,15 @@ def test_the_directory_is_a_model_here_and_in_transformers(family: str) -> None:
         ours = from_pretrained(out / folder)
         for name, tensor in ours.state_dict().items():
             assert torch.equal(tensor, tensors[prefix + name])
-        if family in ("gpt3", "unilm", "transformer_xl"):  # unknown there
+        if family in ("gpt3", "unilm", "transformer_xl", "elmo", "uniter", "unimo"):  # unknown there
             continue
-        theirs = getattr(transformers, ours.architecture)
+        theirs = getattr(transformers, "ViTModel" if family == "vit" else ours.architecture)
         _, info = theirs.from_pretrained(out / folder, output_loading_info=True)
-        assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+        # Its head of pre-training is unknown there, but for the layer with tanh.
+        beside = {"classifier.weight", "classifier.bias"} if family == "vit" else set()
+        assert not info["missing_keys"] and set(info["unexpected_keys"]) == beside and not info["mismatched_keys"]
+    if family == "vit":  # it reads nothing
+        return
     text = transformers.PreTrainedTokenizerFast(tokenizer_file=str(out / "tokenizer.json"))
     assert text.decode(text("the value")["input_ids"], skip_special_tokens=False)
 
