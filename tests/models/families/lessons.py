@@ -101,4 +101,4 @@ def _lesson(family: str, recipe: Recipe, length: int, rows: int) -> Lesson:
     assert recipe.learner is not None
     learner = recipe.learner(recipe.config(sizes, vocabulary, length)).train()
     module = Learning(learner, recipe.losses)
-    return Lesson(learner, lambda: module(**arguments)["loss"])
+    return Lesson(learner, lambda: module(**arguments)[0]["loss"])
