@@ -75,9 +75,12 @@ KERNEL = {"backend", "depends", "include", "src", "cxx-flags", "cuda-flags", "cu
 
 
 @pytest.fixture(scope="module")
-def config() -> dict:
+def config(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What ``.ci/hub`` hands to the builder."""
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
-    return tomllib.loads((ROOT / "build.toml").read_text())
+    target = tmp_path_factory.mktemp("hub")
+    subprocess.run([ROOT / ".ci" / "hub", target], check=True)
+    return tomllib.loads((target / "build.toml").read_text())
 
 
 def test_the_builder_knows_every_field(config: dict) -> None:
@@ -95,6 +98,7 @@ def test_the_builder_gets_every_source_and_setup_pys_flags(config: dict) -> None
     listed = [*config["torch"]["src"], *(path for kernel in config["kernel"].values() for path in kernel["src"])]
     assert len(set(listed)) == len(listed)
     assert set(listed) == sources("csrc", "*.cpp", "*.h", "*.cu", "*.cuh")
+    assert not [path for path in config["torch"]["src"] if path.startswith("csrc/cuda")]
     flags = set(ast.literal_eval(re.search(r"^COMPILER_FLAGS = (\[.*?\])", SCRIPTS["setup.py"], re.S | re.M)[1]))
     theirs = {flag for flag in flags if not flag.startswith(("-DTORCH_TARGET_VERSION", "-g", "-Wall"))}
     assert set(config["torch"]["cxx-flags"]) == theirs

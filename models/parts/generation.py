@@ -16,7 +16,8 @@ from .writing import Ends, Prompt, Settings, Writer
 
 @torch.no_grad()
 def generate(model: Writer, *inputs: Any, **arguments: Any) -> Tensor:
-    """The prompt and what the model writes after it, ``(B * num_return_sequences, P + n)``.
+    """The prompt and what the model writes after it, ``(B * num_return_sequences, P + n)``; of models that read
+    a source, which is no part of what they write, P is 0 or what their texts begin with.
 
     Args:
         inputs, arguments: The fields of :class:`Settings`; the others are the model's

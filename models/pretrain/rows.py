@@ -88,10 +88,10 @@ def pairs(related: Callable[..., Iterator[Pair]]) -> Make:
 def reused(
     documents: Sequence[Document], vocabulary: Vocabulary, length: int, generator: torch.Generator
 ) -> Iterator[Row]:
-    """XLNet's (zihangdai/xlnet, ``data_utils.py``): the text without gaps, of which each row has half a length more
-    than the one before, and behind it two segments, [SEP] after each, and [CLS]. The first segment goes on with the
-    text, in whole sentences if one ends there; the second does so in half of the rows (relation 0) and begins at
-    another sentence in the others (1). The last half of a row comes again, as the text of the next one."""
+    """XLNet's (zihangdai/xlnet, ``data_utils.py``): half a row of text, each where the one before left off; then
+    two segments with [SEP] after each, and [CLS]. The first goes on with the text, up to the end of a
+    sentence if there is one; the second does so too (relation 0), or in half of the rows begins at another
+    sentence (1). What stands behind a row's first half comes again in the next one's."""
     sentences = [sentence for document in documents for sentence in document]
     ids, starts = list(chain.from_iterable(sentences)), list(accumulate(map(len, sentences), initial=0))
     half = length // 2
