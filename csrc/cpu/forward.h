@@ -69,14 +69,13 @@ static Lines queries_of(const Forward& f, const ForwardScratch& x, const Panel& 
 }
 
 // Rᵀ of a relative bias.
-static void read_relative(const Forward& f, const Running& x) {
+static void start_relative(const Forward& f, const Running& x) {
   const Problem& p = f.problem;
   const Place& place = x.panel.place;
   const QueryTile& tile = x.panel.queries;
   const int64_t width = x.panel.width, b = p.storage(place.batch), first = p.queries[place.batch].first + tile.first;
-  read_transposed(x.rt, width, width, row_at(p.query, p.type, b, place.head, first), p.type, p.query.row * tile.step,
-                  tile.count, p.dr);
-  scale_by(x.rt, p.dr * width, p.scale);
+  read_relative(p, f.relative_pairs, x.rt, width, width, row_at(p.query, p.type, b, place.head, first),
+                p.query.row * tile.step, tile.count);
 }
 
 // P in place of S, and the softmax's running state, for N vectors of lanes from g on: three at a
@@ -226,15 +225,16 @@ struct PairTile {
 
 // A tile of keys meets a panel.
 template <class KeyTile>
-static void visit(const ForwardScratch& x, const Problem& p, const Running& run, const KeySegment& segment, int64_t m,
+static void visit(const Forward& f, const ForwardScratch& x, const Running& run, const KeySegment& segment, int64_t m,
                   int64_t count, const KeyTile& tile) {
+  const Problem& p = f.problem;
   const KeyRange keys = seen(p.band, segment, run.panel, {m, m + count});
   if (keys.begin == keys.end) return;
   constexpr int64_t grain = KeyTile::grain;
   const int64_t width = run.panel.width, skip = (keys.begin - m) / grain * grain;
   const int64_t n = smaller(count, round_up(keys.end - m, grain)) - skip;
   const KeySegment from = from_panel(segment, run.panel);
-  Scores scores{p, run.panel.place, run.panel.queries, width, width, x.bias, {run.rt, x.table, x.dr}};
+  Scores scores{p, run.panel.place, run.panel.queries, width, width, x.bias, {run.rt, x.table, x.dr, f.relative_pairs}};
   scores.enter(from, m + skip, n);
   tile.scores(p, run, skip, n, x.s);
   int64_t g = 0, vectors = width / W;
@@ -283,7 +283,7 @@ static void forward_with(const Forward& f, int64_t batch, int64_t head, int64_t 
     for_each_panel(Place{batch, h, n_q, n_k}, tile, [&](const Panel& panel) {
       runs[panels] = x.running(panels, panel, p);
       ends.start(f, x, runs[panels]);
-      if (p.dr) read_relative(f, runs[panels]);
+      if (p.dr) start_relative(f, runs[panels]);
       KeyTile::start(f, x, runs[panels++]);
     });
   }
@@ -296,7 +296,7 @@ static void forward_with(const Forward& f, int64_t batch, int64_t head, int64_t 
         return lines_of(rows, p.type, b, kv, start, first, segment.step, list, count, width, copy, ld);
       };
       const KeyTile keys(f, x, {lines(f.k, p.d, x.listed[1], x.d), lines(f.v, p.dv, x.listed[2], x.dv), count});
-      for (int64_t r = 0; r < panels; ++r) visit(x, p, runs[r], segment, m, count, keys);
+      for (int64_t r = 0; r < panels; ++r) visit(f, x, runs[r], segment, m, count, keys);
     }
   });
   for (int64_t r = 0; r < panels; ++r) ends.finish(f, x, runs[r]);

@@ -9,10 +9,11 @@ constexpr int64_t max_panels = 6;  // of a tile in the forward
 
 struct Forward {
   Problem problem;
-  int64_t tile;    // queries of a tile
-  int64_t heads;   // of a tile: neighbours that share their keys
-  int64_t panels;  // of a tile, at most
-  bool pairs;      // multiply bfloat16 in pairs: rows of q and k are whole 32-bit words
+  int64_t tile;         // queries of a tile
+  int64_t heads;        // of a tile: neighbours that share their keys
+  int64_t panels;       // of a tile, at most
+  bool pairs;           // multiply bfloat16 in pairs: rows of q and k are whole 32-bit words
+  bool relative_pairs;  // the same of a relative bias: queries and keys advance together
   Rows q, k, v, out;
   float* lse;  // rows contiguous
   int64_t lse_batch, lse_head;
@@ -38,8 +39,9 @@ struct Shares {
 
 struct Backward {
   Problem problem;
-  int64_t tile;  // queries of a tile
-  bool pairs;    // multiply bfloat16 in pairs: rows of q, k, v and dout are whole 32-bit words
+  int64_t tile;         // queries of a tile
+  bool pairs;           // multiply bfloat16 in pairs: rows of q, k, v and dout are whole 32-bit words
+  bool relative_pairs;  // as of Forward
   Rows q, k, v, out, dout, dk, dv;
   const float* lse;
   const float* dlse;  // nullptr: zero

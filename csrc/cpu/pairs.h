@@ -2,7 +2,8 @@
 // neighbours along the depth, the first in its low half.
 #pragma once
 
-#include "step.h"
+#include "product.h"
+#include "rows.h"
 
 namespace pkernels {
 namespace PK_ISA {
