@@ -5,7 +5,7 @@ from .authors import Author
 from .base import Attend, Encoder, Learner, twins
 
 _FAMILIES = (longformer, bigbird, reformer, gpt, t5, xlnet)
-ENCODERS = (*(family.ENCODER for family in _FAMILIES), transformer_xl.ENCODER, *house.ENCODERS)
+ENCODERS = (*(family.ENCODER for family in _FAMILIES), t5.LONGEST, transformer_xl.ENCODER, *house.ENCODERS)
 AUTHORS = (gpt2.AUTHOR, gpt.AUTHOR, t5.AUTHOR, bart.AUTHOR)
 LEARNERS = {family.LEARNER.name: family.LEARNER for family in _FAMILIES}
 

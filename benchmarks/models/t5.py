@@ -24,6 +24,11 @@ def _base(length: int, layers: int) -> Config:
     return Config(d_model=768, d_ff=3072, num_layers=layers, num_heads=12, **BARE)
 
 
+def _two_heads(length: int, layers: int) -> Config:
+    """Few enough that transformers' pairs of 8,192 tokens take 5 GiB, forward and backward."""
+    return Config(d_model=768, d_ff=3072, num_layers=layers, num_heads=2, **BARE)
+
+
 def _small(length: int) -> Config:
     sizes = {"d_model": 128, "d_kv": 32, "d_ff": 512, "num_layers": 2, "num_heads": 4}
     return Config(**{**BARE, **sizes, "vocab_size": corpus.WORDS + SENTINELS})
@@ -51,6 +56,15 @@ ENCODER = Encoder(
     quick=((2048, 1),),
     attention=_attention,
     lengths=(2048, 4096),
+)
+
+LONGEST = Encoder(
+    name="T5, 2 heads",
+    architecture="T5EncoderModel",
+    config=_two_heads,
+    sizes=(),
+    attention=_attention,
+    lengths=(2048, 8192),
 )
 
 LEARNER = Learner("t5", "T5ForConditionalGeneration", _small, _spans)
