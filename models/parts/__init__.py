@@ -9,7 +9,7 @@ Each file imports only from files before it::
     streams  writing
     order  objectives  search  beams
     heads  generation
-    adaptive  two_streams
+    adaptive  answers  two_streams
     encoder  seq2seq  model  tower
     cloze_generation  decoder  joint
     gpt  permutation  segments  region_heads  pair_generation
