@@ -10,7 +10,7 @@ Each file imports only from files before it::
     streams  writing
     order  objectives  beams
     heads  generation
-    adaptive  two_streams
+    adaptive  answers  two_streams
     encoder  seq2seq  model  tower
     decoder  joint
     gpt  permutation  segments  region_heads  cloze_generation  pair_generation

@@ -303,7 +303,7 @@ class QuestionAnswering(nn.Module):
         start, end = (scores if questions is None else scores - 1e6 * questions[..., None]).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = (_place_loss(start, start_positions) + _place_loss(end, end_positions)) / 2
+            loss = (place_loss(start, start_positions) + place_loss(end, end_positions)) / 2
         return Span(loss, start, end, states.hidden_states, states.mems)
 
 
@@ -345,6 +345,7 @@ def _problem(logits: Tensor, labels: Tensor) -> str:
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
-def _place_loss(logits: Tensor, places: Tensor) -> Tensor:
+def place_loss(logits: Tensor, places: Tensor) -> Tensor:
+    """Mean cross-entropy of ``logits (B, S)``; ``places (B,)`` outside the text carry none."""
     inside = (places >= 0) & (places < logits.shape[1])
     return F.cross_entropy(logits, places.where(inside, IGNORED))

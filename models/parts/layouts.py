@@ -59,6 +59,10 @@ class Whole:
         """``(B, ...)``: the last real token of each sequence among the layers' tokens."""
         return x[:, -1]
 
+    def mean(self, x: Tensor) -> Tensor:
+        """``(B, width)``: the mean of each sequence's real tokens among the layers' tokens."""
+        return x.mean(1)
+
     def at_first(self, x: Tensor, hits: Tensor) -> Tensor:
         """``(B, ...)``: of each sequence the token among ``x`` at which ``hits (B, n)``, booleans of
         the layers' tokens, is first true; the first token where it never is."""
@@ -130,6 +134,9 @@ class _Covered(Whole):
         places = torch.arange(1, self.shape[1] + 1, device=self.device) * self.real
         return x[torch.arange(self.shape[0], device=self.device), places.argmax(1)]
 
+    def mean(self, x: Tensor) -> Tensor:
+        return self.unpack(x).sum(1) / self.real.sum(1, keepdim=True).clamp(min=1)
+
     def at_first(self, x: Tensor, hits: Tensor) -> Tensor:
         return super().at_first(x, hits & self.real)
 
@@ -187,6 +194,10 @@ class Packed(Whole):
 
     def last(self, x: Tensor) -> Tensor:
         return x[0, self.offsets[1:] - 1]
+
+    def mean(self, x: Tensor) -> Tensor:
+        sums = x.new_zeros(len(self.offsets) - 1, x.shape[2]).index_add(0, self._sequences(), x[0])
+        return sums / self.offsets.diff()[:, None].clamp(min=1)
 
     def positions(self) -> Tensor:
         return (torch.arange(self.total, device=self.device) - self.offsets[self._sequences()])[None]
