@@ -129,7 +129,8 @@ def agree(case: Decoding, sides: dict[str, Scribe]) -> Verdict:
     for name, other in zip(case.author.peers, others, strict=True):
         same = torch.equal(torch.stack(mine.words), torch.stack(other.words))
         verdicts.append(Verdict(same, 0.0 if same else torch.inf, f"words of {name}"))
-        error = float((mine.scores - other.scores).abs().nan_to_num(nan=torch.inf).max()) / case.author.tolerance
+        allowed = case.author.tolerance * float(other.scores.abs().max())
+        error = float((mine.scores - other.scores).abs().nan_to_num(nan=torch.inf).max()) / allowed
         verdicts.append(Verdict(error <= 1, error, f"scores of {name}"))
     return worst(verdicts)
 

@@ -27,7 +27,7 @@ class Author:
         config: From places and layers to our config, with the vocabulary of ``corpus`` and without dropout.
         sizes: (context, layers, rows of the batch) of ``--full``, and ``quick`` of a quick run.
         peers: How transformers' model reads and steps, by the names that tables show.
-        tolerance: Largest absolute difference of scores.
+        tolerance: Largest difference of scores over the largest score.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Author:
     sizes: tuple[tuple[int, int, int], ...]
     peers: Mapping[str, Read]
     quick: tuple[tuple[int, int, int], ...] = ()
-    tolerance: float = 1e-3
+    tolerance: float = 1e-4
 
 
 def ours(model: Any, ids: Tensor, words: int) -> tuple[Tensor, Step]:

@@ -63,4 +63,5 @@ AUTHOR = Author(
     config=_base,
     sizes=((1024, 12, 1), (4096, 12, 1), (4096, 2, 8)),
     peers={"transformers": growing},  # its bands are wrong behind a static cache
+    tolerance=1e-3,  # heads that are not scaled: both sides differ from float64 by 3e-4
 )
