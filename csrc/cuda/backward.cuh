@@ -45,15 +45,6 @@ PK_DEVICE float gradient_of(float p, float dp, float delta, bool careful) {
   return careful && p == 0 ? 0.0f : p * (dp - delta);
 }
 
-template <class T, int D, int Columns>
-PK_DEVICE void add(Fragments<1, D>& sum, const Fragments<1, Columns>& weights, const Tile<D>& b, bool careful) {
-  if (careful) {
-    add_carefully<T, D, 1, Columns>(sum, weights, b);
-  } else {
-    add_weighted<T, D, 1, Columns>(sum, weights, b);
-  }
-}
-
 template <int N>
 PK_DEVICE void clear(float (&x)[1][N][4]) {
 #pragma unroll

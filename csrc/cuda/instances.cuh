@@ -33,3 +33,20 @@
 #define PK_ENTRIES(pass, Shape, type, D)                                           \
   {PK_ENTRY(pass, Shape, type, D, none), PK_ENTRY(pass, Shape, type, D, distance), \
    PK_ENTRY(pass, Shape, type, D, dense)}
+
+// The same of a pass that knows no biases: pass_kernel(type, d).
+#define PK_PLAIN_KERNELS(pass, Arguments, Shape)                                         \
+  PK_KERNEL(pass, Arguments, Shape, bf16, Bf16, 64, none)                                \
+  PK_KERNEL(pass, Arguments, Shape, bf16, Bf16, 128, none)                               \
+  PK_KERNEL(pass, Arguments, Shape, f16, F16, 64, none)                                  \
+  PK_KERNEL(pass, Arguments, Shape, f16, F16, 128, none)                                 \
+  namespace pkernels {                                                                   \
+  namespace cuda {                                                                       \
+  Kernel pass##_kernel(Type type, int64_t d) {                                           \
+    static const Kernel kernels[2][2] = {                                                \
+        {PK_ENTRY(pass, Shape, bf16, 64, none), PK_ENTRY(pass, Shape, bf16, 128, none)}, \
+        {PK_ENTRY(pass, Shape, f16, 64, none), PK_ENTRY(pass, Shape, f16, 128, none)}};  \
+    return kernels[type == Type::f16][d > 64];                                           \
+  }                                                                                      \
+  }                                                                                      \
+  }
