@@ -1,6 +1,7 @@
 // Rows in the order of (hash, row), a CTA per list: a radix sort by 8 bits at a time, the least
 // first. Each warp has a stretch of the list; it counts its digits, and once the counts of all are
-// summed up it puts its rows to their places, 32 at a time and in their order. No atomics.
+// summed up it puts its rows to their places, 32 at a time and in their order. A lane of each digit acts for the others:
+// whatever the GPU does first, the order is the same.
 #pragma once
 
 #include "../band.h"
@@ -27,6 +28,7 @@ struct Neighbours {
   uint32_t alike;  // lanes of the same digit
 
   PK_DEVICE int before() const { return __popc(alike & ((1u << threadIdx.x % 32) - 1)); }
+  PK_DEVICE bool leads() const { return live && before() == 0; }
 };
 
 struct SortPass {
@@ -89,7 +91,7 @@ struct SortPass {
     __syncwarp();
     for (int64_t at = begin; at < end; at += 32) {
       const Neighbours x = neighbours(from, at, end, shift);
-      if (x.live && x.before() == 0) places[x.digit] += __popc(x.alike);
+      if (x.leads()) atomicAdd(&places[x.digit], __popc(x.alike));
       __syncwarp();
     }
     __syncthreads();
@@ -97,10 +99,8 @@ struct SortPass {
     __syncthreads();
     for (int64_t at = begin; at < end; at += 32) {
       const Neighbours x = neighbours(from, at, end, shift);
-      const int place = places[x.digit];
-      __syncwarp();
-      if (x.live && x.before() == 0) places[x.digit] = place + __popc(x.alike);
-      __syncwarp();
+      int place = x.leads() ? atomicAdd(&places[x.digit], __popc(x.alike)) : 0;
+      place = __shfl_sync(~0u, place, __ffs(x.alike) - 1);
       if (x.live) to[place + x.before()] = finish && x.last ? -1 : x.row;
     }
     __syncthreads();
