@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 pytest.importorskip("triton", reason="cuobjdump, which reads the binary, comes with Triton")
 
 import pkernels
-from pkernels import Buckets, Dense, Distance, causal, cuda
+from pkernels import Blocks, Buckets, Dense, Distance, causal, cuda
 from pkernels.cuda import call
 from pkernels.problem import Problem
 
@@ -28,6 +28,11 @@ from tests.gpu import nvcc
 SHARED = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
 REGISTERS = 65_536  # of a multiprocessor
 RESIDENT = {"sm_80": 167_936, "sm_90": 233_472, "sm_100": 233_472}  # bytes of a multiprocessor
+
+
+def described(line: str) -> tuple[str, int, int]:
+    name, _, threads, shared = line.split()
+    return name, int(threads), int(shared)
 
 
 def launches() -> Iterator[tuple[str, int, int]]:
@@ -48,13 +53,22 @@ def launches() -> Iterator[tuple[str, int, int]]:
                         dq(x, x, x, x, x, None, numbers, numbers, x, *lists, *rest),
                         dkv(x, x, x, x, numbers, numbers, x, x, *lists, *rest),
                     ):
-                        name, _, threads, shared = line.split()
-                        yield name, int(threads), int(shared)
+                        yield described(line)
+            order, rows = torch.zeros(1, 1, 1, 8, dtype=torch.int32), (None, 0, 8, 0, 0, False, None, 1.0, 0.0, note)
+            sums = x.float()
+            for line in (
+                cuda.operators().buckets_forward(x, x, x, sums, numbers, numbers, order, *rows),
+                cuda.operators().buckets_dq(x, x, x, x, numbers, numbers, None, sums, order, *rows),
+                cuda.operators().buckets_dkv(x, x, x, x, numbers, numbers, None, sums, sums, order, *rows),
+            ):
+                yield described(line)
+    yield described(cuda.operators().lsh_hash(x, torch.zeros(1, 128, 1, 2), None, [4], order, note))
+    yield described(cuda.operators().lsh_sort(order, 5, order, order, note))
 
 
 def test_every_kernel_is_reached() -> None:
     assert sorted(name for name, _, _ in launches()) == sorted(nvcc.kernels())
-    assert len(nvcc.kernels()) == 72
+    assert len(nvcc.kernels()) == 86
 
 
 @pytest.mark.parametrize("chip", SHARED)
@@ -114,7 +128,7 @@ def test_the_extension_needs_only_torch_and_the_system() -> None:
 
 
 def test_why_not_says_what_is_not_there() -> None:
-    buckets = Buckets(torch.zeros(1, 1, 1, 64, dtype=torch.int32), 64)
+    order = torch.zeros(1, 1, 1, 64, dtype=torch.int32)
     with FakeTensorMode():
         q, wide = (torch.empty(1, 2, 64, d, dtype=torch.bfloat16, device="cuda") for d in (64, 256))
         biases = [bias(q.new_empty(shape).float().requires_grad_()) for bias, shape in
@@ -122,5 +136,8 @@ def test_why_not_says_what_is_not_there() -> None:
         assert pkernels.why_not("cuda", q, q, q, causal, type(biases[0])(biases[0].values.detach())) is None
         for bias in biases:
             assert "gradient of a D" in str(pkernels.why_not("cuda", q, q, q, causal, bias))
-        for x, pattern in ((q.float(), causal), (wide, causal), (q, buckets)):
-            assert "not there yet" in str(pkernels.why_not("cuda", x, x, x, pattern))
+        shapes = (causal, Blocks.of([[0]], 64), Buckets(order, 64))
+        for pattern in shapes:
+            assert pkernels.why_not("cuda", q, q, q, pattern) is None
+            for x in (q.float(), wide):
+                assert "not there yet" in str(pkernels.why_not("cuda", x, x, x, pattern))
