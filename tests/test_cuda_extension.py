@@ -128,7 +128,7 @@ def test_the_extension_needs_only_torch_and_the_system() -> None:
 
 
 def test_why_not_says_what_is_not_there() -> None:
-    order = torch.zeros(1, 1, 1, 64, dtype=torch.int32)
+    shapes = (causal, Blocks.of([[0]], 64), Buckets(torch.zeros(1, 1, 1, 64, dtype=torch.int32), 64))
     with FakeTensorMode():
         q, wide = (torch.empty(1, 2, 64, d, dtype=torch.bfloat16, device="cuda") for d in (64, 256))
         biases = [bias(q.new_empty(shape).float().requires_grad_()) for bias, shape in
@@ -136,7 +136,6 @@ def test_why_not_says_what_is_not_there() -> None:
         assert pkernels.why_not("cuda", q, q, q, causal, type(biases[0])(biases[0].values.detach())) is None
         for bias in biases:
             assert "gradient of a D" in str(pkernels.why_not("cuda", q, q, q, causal, bias))
-        shapes = (causal, Blocks.of([[0]], 64), Buckets(order, 64))
         for pattern in shapes:
             assert pkernels.why_not("cuda", q, q, q, pattern) is None
             for x in (q.float(), wide):

@@ -109,23 +109,26 @@ struct Gathering {
   // Starts to load the rows of a list.
   template <int Count>
   PK_DEVICE void load(const Tile<D>& to, const Lines& x, uint32_t list) const {
-    constexpr int chunks = Tile<D>::chunks;
+    constexpr int chunks = Tile<D>::chunks, step = Shape::threads / chunks;
     const int chunk = threadIdx.x % chunks, bytes = min(16, max(0, (x.width - chunk * 8) * 2));
+    const char* data = x.data + chunk * 16;
+    if (x.whole) {
 #pragma unroll
-    for (int r = threadIdx.x / chunks; r < Count; r += Shape::threads / chunks) {
-      const int row = load_row(list + r * 4);
-      const bool there = plan.exists(row) && bytes > 0;
-      const char* from = there ? x.data + row * x.step + chunk * 16 : x.data;
-      if (x.whole) {
-        copy_async(to.at(r, chunk), from, there ? bytes : 0);
-        continue;
+      for (int r = threadIdx.x / chunks; r < Count; r += step) {
+        const int row = load_row(list + r * 4);
+        const bool there = plan.exists(row) && bytes > 0;
+        copy_async(to.at(r, chunk), there ? data + row * x.step : x.data, there ? bytes : 0);
       }
+      return;
+    }
+#pragma unroll 1
+    for (int r = threadIdx.x / chunks; r < Count; r += step) {
+      const int row = load_row(list + r * 4), there = plan.exists(row) ? bytes : 0;
+      const auto* numbers = reinterpret_cast<const uint16_t*>(data + row * x.step);
       uint32_t words[4] = {};
 #pragma unroll
       for (int c = 0; c < 8; ++c) {
-        if (there && 2 * c < bytes) {
-          words[c / 2] |= static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(from)[c]) << c % 2 * 16;
-        }
+        if (2 * c < there) words[c / 2] |= static_cast<uint32_t>(numbers[c]) << c % 2 * 16;
       }
       store_shared(to.at(r, chunk), make_uint4(words[0], words[1], words[2], words[3]));
     }
