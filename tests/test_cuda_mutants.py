@@ -136,6 +136,7 @@ SHAPES: dict[str, list[tuple[str, tuple[str, str], int | None, type[Exception]]]
     "sort_rows": [
         ("nobody waits for the counts", BARRIER, 0, RaceError),
         ("nobody waits for the sums", BARRIER, 1, RaceError),
+        ("nobody waits for the places", BARRIER, 2, RaceError),
         ("lanes in another order", (r"not\.b32 (%r\d+), (%r\d+);", r"shl.b32 \1, \2, 1;"), None, RaceError),
     ],
 }  # fmt: skip

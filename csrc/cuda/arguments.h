@@ -6,7 +6,7 @@
 namespace pkernels {
 namespace cuda {
 
-enum class Bias : int32_t { none, distance, dense };
+enum class Bias : int32_t { none, distance, dense, relative };
 
 struct Call {
   Problem problem;                                // its spans, columns and seed stay empty: those below are on the GPU
@@ -29,6 +29,11 @@ struct Backward {
   Call call;
   Rows q, k, v, out, dout, dq, dk, dv;
   Rows lse, dlse, delta;  // float32, one number per row; dlse may be missing
+  Rows dquery;            // of a Relative; may be missing
+
+  // The gradient of a Dense, contiguous, in `sizes`; or of a Distance or of a table: one for each sequence and head.
+  float* dbias = nullptr;
+  int64_t sizes[4] = {};
 };
 
 }  // namespace cuda

@@ -14,4 +14,4 @@ PK_DEVICE void blocks_dkv(const Backward& f) {
 }  // namespace cuda
 }  // namespace pkernels
 
-PK_KERNELS(blocks_dkv, Backward, BackwardShape)
+PK_KERNELS(blocks_dkv, Backward, BackwardShape, PK_ABSOLUTE)

@@ -14,4 +14,4 @@ PK_DEVICE void blocks_dq(const Backward& f) {
 }  // namespace cuda
 }  // namespace pkernels
 
-PK_KERNELS(blocks_dq, Backward, BackwardShape)
+PK_KERNELS(blocks_dq, Backward, BackwardShape, PK_ABSOLUTE)

@@ -6,8 +6,8 @@
 namespace pkernels {
 namespace cuda {
 
-template <int D>
-using BlocksForwardShape = ForwardShape<D, OverBlocks::rows>;
+template <int D, Bias B>
+using BlocksForwardShape = ForwardShape<D, B, OverBlocks::rows>;
 
 template <class T, int D, Bias B>
 PK_DEVICE void blocks_forward(const Forward& f) {
@@ -17,4 +17,4 @@ PK_DEVICE void blocks_forward(const Forward& f) {
 }  // namespace cuda
 }  // namespace pkernels
 
-PK_KERNELS(blocks_forward, Forward, BlocksForwardShape)
+PK_KERNELS(blocks_forward, Forward, BlocksForwardShape, PK_ABSOLUTE)

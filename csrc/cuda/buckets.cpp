@@ -12,6 +12,7 @@
 namespace {
 
 using namespace pkernels;
+using cuda::Bias;
 using cuda::Call;
 using cuda::Kernel;
 using cuda::Maybe;
@@ -55,7 +56,7 @@ std::string buckets_forward(Tensor q, Tensor k, Tensor v, Tensor acc, Tensor top
   f.q = rows_of(q), f.k = rows_of(k), f.v = rows_of(v);
   f.acc = rows_of(acc), f.top = numbers_of(top), f.total = numbers_of(total);
   const Problem& p = f.call.problem;
-  return start_round(cuda::buckets_forward_kernel(p.type, std::max(p.d, p.dv)), f, q, note);
+  return start_round(cuda::buckets_forward_kernel(p.type, std::max(p.d, p.dv), Bias::none), f, q, note);
 }
 
 cuda::BucketsBackward backward_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& dout,
@@ -73,7 +74,7 @@ std::string buckets_dq(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Te
   PK_SET_ROUND;
   f.dq = rows_of(dq);
   const Problem& p = f.call.problem;
-  return start_round(cuda::buckets_dq_kernel(p.type, std::max(p.d, p.dv)), f, q, note);
+  return start_round(cuda::buckets_dq_kernel(p.type, std::max(p.d, p.dv), Bias::none), f, q, note);
 }
 
 std::string buckets_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Maybe given, Tensor dk,
@@ -82,7 +83,7 @@ std::string buckets_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, T
   PK_SET_ROUND;
   f.dk = rows_of(dk), f.dv = rows_of(dv);
   const Problem& p = f.call.problem;
-  return start_round(cuda::buckets_dkv_kernel(p.type, std::max(p.d, p.dv)), f, q, note);
+  return start_round(cuda::buckets_dkv_kernel(p.type, std::max(p.d, p.dv), Bias::none), f, q, note);
 }
 
 }  // namespace

@@ -27,9 +27,9 @@ struct BucketsBackward {
   Rows dq, dk, dv;       // float32 sums, of every row and query head
 };
 
-Kernel buckets_forward_kernel(Type type, int64_t d);
-Kernel buckets_dq_kernel(Type type, int64_t d);
-Kernel buckets_dkv_kernel(Type type, int64_t d);
+Kernel buckets_forward_kernel(Type type, int64_t d, Bias bias);
+Kernel buckets_dq_kernel(Type type, int64_t d, Bias bias);
+Kernel buckets_dkv_kernel(Type type, int64_t d, Bias bias);
 
 }  // namespace cuda
 }  // namespace pkernels

@@ -8,7 +8,7 @@
 namespace pkernels {
 namespace cuda {
 
-template <int D>
+template <int D, Bias B = Bias::none>
 using BucketsKeyShape = GatherShape<D, 2, 3>;
 
 template <class T, int D>

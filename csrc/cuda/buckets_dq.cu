@@ -2,4 +2,4 @@
 
 #include "instances.cuh"
 
-PK_PLAIN_KERNELS(buckets_dq, BucketsBackward, BucketsQueryShape)
+PK_KERNELS(buckets_dq, BucketsBackward, BucketsQueryShape, PK_NO_BIAS)

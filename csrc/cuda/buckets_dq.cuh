@@ -7,7 +7,7 @@
 namespace pkernels {
 namespace cuda {
 
-template <int D>
+template <int D, Bias B = Bias::none>
 using BucketsQueryShape = GatherShape<D, 2, 0>;
 
 template <class T, int D>

@@ -8,7 +8,7 @@
 namespace pkernels {
 namespace cuda {
 
-template <int D>
+template <int D, Bias B = Bias::none>
 using BucketsForwardShape = GatherShape<D, 1, 0>;
 
 template <class T, int D>

@@ -15,9 +15,11 @@ namespace pkernels {
 namespace cuda {
 
 Kernel hash_kernel() {
-  return {"hash_rows", reinterpret_cast<const void*>(&hash_rows), HashShape::rows, HashShape::threads, 0};
+  return {"hash_rows",        reinterpret_cast<const void*>(&hash_rows),
+          HashShape::rows,    HashShape::columns,
+          HashShape::threads, 0};
 }
-Kernel sort_kernel() { return {"sort_rows", reinterpret_cast<const void*>(&sort_rows), 1, SortShape::threads, 0}; }
+Kernel sort_kernel() { return {"sort_rows", reinterpret_cast<const void*>(&sort_rows), 1, 1, SortShape::threads, 0}; }
 
 }  // namespace cuda
 }  // namespace pkernels

@@ -1,7 +1,7 @@
 // Rows in the order of (hash, row), a CTA per list: a radix sort by 8 bits at a time, the least
 // first. Each warp has a stretch of the list; it counts its digits, and once the counts of all are
-// summed up it puts its rows to their places, 32 at a time and in their order. A lane of each digit acts for the others:
-// whatever the GPU does first, the order is the same.
+// summed up it puts its rows to their places, 32 at a time and in their order. A lane of each digit acts for the
+// others: whatever the GPU does first, the order is the same.
 #pragma once
 
 #include "../band.h"

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..problem import Problem, rows_like
 from . import call
 
-Grads = tuple[Tensor, Tensor, Tensor, None, None, None, None]
+Grads = tuple[Tensor | None, ...]
 
 
 def forward(
@@ -31,21 +31,51 @@ def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem,
     shape: str = "band", lists: tuple[Any, ...] = (), back: tuple[Any, ...] = (),
 ) -> Grads:  # fmt: skip
-    """``(dq, dk, dv)``, and None for the gradients of biases, which are not there yet."""
-    if problem.distance_grad or problem.dense_grad:
-        raise NotImplementedError("backend 'cuda': gradient of a bias: the kernels are not there yet")
+    """``(dq, dk, dv, ddistance, ddense, dquery, dtable)``; those of biases are None where not asked for."""
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
+    dquery = None
+    if problem.query is not None and problem.query_grad:
+        dquery = rows_like(problem.query, problem.query.shape[-1])
     if problem.q_spans is not None or q.numel() == 0:  # rows of no sequence
-        dq.zero_()
+        for x in (dq, dquery):
+            if x is not None:
+                x.zero_()
     if problem.k_spans is not None or q.numel() == 0:
         dk.zero_()
         dv.zero_()
+    q, k, v, dout, out = map(call.rows, (q, k, v, dout, out))
+    lse = lse.contiguous()
+    delta = torch.empty_like(lse)
+    rest = call.arguments(problem)
     if q.numel():
-        q, k, v, dout, out = map(call.rows, (q, k, v, dout, out))
-        lse = lse.contiguous()
-        delta = torch.empty_like(lse)
         dlse = None if dlse is None else dlse.float()
-        rest = call.arguments(problem)
-        call.launch(f"{shape}_dq", q, k, v, out, dout, dlse, lse, delta, dq, *lists, *rest)
+        call.launch(f"{shape}_dq", q, k, v, out, dout, dlse, lse, delta, dq, dquery, *lists, *rest)
         call.launch(f"{shape}_dkv", q, k, v, dout, lse, delta, dk, dv, *back, *rest)
-    return dq, dk, dv, None, None, None, None
+    ddistance, ddense, dtable = _of_biases((q, k, v, dout, lse, delta), problem, rest)
+    return dq, dk, dv, ddistance, ddense, dquery, dtable
+
+
+def _of_biases(tensors: tuple[Tensor, ...], problem: Problem, rest: tuple) -> tuple[Tensor | None, ...]:
+    """Gradients of the values of a Distance, of a Dense and of a table, float32, None where not asked for."""
+    q = tensors[0]
+
+    def diagonals(values: Tensor) -> Tensor:
+        """One sum for each sequence and head, the sum of which over sequences has a fixed order."""
+        shape = (problem.batch(q), q.shape[1], *values.shape[1:])
+        sums = torch.empty(shape, dtype=torch.float32, device=q.device)
+        if q.numel() == 0:
+            sums.zero_()
+        elif sums.numel():
+            call.launch("band_diagonals", *tensors, sums, *rest)
+        return sums.sum(0).sum_to_size(values.shape)
+
+    ddistance = ddense = dtable = None
+    if problem.distance is not None and problem.distance_grad:
+        ddistance = diagonals(problem.distance)
+    if problem.dense is not None and problem.dense_grad:
+        ddense = torch.zeros(problem.dense.shape, dtype=torch.float32, device=q.device)
+        if q.numel() and ddense.numel():
+            call.launch("band_ddense", *tensors, ddense, *rest)
+    if problem.table is not None and problem.table_grad:
+        dtable = diagonals(problem.table)
+    return ddistance, ddense, dtable

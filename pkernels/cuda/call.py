@@ -30,4 +30,5 @@ def arguments(problem: Problem) -> tuple[Any, ...]:
     band = [pattern.left, pattern.right, pattern.columns if prefix is None else 0, pattern.rows, pattern.dilation]
     seed = problem.seed if problem.dropout > 0 else None
     numbers = (problem.zero, problem.packed, problem.scale, problem.dropout, band)
-    return (distance, problem.dense, q_spans, k_spans, prefix, seed, *numbers)
+    query, table = (None if x is None else rows(x) for x in (problem.query, problem.table))
+    return (distance, problem.dense, query, table, q_spans, k_spans, prefix, seed, *numbers)
