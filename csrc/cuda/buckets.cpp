@@ -1,12 +1,11 @@
 // The operators pkernels_cuda::buckets_*: one launch a round. See bindings.cpp.
 #include "buckets.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <algorithm>
 #include <cmath>
 
 #include "../band.h"
+#include "../names.h"
 #include "start.h"
 
 namespace {
@@ -92,7 +91,7 @@ std::string buckets_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, T
   "Tensor order, Tensor? seed, int round, int chunk, int before, int after, bool causal, float? own, float " \
   "scale, float dropout, Tensor(z!)? note=None) -> str"
 
-STABLE_TORCH_LIBRARY_FRAGMENT(pkernels_cuda, m) {
+PK_LIBRARY_FRAGMENT(PK_CUDA, m) {
   m.def("buckets_forward(Tensor q, Tensor k, Tensor v, Tensor(a!) acc, Tensor(b!) top, Tensor(c!) total, " PK_SCHEMA);
   m.def(
       "buckets_dq(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor? given, "
@@ -102,7 +101,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pkernels_cuda, m) {
       "Tensor(a!) dk, Tensor(b!) dv, " PK_SCHEMA);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pkernels_cuda, CompositeExplicitAutograd, m) {
+PK_LIBRARY_IMPL(PK_CUDA, CompositeExplicitAutograd, m) {
   m.impl("buckets_forward", TORCH_BOX(&buckets_forward));
   m.impl("buckets_dq", TORCH_BOX(&buckets_dq));
   m.impl("buckets_dkv", TORCH_BOX(&buckets_dkv));

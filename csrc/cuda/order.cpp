@@ -2,12 +2,11 @@
 // (pkernels/ops/order.py).
 #include "order.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <algorithm>
 #include <vector>
 
 #include "../band.h"
+#include "../names.h"
 #include "start.h"
 
 namespace {
@@ -41,14 +40,14 @@ std::string lsh_sort(Tensor hashes, int64_t values, Tensor order, Tensor spare, 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(pkernels_cuda, m) {
+PK_LIBRARY_FRAGMENT(PK_CUDA, m) {
   m.def(
       "lsh_hash(Tensor x, Tensor rotations, Tensor? mask, int[] buckets, Tensor(a!) hashes, "
       "Tensor(z!)? note=None) -> str");
   m.def("lsh_sort(Tensor hashes, int values, Tensor(a!) order, Tensor(b!) spare, Tensor(z!)? note=None) -> str");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pkernels_cuda, CompositeExplicitAutograd, m) {
+PK_LIBRARY_IMPL(PK_CUDA, CompositeExplicitAutograd, m) {
   m.impl("lsh_hash", TORCH_BOX(&lsh_hash));
   m.impl("lsh_sort", TORCH_BOX(&lsh_sort));
 }

@@ -21,11 +21,12 @@ from ..bias import Bias, Relative, tensors_of
 from ..problem import Pattern
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
+_PACKAGE = __name__.rpartition(".ops.")[0]
 _MODULES = {
-    "reference": "pkernels.reference",
-    "cpu": "pkernels.native",
-    "triton": "pkernels.triton",
-    "cuda": "pkernels.cuda",
+    "reference": f"{_PACKAGE}.reference",
+    "cpu": f"{_PACKAGE}.native",
+    "triton": f"{_PACKAGE}.triton",
+    "cuda": f"{_PACKAGE}.cuda",
 }
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -76,7 +77,7 @@ def _why_not_written(backend: str, shape: str, x: Tensor) -> str | None:
     if x.dtype not in _DTYPES:
         name = str(x.dtype).removeprefix("torch.")
         return f'dtype {name}: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
-    if importlib.util.find_spec(f"{_MODULES[backend]}.{shape}") is None:
+    if backend == "cuda" and importlib.util.find_spec(f"{_MODULES[backend]}.{shape}") is None:
         return f"{shape}: the kernels are not there yet"
     return None
 
