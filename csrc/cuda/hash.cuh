@@ -12,6 +12,7 @@ namespace cuda {
 
 struct HashShape {
   static constexpr int threads = 128, rows = 64, columns = 64, depth = 16;
+  static constexpr int at_once = 4;    // CTAs of a multiprocessor: left to itself, the compiler spills on sm_100
   static constexpr int ld = rows + 4;  // of the transposed rows, whose quadruples stay aligned
 };
 

@@ -1,7 +1,7 @@
 #include "hash.cuh"
 #include "sort.cuh"
 
-extern "C" __global__ void __launch_bounds__(pkernels::cuda::HashShape::threads)
+extern "C" __global__ void __launch_bounds__(pkernels::cuda::HashShape::threads, pkernels::cuda::HashShape::at_once)
     hash_rows(const __grid_constant__ pkernels::cuda::Hashing f) {
   pkernels::cuda::hash(f);
 }
