@@ -13,6 +13,7 @@ from .parts.attention import join_heads, split_heads
 from .parts.heads import Pooler, States, class_loss
 from .parts.joint import JointStates, real_places
 from .parts.layouts import Packed, Whole
+from .parts.linear import Linear, linear
 from .parts.outputs import Prediction
 from .parts.region_heads import part
 
@@ -139,14 +140,14 @@ class Crossed(nn.Module):
     def __init__(self, width: int, heads: int, *, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
 
     def forward(self, x: Tensor, other: Tensor, **rows: object) -> Tensor:
         """``rows``: :func:`pkernels.attention`'s arguments about padding."""
         weight, bias = self.qkv.weight, self.qkv.bias
         width = x.shape[-1]
-        [q] = split_heads(F.linear(x, weight[:width], bias[:width]), 1, self.heads)
-        k, v = split_heads(F.linear(other, weight[width:], bias[width:]), 2, self.heads)
+        [q] = split_heads(linear(x, weight[:width], bias[:width]), 1, self.heads)
+        k, v = split_heads(linear(other, weight[width:], bias[width:]), 2, self.heads)
         dropout = self.dropout if self.training else 0.0
         return self.out(join_heads(attention(q, k, v, dropout=dropout, **rows)))  # type: ignore[arg-type]
 
@@ -160,7 +161,7 @@ class PairedAttention(nn.Module):
     def __init__(self, width: int, heads: int, *, dropout: float, attention_dropout: float) -> None:
         super().__init__()
         self.left, self.right = (Crossed(width, heads, dropout=attention_dropout) for _ in range(2))
-        self.both, self.dropout = nn.Linear(2 * width, width), nn.Dropout(dropout)
+        self.both, self.dropout = Linear(2 * width, width), nn.Dropout(dropout)
         self.weigh, self.pool_dropout = nn.Linear(width, 1), nn.Dropout(attention_dropout)
         self.answer = nn.Linear(2 * width, 2)
 

@@ -109,10 +109,10 @@ def test_adagrad_is_the_authors() -> None:
 
 
 def test_more_is_learned_than_how_often_words_occur(tmp_path: Path) -> None:
-    settings = Settings(length=16, batch=8, steps=150, log=30)
-    sizes = Sizes(hidden=24, layers=1, heads=2, inner=32, vocabulary=300)
+    settings = Settings(length=12, batch=8, steps=90, log=15)
+    sizes = Sizes(hidden=24, layers=1, heads=2, inner=32, vocabulary=150)
     done = train("elmo", tmp_path / "out", settings, model=sizes)
-    assert done.log[-1]["words"] < done.unigram - 0.2 < done.log[0]["words"]
+    assert done.log[-1]["words"] < done.unigram - 0.15 < done.log[0]["words"]
 
 
 def test_what_is_no_word_is_refused(tmp_path: Path) -> None:
