@@ -7,11 +7,11 @@ workers := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 8 ? n : 8)))
 cpp = $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test bench lint format sanitize wheel clean
+.PHONY: help setup test bench families lint format sanitize wheel wheel-test gpu clean
 
 help: ## Show this list
 	@echo "pkernels: what make can do"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: ARGS (passed on), VENV (default .venv), PYTHON (default python3),"
 	@echo "  PKERNELS_TORCH (what pip installs if torch is missing, default torch==2.13.0)"
 
@@ -23,6 +23,12 @@ test: setup ## Run the tests, and the examples of the docstrings
 
 bench: setup ## Measure the kernels and a real model (about three minutes)
 	@$(python) -m benchmarks run $(ARGS)
+
+gpu: setup ## On an NVIDIA GPU: all tests, compute-sanitizer and figures, within ten minutes
+	@$(python) -m benchmarks gpu $(ARGS)
+
+families: setup ## Run every model family and write the README's table of them
+	@OMP_NUM_THREADS=1 $(python) -m tests.models.families
 
 lint: setup ## Check style and types: ruff, mypy, clang-format
 	@status=0; \
@@ -41,11 +47,13 @@ sanitize: ## Run the C++ tests under AddressSanitizer and UBSan
 	@.ci/sanitize
 
 wheel: setup ## Build and audit the wheel, one for all torch >= 2.10 and Python >= 3.10
-	@rm -rf build/lib* build/wheel
+	@rm -rf build/lib* build/wheel dist/*.whl
 	@$(python) -m pip wheel . --no-deps --no-build-isolation -w build/wheel
 	@PATH="$(abspath $(VENV)/bin):$$PATH" auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' -w dist build/wheel/*.whl
-	@$(python) -m abi3audit --strict --summary dist/*.whl
-	@$(VENV)/bin/torch-abi-audit --check both pkernels/_C.abi3.so
+	@$(python) -m tests.audit dist/*.whl
+
+wheel-test: wheel ## Test the wheel beside another torch (TORCH, default torch==2.14.1), from outside of the checkout
+	@PYTHON=$(PYTHON) .ci/wheel-test dist/*.whl -n $(workers) $(ARGS)
 
 clean: ## Remove what was built, but not the environment
 	@rm -rf build dist *.egg-info pkernels/_C*.so .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -8,6 +8,7 @@ runtime, so that it loads beside every torch. Everything else about the package 
 PKERNELS_CUDA        auto (the default): build the second if nvcc is found; 0: do not; 1: it must be
 PKERNELS_CUDA_ARCHS  compute capabilities, "80 90 100" by default
 CUDA_HOME            a toolkit; without it pip's nvidia-cuda-nvcc and /usr/local/cuda are looked at
+MAX_JOBS             how many compilers run at once, by default one per core
 """
 
 import hashlib
@@ -36,7 +37,13 @@ COMPILER_FLAGS = [
 ]
 
 # What the kernels use is there since sm_80: one PTX, assembled for each chip and kept for later ones.
-NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-diag-suppress=20012"]
+NVCC_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "--compress-mode=size",
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "-diag-suppress=20012",
+]
 ARCHS = os.environ.get("PKERNELS_CUDA_ARCHS", "80 90 100").replace(";", " ").split()
 
 NO_TORCH = """
@@ -124,7 +131,7 @@ def compile_kernels(home, directory):
             part.rename(target)
         return str(target)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0)))) as pool:
         return list(pool.map(build, files("cuda/*.cu")))
 
 

@@ -1,26 +1,25 @@
-"""The command line: ``python -m benchmarks run | train | distill | digits | plot | compare``."""
+"""The command line: ``python -m benchmarks run | gpu | train | distill | digits | plot | compare``."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
 import fnmatch
-import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import cases, compare, digits, distill, lessons, long, machine, plot, rows, table, text, training
-from .case import Case
+from . import cases, compare, decoding, digits, distill, lessons, long, machine, plot, rows, table, text, training
+from .gpu import day as gpu_day
+from .measure import Pace, measure
 from .models import LEARNERS
 from .runner import Runner
-from .sides import Long
 
 QUICK_SECONDS = 150.0
 """A slow or busy machine leaves out what it does not reach in this time, and says so."""
@@ -38,11 +37,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="run | train | distill | digits | plot | compare")
+    verbs = parser.add_subparsers(required=True, metavar="run | gpu | train | distill | digits | plot | compare")
     run = verbs.add_parser("run", help="check, measure, write JSON lines and print tables")
     run.add_argument("--full", action="store_true", help="all sizes, S from 128 to 65,536 (an hour or more)")
     run.add_argument("--only", default="*", metavar="PATTERN", help='cases such as "window*" or "*bfloat16*S=2048"')
     run.set_defaults(run=_run)
+    day = verbs.add_parser("gpu", help="on an NVIDIA GPU: tests, compute-sanitizer and figures, in ten minutes")
+    day.add_argument("--minutes", type=float, default=10.0, metavar="N", help="default: %(default)g")
+    day.add_argument("--out", type=Path, metavar="FOLDER", help="results, a report, and what was printed")
+    day.set_defaults(run=_gpu)
     train = verbs.add_parser("train", help="train a small model on real text, beside transformers' own")
     train.add_argument("model", nargs="?", choices=LEARNERS, default=next(iter(LEARNERS)), help="default: %(default)s")
     train.add_argument("--steps", type=int, default=500, metavar="N", help="default: %(default)s, about two minutes")
@@ -74,16 +77,28 @@ def _run(options: argparse.Namespace) -> int:
     console, facts = _begin(options)
     chosen = [case for case in cases.cases(options.full) if _wanted(case.title, options.only)]
     lengthy = [case for case in long.cases(options.full) if _wanted(case.title, options.only)]
+    authors = [case for case in decoding.cases(options.full) if _wanted(case.title, options.only)]
     with_text = _wanted("text: all-MiniLM-L6-v2", options.only)
-    if not chosen and not lengthy and not with_text:
+    if not (chosen or lengthy or authors or with_text):
         raise ValueError(f"only: a pattern of case titles is allowed, {options.only!r} matches none")
     clock, out = time.perf_counter(), _out(options, "run")
     found = text_rows(options, facts, out, console) if with_text else []
-    found += measure(lengthy, long.Runner(options.device, facts), options.full, out, console, clock)
-    found += measure(chosen, Runner(options.device, facts), options.full, out, console, clock)
+    pace = Pace(most=9.0) if options.full else Pace(most=2.0, end=clock + QUICK_SECONDS)
+    found += measure(lengthy, long.Runner(options.device, facts), pace, out, console)
+    found += measure(authors, decoding.Runner(options.device, facts), pace, out, console)
+    found += measure(chosen, Runner(options.device, facts), pace, out, console)
     table.show_skipped(console, found)
     console.print(f"{len(rows.measured(found))} measurements in {out}")
     return _verdict(found, console)
+
+
+def _gpu(options: argparse.Namespace) -> int:
+    if options.minutes <= 0:
+        raise ValueError(f"minutes: more than 0 is allowed, got {options.minutes:g}")
+    if reason := gpu_day.why_not():
+        raise ValueError(f"gpu: {reason}")
+    out = options.out or rows.RESULTS / f"run-{datetime.datetime.now():%Y%m%d-%H%M%S}-gpu"
+    return gpu_day.Day(out, Console(width=None if sys.stdout.isatty() else 140)).run(options.minutes)
 
 
 def _begin(options: argparse.Namespace) -> tuple[Console, dict]:
@@ -104,41 +119,6 @@ def _out(options: argparse.Namespace, verb: str) -> Path:
 
 def _wanted(title: str, pattern: str) -> bool:
     return fnmatch.fnmatch(title, pattern) or fnmatch.fnmatch(title, f"*{pattern}*")
-
-
-class Measurer(Protocol):
-    """Makes rows of cases."""
-
-    def run(self, case: Any, seconds: float) -> list[rows.Row]:
-        """Of one, spending about ``seconds``."""
-
-    def late(self, case: Any) -> list[rows.Row]:
-        """Of one for which no time was left."""
-
-
-def measure(
-    chosen: Sequence[Case | Long], runner: Measurer, full: bool, out: Path, console: Console, started: float
-) -> list[rows.Row]:
-    """Run cases one after another, with progress; a table after each family. A quick run
-    starts no case later than ``QUICK_SECONDS`` after ``started``."""
-    found: list[rows.Row] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    end, most = math.inf if full else started + QUICK_SECONDS, 9.0 if full else 2.0
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(chosen))
-        for index, case in enumerate(chosen):
-            progress.update(task, description=case.title)
-            if not console.is_terminal:
-                console.print(f"[{index + 1}/{len(chosen)}] {case.title}", markup=False)
-            left = end - time.perf_counter()
-            # Half of the time goes to checks and first calls.
-            new = runner.run(case, min(most, left / (len(chosen) - index) / 2)) if left > 0 else runner.late(case)
-            rows.append(out, new)
-            found += new
-            progress.advance(task)
-            if index + 1 == len(chosen) or chosen[index + 1].family != case.family:
-                table.show(progress.console, [row for row in found if row["family"] == case.family])
-    return found
 
 
 def text_rows(options: argparse.Namespace, facts: dict, out: Path, console: Console) -> list[rows.Row]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pkernels import Band, causal, prefix_lm, window
+from pkernels import Band, causal, dense, prefix_lm, window
 
 from .case import Case, Entry, variants, versus
-from .contenders import Flex, Longformer, Masked, Pkernels, Sdpa, SdpaEach
+from .contenders import Contender, Flash, Flex, Longformer, Masked, Pkernels, Sdpa, SdpaEach
 from .workload import Workload
 
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -53,6 +53,7 @@ FAMILIES = {
         Family("long text", "Models over a long real text, base width, one row of bytes"),
         Family("encoders", "BERT and its kin at published widths, a padded batch of bytes"),
         Family("long attention", "Their attention alone, projections included"),
+        Family("decoding", "One word after another behind a context, with caches", None),
         Family("training", "Steps of training a small model on real text", None),
         Family("distillation", "Steps of students that learn from all-MiniLM-L6-v2 on real text", None),
     )
@@ -109,6 +110,41 @@ def _full() -> Iterator[Case]:
             yield Case("threads", _label(workload, H=heads, S=size), None, entries)
 
 
+def gpu() -> list[Case]:
+    """What a quarter of an hour with a GPU is for: the most telling first, the CUDA kernels last, for a
+    kernel that breaks takes the process's GPU with it."""
+    return [*_on_gpu(), *_cuda()]
+
+
+def _on_gpu() -> Iterator[Case]:
+    every = (Sdpa(), Flash(), Flex())
+    yield from _sized("dense", BF16, (4096,), Workload(), *every)
+    yield from _sized("causal", BF16, (4096,), Workload(pattern=causal), *every)
+    yield from _window(BF16, (16384,), Flash(), Flex(), Longformer(), Sdpa())
+    yield from _features(BF16, (4096,), 8, Flash())
+    yield from _ragged(BF16, RAGGED * 8, 12, Flash())
+    yield from _patterns(BF16, (16384,), heads=12, others=(Flex(), Sdpa()))
+    yield from _short(BF16, ((128, 64),))
+    yield from _decode(BF16, (65536,))
+    yield _costs(BF16, 2048)
+    wide = Workload(dim=128, queries=4096, dtype=BF16)
+    yield versus("head dim", _label(wide, D=128, S=4096), 128, wide, *every)
+    yield from _sized("dense", BF16, (512, 16384), Workload(), *every)
+    yield from _sized("causal", BF16, (16384,), Workload(pattern=causal), *every)
+    yield from _window(BF16, (4096, 65536), Flash(), Flex(), Longformer())
+    yield from _sized("dense", FP32, (2048,), Workload(), Sdpa())
+    yield from _window(FP32, (4096,), Flex(), Longformer())
+
+
+def _cuda() -> Iterator[Case]:
+    """The kernels in CUDA C++ beside Triton's."""
+    for family, pattern, size in (("dense", dense, 4096), ("causal", causal, 4096), ("window", window(256), 16384)):
+        for dim in (64, 128):
+            workload = Workload(pattern=pattern, queries=size, dim=dim, dtype=BF16)
+            entries = tuple(Entry(ours, workload) for ours in (Pkernels(), Pkernels("cuda", backend="cuda")))
+            yield Case(family, _label(workload, S=size, D=dim, kernels="CUDA"), size, entries, ("forward", "backward"))
+
+
 def _sized(family: str, dtype: torch.dtype, sizes: tuple[int, ...], base: Workload, *others) -> Iterator[Case]:
     """One case per S; from 16,384 on with fewer heads, for quadratic work must end."""
     for size in sizes:
@@ -143,24 +179,24 @@ def _patterns(dtype: torch.dtype, sizes: tuple[int, ...], heads: int, others: tu
         yield from _sized("prefix", dtype, (size,), Workload(pattern=prefix_lm(size // 4), heads=heads), *others)
 
 
-def _features(dtype: torch.dtype, sizes: tuple[int, ...], heads: int) -> Iterator[Case]:
+def _features(dtype: torch.dtype, sizes: tuple[int, ...], heads: int, *more: Contender) -> Iterator[Case]:
     for size in sizes:
         plain = Workload(heads=heads)
         yield from _sized("distance", dtype, (size,), replace(plain, bias="distance"), Sdpa(), Flex(), Masked())
         if size <= 4096:
             yield from _sized("relative", dtype, (size,), replace(plain, bias="relative"), Sdpa(), Masked())
             yield from _sized("bias", dtype, (size,), replace(plain, bias="dense"), Sdpa(), Masked())
-        yield from _sized("dropout", dtype, (size,), replace(plain, dropout=0.1), Sdpa(), Masked())
+        yield from _sized("dropout", dtype, (size,), replace(plain, dropout=0.1), Sdpa(), Masked(), *more)
         grouped = Workload(pattern=causal, heads=16, kv_heads=2, queries=size, dtype=dtype)
-        yield versus("gqa", _label(grouped, H=16, Hkv=2, S=size), size, grouped, Sdpa(), Masked())
+        yield versus("gqa", _label(grouped, H=16, Hkv=2, S=size), size, grouped, Sdpa(), Masked(), *more)
 
 
-def _ragged(dtype: torch.dtype, lengths: tuple[int, ...], heads: int) -> Iterator[Case]:
+def _ragged(dtype: torch.dtype, lengths: tuple[int, ...], heads: int, *more: Contender) -> Iterator[Case]:
     longest, total = max(lengths), sum(lengths)
     padded = Workload(batch=len(lengths), queries=longest, lengths=lengths, heads=heads, dtype=dtype)
     packed = replace(padded, batch=1, queries=total, packed=True)
     yield versus("ragged", _label(padded, padded=longest), longest, padded, SdpaEach(), Sdpa(), Masked())
-    yield versus("ragged", _label(packed, packed=total), total, packed, SdpaEach(), Sdpa(), Masked())
+    yield versus("ragged", _label(packed, packed=total), total, packed, SdpaEach(), Sdpa(), Masked(), *more)
 
 
 def _decode(dtype: torch.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:

@@ -1,4 +1,5 @@
-"""Long real text: models over it, and their attention alone, beside transformers' own.
+"""Long real text: models over it, and their attention alone, beside transformers' own or, of families that
+transformers lacks, plain torch.
 
 Both sides have the same weights, which went through files, and the same tokens: one row of
 Python's documentation, bytes as tokens. Before anything is timed, hidden states and, where
@@ -11,7 +12,7 @@ much it would need is what the last size at which both ran took (else the smalle
 this), times the ratio of tokens and of layers; and that size's verdict is then the case's.
 
 Short models (the family "encoders") get a batch of the text instead, padded to one length; states
-and rates are of real tokens.
+and rates are of real tokens. Images are noise: what they show takes no time.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from .sides import First, Long, Side, first, same, sides
 from .timing import Times, interleave
 
 DIRECTIONS = ("forward", "both")
-NAMES = ("pkernels", "transformers")
 Sides = Callable[[], "tuple[Side, Side]"]
 
 
@@ -77,7 +77,7 @@ class Runner:
 
     def run(self, case: Long, seconds: float) -> list[Row]:
         """Rows of a case, spending about ``seconds`` on timing on top of one call of each."""
-        reason = missing()
+        reason = None if callable(case.encoder.peer) else missing()
         if reason is not None:
             return self._skipped(case, reason)
         each = seconds / len(DIRECTIONS)
@@ -89,13 +89,13 @@ class Runner:
         return self._skipped(case, LATE)
 
     def _skipped(self, case: Long, reason: str) -> list[Row]:
-        return [{**self._bare(case, name, d), "skip": reason} for d in DIRECTIONS for name in NAMES]
+        return [{**self._bare(case, name, d), "skip": reason} for d in DIRECTIONS for name in case.contenders]
 
     def _direction(self, case: Long, direction: str, made: Sides, seconds: float) -> list[Row]:
-        rows = {name: self._bare(case, name, direction) for name in NAMES}
+        rows = {name: self._bare(case, name, direction) for name in case.contenders}
         for name, reason in self._too_large(case, direction).items():
             rows[name]["skip"] = reason
-        able = [name for name in NAMES if "skip" not in rows[name]]
+        able = [name for name in case.contenders if "skip" not in rows[name]]
         done = self._call(case, direction, made, able) if able else {}
         if not done:
             return list(rows.values())
@@ -103,11 +103,12 @@ class Runner:
         for name in able:
             rows[name].update(memory=done[name].memory, checked=verdict.as_dict())
         if not verdict.passed:
-            wrong = f"wrong: {verdict.where} differs from transformers' by {verdict.worst:.3g} times what is allowed"
-            return [{**rows[name], "skip": rows[name].get("skip", wrong)} for name in NAMES]
+            by = f"{verdict.worst:.3g} times what is allowed"
+            wrong = f"wrong: {verdict.where} differs from {case.encoder.rival}'s by {by}"
+            return [{**rows[name], "skip": rows[name].get("skip", wrong)} for name in case.contenders]
         runs: dict[str, Callable[[], object]] = {name: one.run for name, one in done.items()}
         times = interleave(runs, self.device, seconds, {name: one.seconds for name, one in done.items()}, least=1)
-        _fill(rows, times, sum(case.real))
+        fill(rows, times, sum(case.real))
         return list(rows.values())
 
     def _call(self, case: Long, direction: str, made: Sides, able: list[str]) -> dict[str, First]:
@@ -115,8 +116,9 @@ class Runner:
         chosen = [side for side in made() if side.name in able]
         gc.collect()
         done = {side.name: first(side, direction, self.device) for side in chosen}
-        if len(done) == len(NAMES):
-            verdict = same(done["pkernels"], done["transformers"], case)
+        if len(done) == len(case.contenders):
+            ours, theirs = (done[name] for name in case.contenders)
+            verdict = same(ours, theirs, case)
             taken = {name: one.memory for name, one in done.items()}
             self._seen[self._key(case, direction)] = _Seen(case, taken, verdict)
         return done
@@ -127,7 +129,7 @@ class Runner:
         if case.work <= small.work:
             return {}
         if key not in self._seen:
-            self._call(small, direction, lambda: sides(small, self.device), list(NAMES))
+            self._call(small, direction, lambda: sides(small, self.device), list(case.contenders))
         seen, limit = self._seen[key], memory.available(self.device) / 3
         need = {name: (taken or 0) * case.work / seen.case.work for name, taken in seen.memory.items()}
         return {
@@ -146,7 +148,8 @@ class Runner:
         return {**row, "x": case.length, "model": case.model, "dtype": "float32", **self.facts}
 
 
-def _fill(rows: dict[str, Row], times: dict[str, Times], tokens: int) -> None:
+def fill(rows: dict[str, Row], times: dict[str, Times], tokens: int) -> None:
+    """Times of contenders, rates of ``tokens`` a call, and both ratios to pkernels."""
     base, own = times.get("pkernels"), rows["pkernels"].get("memory")
     for name, t in times.items():
         row = rows[name]

@@ -21,16 +21,16 @@ CASES = ((16, 20, 1024, 128), (64, 20, 1024, 128), (16, 20, 4096, 512), (1, 20, 
 CLIP = 3.0
 
 
-def looped(x: Tensor, recurrent: Tensor, projection: Tensor) -> Tensor:
+def looped(x: Tensor, recurrent: Tensor, projection: Tensor, *, clip: float = CLIP, reverse: bool = False) -> Tensor:
     """The equations, a step at a time."""
     h, c = (x.new_zeros(x.shape[0], width) for width in projection.shape)
     outs = []
-    for t in range(x.shape[1]):
-        i, f, g, o = (x[:, t] + h @ recurrent.mT).chunk(4, -1)
-        c = (f.sigmoid() * c + i.sigmoid() * g.tanh()).clamp(-CLIP, CLIP)
-        h = ((o.sigmoid() * c.tanh()) @ projection.mT).clamp(-CLIP, CLIP)
+    for z in reversed(x.unbind(1)) if reverse else x.unbind(1):
+        i, f, g, o = (z + h @ recurrent.mT).chunk(4, -1)
+        c = (f.sigmoid() * c + i.sigmoid() * g.tanh()).clamp(-clip, clip)
+        h = ((o.sigmoid() * c.tanh()) @ projection.mT).clamp(-clip, clip)
         outs.append(h)
-    return torch.stack(outs, 1)
+    return torch.stack(outs[::-1] if reverse else outs, 1)
 
 
 def contenders(rows: int, steps: int, cells: int, width: int) -> tuple[dict[str, Callable[[], Tensor]], Tensor]:

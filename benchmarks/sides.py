@@ -1,4 +1,4 @@
-"""The two sides of a case: a forward of pkernels' model and one of transformers', to be called in turn."""
+"""The two sides of a case: a forward of pkernels' model and one of the other's, to be called in turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import corpus, memory
+from pkernels.models import Model
+
+from . import memory
 from .check import Verdict, same_gradients, worst
 from .models import Encoder, twins
 
@@ -45,6 +47,11 @@ class Long:
         """Unique within the family."""
         batch = f" B={len(self.encoder.rows)}" if len(self.encoder.rows) > 1 else ""
         return f"{self.model} float32 S={self.length}{batch}"
+
+    @property
+    def contenders(self) -> tuple[str, str]:
+        """Ours comes first."""
+        return "pkernels", self.encoder.rival
 
     @property
     def real(self) -> list[int]:
@@ -113,28 +120,26 @@ class Side:
 
 
 def sides(case: Long, device: str) -> tuple[Side, Side]:
-    """pkernels and transformers with the same weights and inputs."""
+    """pkernels and its rival with the same weights and inputs."""
     encoder = case.encoder
     ours, theirs = twins(encoder.architecture, encoder.config(case.length, case.layers), device, NOISE, encoder.peer)
     if case.alone:
         return _attentions(case, ours, theirs, device)
-    ids = corpus.rows(case.length)[: len(encoder.rows)].to(device)
-    arguments = dict(encoder.arguments(case.length, device))
-    told = arguments if encoder.told is None else dict(encoder.told(case.length, device))
     real = (torch.arange(case.length) < torch.tensor(case.real)[:, None]).to(device)
+    given, arguments = encoder.given(real), encoder.arguments(case.length, device)
+    told = arguments if encoder.told is None else encoder.told(case.length, device)
     padded = not bool(real.all())
-    if padded:
-        ids = ids.where(real, corpus.PADDING)
-        arguments["attention_mask"] = real.long()
 
-    def calling(model: nn.Module, arguments: dict[str, Any]) -> Callable[[], Tensor]:
+    def calling(model: nn.Module, arguments: Mapping[str, Any]) -> Callable[[], Tensor]:
         if padded:
-            return lambda: model(input_ids=ids, **arguments).last_hidden_state[real]
-        return lambda: model(input_ids=ids, **arguments).last_hidden_state
+            return lambda: encoder.states(model(**given, **arguments))[real]
+        return lambda: encoder.states(model(**given, **arguments))
 
+    # What is plain torch is our model but for what computes.
+    files = theirs.named_tensors if isinstance(theirs, Model) else encoder.files
     return (
         Side("pkernels", ours, calling(ours, arguments), ours.named_tensors),
-        Side("transformers", theirs, calling(theirs, told), dict),
+        Side(encoder.rival, theirs, calling(theirs, told), files),
     )
 
 

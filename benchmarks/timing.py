@@ -41,18 +41,20 @@ def interleave(
     first: Mapping[str, float] | None = None,
     least: int = 3,
     most: int = 100,
+    shortest: float = SHORTEST,
 ) -> dict[str, Times]:
     """Time every run in turn until ``seconds`` are spent, at least ``least`` rounds.
 
     Each has been called before; ``first`` says how long that took, where it is known. A run
     so slow that one call takes all of ``seconds`` is sampled once; if it takes ten times
-    that, its first call is the sample.
+    that, its first call is the sample. With ``shortest`` 0 and no ``first`` each is
+    called ``most`` times at most, for what cannot be called at will.
     """
     known = {name: (first or {}).get(name, 0.0) for name in runs}
     for name, run in runs.items():
-        if known[name] < 10 * SHORTEST:
+        if known[name] < 10 * shortest:
             known[name] = _sample(run, 1, device)
-    number = {name: max(1, round(SHORTEST / max(known[name], 1e-7))) for name in runs}
+    number = {name: max(1, round(shortest / max(known[name], 1e-7))) for name in runs}
     samples = {name: [known[name]] if known[name] > 10 * seconds else [] for name in runs}
     start, rounds = time.perf_counter(), 0
     while rounds < least or (rounds < most and time.perf_counter() - start < seconds):

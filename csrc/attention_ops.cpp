@@ -1,6 +1,5 @@
 // The operators pkernels_native::<shape>_forward and <shape>_backward: tensors to plain numbers.
 // Arguments were checked in Python (pkernels/native); outputs are allocated there.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "cpu/attention.h"
+#include "names.h"
 #include "tensors.h"
 
 namespace {
@@ -218,7 +218,7 @@ int64_t distance_rows(int64_t batch, int64_t kv_heads, int64_t longest) {
   m.def(shape PK_FORWARD_SCHEMA pattern ") -> ()"); \
   m.def(shape PK_BACKWARD_SCHEMA pattern ") -> ()")
 
-STABLE_TORCH_LIBRARY_FRAGMENT(pkernels_native, m) {
+PK_LIBRARY_FRAGMENT(PK_NATIVE, m) {
   PK_DEFINE("band", "int[] columns, int[] band");
   PK_DEFINE("blocks", "Tensor offsets, Tensor columns, Tensor counts, int size");
   PK_DEFINE("buckets", "Tensor order, int[] numbers, float? own");
@@ -226,7 +226,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pkernels_native, m) {
   m.def("peak_rate(float seconds, bool in_pairs=False) -> float");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pkernels_native, CompositeExplicitAutograd, m) {
+PK_LIBRARY_IMPL(PK_NATIVE, CompositeExplicitAutograd, m) {
   m.impl("band_forward", TORCH_BOX(&band_forward));
   m.impl("band_backward", TORCH_BOX(&band_backward));
   m.impl("blocks_forward", TORCH_BOX(&blocks_forward));

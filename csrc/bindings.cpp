@@ -1,11 +1,11 @@
 // The module pkernels._C. Importing it registers the operators; pkernels/native calls them.
 // Only LibTorch's stable ABI and CPython's limited API may be used in this directory.
 #include <Python.h>
-#include <torch/csrc/stable/library.h>
 
 #include <string>
 
 #include "cpu/dispatch.h"
+#include "names.h"
 
 namespace {
 
@@ -28,19 +28,19 @@ bool use_cpu_instruction_set(std::string name) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY(pkernels_native, m) {
+PK_LIBRARY(PK_NATIVE, m) {
   m.def("cpu_instruction_set() -> str");
   m.def("cpu_instruction_sets() -> str");
   m.def("use_cpu_instruction_set(str name) -> bool");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pkernels_native, CompositeExplicitAutograd, m) {
+PK_LIBRARY_IMPL(PK_NATIVE, CompositeExplicitAutograd, m) {
   m.impl("cpu_instruction_set", TORCH_BOX(&cpu_instruction_set));
   m.impl("cpu_instruction_sets", TORCH_BOX(&cpu_instruction_sets));
   m.impl("use_cpu_instruction_set", TORCH_BOX(&use_cpu_instruction_set));
 }
 
-PyMODINIT_FUNC PyInit__C() {
+PyMODINIT_FUNC PK_JOIN(PyInit_, PK_MODULE)() {
   static PyModuleDef definition = {
       PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&definition);

@@ -1,12 +1,12 @@
 // The operators pkernels_native::lstm_forward and lstm_backward. Arguments were checked and laid out
 // in Python (pkernels/native/lstm.py): float32, contiguous.
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
 #include <vector>
 
 #include "cpu/attention.h"
+#include "names.h"
 #include "tensors.h"
 
 namespace {
@@ -48,7 +48,7 @@ void backward(Tensor dout, Tensor recurrent, Tensor projection, std::vector<int6
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(pkernels_native, m) {
+PK_LIBRARY_FRAGMENT(PK_NATIVE, m) {
   m.def(
       "lstm_forward(Tensor x, Tensor recurrent, Tensor projection, int[] order, int[] lengths, float cell_clip, "
       "float projection_clip, bool reverse, Tensor(a!) h, Tensor(b!) c, Tensor(c!) out, Tensor(d!)? gates, "
@@ -59,7 +59,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pkernels_native, m) {
       "Tensor(b!) dc, Tensor(c!) dx, Tensor(d!) dstate, Tensor(e!) hidden) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pkernels_native, CompositeExplicitAutograd, m) {
+PK_LIBRARY_IMPL(PK_NATIVE, CompositeExplicitAutograd, m) {
   m.impl("lstm_forward", TORCH_BOX(&forward));
   m.impl("lstm_backward", TORCH_BOX(&backward));
 }

@@ -1,11 +1,11 @@
 // The operator pkernels_native::lsh_order. Arguments were checked in Python (pkernels/ops/order.py).
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
 #include <vector>
 
 #include "cpu/attention.h"
+#include "names.h"
 #include "tensors.h"
 
 namespace {
@@ -25,8 +25,8 @@ void order(Tensor x, Tensor rotations, std::optional<Tensor> mask, std::vector<i
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(pkernels_native, m) {
+PK_LIBRARY_FRAGMENT(PK_NATIVE, m) {
   m.def("lsh_order(Tensor x, Tensor rotations, Tensor? mask, int[] buckets, Tensor(a!) order) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pkernels_native, CompositeExplicitAutograd, m) { m.impl("lsh_order", TORCH_BOX(&order)); }
+PK_LIBRARY_IMPL(PK_NATIVE, CompositeExplicitAutograd, m) { m.impl("lsh_order", TORCH_BOX(&order)); }

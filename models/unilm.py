@@ -41,9 +41,9 @@ import torch
 from torch import Tensor, nn
 
 from ..patterns import Band, dense, prefix_lm
-from .parts.cloze_generation import Gaps
-from .parts.embeddings import Embeddings, inputs_layout
-from .parts.encoder import ClassifierConfig, Encoder, embeddings_of, layer_of
+from .parts.cloze_generation import ClozeWriter
+from .parts.embeddings import inputs_layout
+from .parts.encoder import ClassifierConfig, embeddings_of, layer_of
 from .parts.heads import (
     Bare,
     MaskedLM,
@@ -58,13 +58,13 @@ from .parts.heads import (
 )
 from .parts.keys import BERT_HEADS, KeyMap, Same, encoder_rules, tied_words
 from .parts.layers import initialise
-from .parts.layouts import IGNORED, Masked, Unpadded
+from .parts.layouts import IGNORED
 from .parts.model import Family, Model
 from .parts.objectives import MODES
 from .parts.outputs import Prediction, PreTraining
 from .parts.relative import RelativeBias
 from .parts.runs import runs
-from .parts.search import Generation, search
+from .parts.writing import short
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,8 @@ class Config(ClassifierConfig):
 _LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 
 
-class Body(Encoder):
+class Body(ClozeWriter):
     """BERT's encoder, told at each call who sees whom."""
-
-    def __init__(self, embeddings: Embeddings, layers: Iterable[nn.Module], relative: RelativeBias | None) -> None:
-        super().__init__(embeddings, layers)
-        self.relative = relative
 
     def forward(
         self,
@@ -174,7 +170,10 @@ def body(c: Config) -> Body:
     relative = None
     if c.rel_pos_bins:
         relative = RelativeBias(c.num_attention_heads, bins=c.rel_pos_bins, longest=c.max_rel_pos)
-    return Body(embeddings_of(c, c.hidden_size), [layer_of(c) for _ in range(c.num_hidden_layers)], relative)
+    return Body(
+        embeddings_of(c, c.hidden_size), [layer_of(c) for _ in range(c.num_hidden_layers)], relative,
+        mask=c.mask_token_id, types=(c.source_type_id, c.target_type_id),
+    )  # fmt: skip
 
 
 def in_mode(mode: str, first: Tensor, size: int, types: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -295,7 +294,6 @@ _FUSED: dict[str, Callable[[Tensor], dict[str, Tensor]]] = {
 }
 
 
-@torch.no_grad()
 def generate(
     model: Model,
     input_ids: Tensor,
@@ -304,17 +302,17 @@ def generate(
     lengths: Tensor | None = None,
     **settings: Any,
 ) -> Tensor:
-    """Targets to sources (section 2.5), by a model with a word predictor.
+    """Targets to sources (section 2.5), by a model with a word predictor: ``model.generate`` with at most 20
+    words, where nothing else is said.
 
     Args:
-        input_ids: ``(B, S)``, [SOS] source [EOS], padded on the right, as ``attention_mask (B, S)`` or
+        input_ids: ``(B, S)``, [SOS] source [EOS], padded, as ``attention_mask (B, S)`` or, on the right,
             ``lengths (B,)`` say.
-        settings: Those of :class:`Generation`, under the names of transformers' ``generate``:
-            ``max_new_tokens``, ``num_beams``, ``do_sample``, ... ``eos_token_id`` and
-            ``pad_token_id`` are the config's unless given.
+        settings: Those of :class:`Settings`, under the names of transformers' ``generate``:
+            ``max_new_tokens``, ``num_beams``, ``do_sample``, ...
 
     Returns:
-        ``(B, n)``, n at most ``max_new_tokens``: targets alone, with padding after the end of each.
+        ``(B * num_return_sequences, n)``: targets alone, with padding after the end of each.
 
     Raises:
         ValueError: Naming the argument.
@@ -324,34 +322,12 @@ def generate(
         >>> sizes = {"vocab_size": 200, "hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 24}
         >>> model = build("UniLMForSeq2SeqLM", Config.base(num_hidden_layers=1, **sizes)).eval()
         >>> source = torch.tensor([[101, 7, 8, 102], [101, 9, 102, 0]])
-        >>> generate(model, source, lengths=torch.tensor([4, 3]), max_new_tokens=5, eos_token_id=None).shape
+        >>> generate(model, source, lengths=torch.tensor([4, 3]), max_new_tokens=5, eos_token_id=()).shape
         torch.Size([2, 5])
     """
-    c, body = model.config, model.body
-    if not isinstance(c, Config) or not isinstance(body, Body) or not hasattr(model.head, "words"):
+    if not isinstance(model.config, Config) or not hasattr(model.head, "words"):
         raise ValueError(f"model: a UniLM that predicts words is allowed, got {model.architecture}")
-    how = Generation(**{"eos_token_id": c.eos_token_id, "pad_token_id": c.pad_token_id or 0, **settings})
-    if not 0 <= c.mask_token_id < c.vocab_size:
-        raise ValueError(f"mask_token_id: a word of the vocabulary ({c.vocab_size}) is allowed, got {c.mask_token_id}")
-    layout = inputs_layout(input_ids, None, attention_mask, lengths, None)
-    if isinstance(layout, Masked):
-        raise ValueError("attention_mask: sources of at least one token, padded on the right, are allowed")
-    counts = (
-        layout.offsets.diff()
-        if isinstance(layout, Unpadded)
-        else input_ids.new_full(input_ids.shape[:1], layout.longest)
-    )
-    most = body.embeddings.longest - layout.longest
-    if how.max_new_tokens > most:
-        raise ValueError(
-            f"max_new_tokens: at most {most} (max_position_embeddings less the longest source) is allowed, "
-            f"got {how.max_new_tokens}"
-        )
-    gaps = Gaps(
-        model, input_ids[:, : layout.longest], counts, how.max_new_tokens,
-        mask=c.mask_token_id, types=(c.source_type_id, c.target_type_id), relative=body.relative,
-    )  # fmt: skip
-    return search(gaps, how)
+    return model.generate(input_ids, attention_mask, lengths=lengths, **short(settings))
 
 
 def _words(c: Config) -> WordPredictor:

@@ -47,16 +47,16 @@ from .parts import files
 from .parts.embeddings import AfterPadding, Embeddings
 from .parts.encoder import layer_of
 from .parts.heads import Bare, Pooler, SequenceClassification, WordPredictor
-from .parts.joint import Joint, JointConfig, JointStates
+from .parts.joint import JointConfig, JointStates
 from .parts.keys import KeyMap, Same, Stacked, StackedTransposed, Transposed
 from .parts.layers import initialise
 from .parts.model import Family, Model
 from .parts.objectives.candidates import ContrastBatch, candidates_loss
 from .parts.paddle import read_variables
-from .parts.pair_generation import Told
+from .parts.pair_generation import JointWriter
 from .parts.region_heads import HiddenParts, PairPreTraining, RegionPredictor, TextCloze
 from .parts.regions import Image, in_shares
-from .parts.search import Generation, search
+from .parts.writing import short
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class RegionEmbeddings(nn.Module):
         return self.dropout(self.norm(self.features(features) + self.locations(locations)))
 
 
-def body(c: Config) -> Joint:
+def body(c: Config) -> JointWriter:
     """Section 2.1."""
     eps, dropout = c.layer_norm_eps, c.hidden_dropout_prob
     embeddings = Embeddings(
@@ -141,7 +141,8 @@ def body(c: Config) -> Joint:
         eps=eps, dropout=dropout, padding=c.pad_token_id, numbering=AfterPadding(c.pad_token_id),
     )  # fmt: skip
     regions = RegionEmbeddings(c.image_embedding_size, c.hidden_size, eps=eps, dropout=dropout)
-    return Joint(embeddings, regions, [layer_of(c) for _ in range(c.num_hidden_layers)], ("regions", "text"))
+    layers = [layer_of(c) for _ in range(c.num_hidden_layers)]
+    return JointWriter(embeddings, regions, layers, ("regions", "text"), begin=c.bos_token_id)
 
 
 class Vectors(nn.Module):
@@ -250,20 +251,19 @@ def convert(folder: str | Path, config: str | Path, local_dir: str | Path, *, ar
     files.write(local_dir, values, read_variables(folder))
 
 
-@torch.no_grad()
 def generate(model: Model, settings: Mapping[str, Any] | None = None, **given: Any) -> Tensor:
-    """Texts to pictures, to texts, or to both (section 2.2, sequence-to-sequence generation).
+    """Texts to pictures, to texts, or to both (section 2.2, sequence-to-sequence generation): ``model.generate``
+    with at most 20 words, where nothing else is said.
 
     Args:
         model: One that predicts words.
-        settings: Those of :class:`Generation`, under the names of transformers' ``generate``:
-            ``max_new_tokens``, ``num_beams``, ... ``eos_token_id`` and ``pad_token_id`` are the config's
-            unless given.
+        settings: Those of :class:`Settings`, under the names of transformers' ``generate``:
+            ``max_new_tokens``, ``num_beams``, ...
         given: The model's arguments for the sources: ``input_ids``, ``lengths``, ``regions``, ...
 
     Returns:
-        ``(B, n)``, n at most ``max_new_tokens``: targets without the [CLS] before them, with padding
-        after the end of each.
+        ``(B * num_return_sequences, n)``: targets without the [CLS] before them, with padding after the
+        end of each.
 
     Raises:
         ValueError: Naming the argument.
@@ -276,22 +276,9 @@ def generate(model: Model, settings: Mapping[str, Any] | None = None, **given: A
         >>> generate(model, {"max_new_tokens": 4}, regions=torch.randn(2, 3, 8), locations=torch.rand(2, 3, 5)).shape
         torch.Size([2, 4])
     """
-    c = model.config
-    if not isinstance(c, Config) or not hasattr(model.head, "words"):
+    if not isinstance(model.config, Config) or not hasattr(model.head, "words"):
         raise ValueError(f"model: a UNIMO that predicts words is allowed, got {model.architecture}")
-    how = Generation(**{"eos_token_id": c.eos_token_id, "pad_token_id": c.pad_token_id, **(settings or {})})
-    for name in ("bos_token_id", "eos_token_id"):
-        value = getattr(c if name == "bos_token_id" else how, name)
-        if value is not None and not 0 <= value < c.vocab_size:
-            raise ValueError(f"{name}: a word of the vocabulary ({c.vocab_size}) is allowed, got {value}")
-    steps = Told(model, c.bos_token_id, how.max_new_tokens, given)
-    room = steps.body.embeddings.longest - int(steps.count.max())
-    if how.max_new_tokens > room:
-        raise ValueError(
-            f"max_new_tokens: at most {room} (max_position_embeddings less the longest source) is allowed, "
-            f"got {how.max_new_tokens}"
-        )
-    return search(steps, how)
+    return model.generate(**short(settings or {}), **given)
 
 
 def _words(c: Config) -> WordPredictor:

@@ -11,7 +11,9 @@ What differs from BERT (Devlin et al. 2019, arXiv:1810.04805), whose layers stay
   the matrix that takes them in, transposed; the detector's best class; its probabilities of classes.
 - Section 3.2: image-text matching from [CLS], and word-region alignment: the cost of carrying words over
   to regions is to fall where they match and to rise where not.
-- Section 4.1 (VQA): answers are classes of the pair, each with a probability of its own.
+- Section 4.1: answers to questions, captions and pictures ranked, statements about two pictures, regions that are
+  meant (``uniter_tasks.py``). Of two pictures the second's regions have type 2, which pre-training does not know:
+  :func:`for_task` puts a task on top of a trained model.
 
 A published file (``uniter-base.pt``, ``uniter-base.json``) loads as ``pytorch_model.bin`` with
 ``config.json``, once that says ``"model_type": "uniter"`` and an architecture.
@@ -30,23 +32,22 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from .parts.encoder import embeddings_of, layer_of
-from .parts.heads import Bare, Pooler, SequenceClassification, States, WordPredictor, class_loss
+from .parts.heads import Bare, Pooler, SequenceClassification, WordPredictor, class_loss
 from .parts.joint import Joint, JointConfig, JointStates, real_places
 from .parts.keys import BERT_HEADS, KeyMap, Same, encoder_rules, tied_words
 from .parts.layers import initialise
-from .parts.model import Family
+from .parts.model import Family, Model
 from .parts.objectives.transport import alignment_cost
-from .parts.outputs import Prediction
 from .parts.region_heads import HiddenParts, PairPreTraining, RegionPredictor, TextCloze, TiedFeatures, part
 from .parts.regions import Image, in_shares
+from .uniter_tasks import Answers, Expression, Paired, PairedAttention, QuestionAnswering, Retrieval, Triplet
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Config(JointConfig):
 
     Args:
         itm_ot_lambda: Weight of word-region alignment beside matching; 0 leaves it out.
+        rank_margin: By how much a text is to fit its picture better than another, in retrieval.
     """
 
     model_type: ClassVar[str] = "uniter"
@@ -62,10 +64,12 @@ class Config(JointConfig):
 
     vocab_size: int = 28996
     itm_ot_lambda: float = 0.1
+    rank_margin: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_least("itm_ot_lambda", 0)
+        self.check_least("rank_margin", 0)
 
     @classmethod
     def base(cls, **sizes: Any) -> Config:
@@ -104,12 +108,12 @@ class RegionEmbeddings(nn.Module):
         self.mask = nn.Embedding(2, features, padding_idx=0)
         self.norm, self.dropout = nn.LayerNorm(width, eps=eps), nn.Dropout(dropout)
 
-    def forward(self, features: Tensor, locations: Tensor, masked: Tensor | None, types: nn.Embedding) -> Tensor:
+    def forward(self, features: Tensor, locations: Tensor, masked: Tensor | None, types: Tensor) -> Tensor:
         if masked is not None:
             # In place of features that are 0; row 0 of the table adds nothing to the others.
             features = torch.where(masked[..., None], self.mask.weight[1], features)
         x = self.feature_norm(self.features(features)) + self.location_norm(self.locations(locations))
-        return self.dropout(self.norm(x + types.weight[1]))
+        return self.dropout(self.norm(x + types))
 
 
 def body(c: Config) -> Joint:
@@ -162,38 +166,47 @@ class Tasks(HiddenParts):
         return [loss, self.alignment * aligned]
 
 
-class Answers(nn.Module):
-    """``out(norm(gelu(dense(x))))``, in between twice as wide (the authors' ``vqa_output``)."""
+def for_task(trained: Model, architecture: str, **changes: Any) -> Model:
+    """A model of a task that begins with all that a trained one has of it; the rest is new.
 
-    def __init__(self, width: int, answers: int, *, eps: float) -> None:
-        super().__init__()
-        self.dense, self.norm = nn.Linear(width, 2 * width), nn.LayerNorm(2 * width, eps=eps)
-        self.out = nn.Linear(2 * width, answers)
+    For NLVR2 regions may have a type more, of a second picture, that begins as that of the first; for retrieval
+    the score is at first that of pre-training's matching (both as in the authors' program).
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.norm(F.gelu(self.dense(x))))
+    Args:
+        trained: A UNITER.
+        architecture: One of ``HEADS``.
+        changes: Of its config, such as ``labels``.
+
+    Example:
+        >>> from pkernels.models import build
+        >>> sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 24}
+        >>> trained = build("UniterForPretraining", Config(image_embedding_size=8, **sizes))
+        >>> for_task(trained, "UniterForNlvr2Paired").config.type_vocab_size
+        3
+    """
+    from .pretrained import build  # which knows families by name
+
+    c = trained.config
+    if not isinstance(c, Config) or architecture not in HEADS:
+        raise ValueError(
+            f"trained, architecture: a UNITER and one of {', '.join(HEADS)} are allowed, got {trained.architecture} "
+            f"and {architecture!r}"
+        )
+    if architecture.startswith("UniterForNlvr2"):
+        changes = {"type_vocab_size": max(3, c.type_vocab_size), **changes}
+    new = build(architecture, replace(c, **changes))
+    have, own = trained.state_dict(), new.state_dict()
+    table = have["body.embeddings.types.weight"]
+    more = own["body.embeddings.types.weight"].shape[0] - len(table)
+    have["body.embeddings.types.weight"] = torch.cat([table, table[-1:].expand(more, -1)])
+    if "head.ranking.weight" in own and "head.matching.weight" in have:
+        have |= {f"head.ranking.{name}": have[f"head.matching.{name}"][1:] for name in ("weight", "bias")}
+    new.load_state_dict({name: have[name] if _fits(have, name, x) else x for name, x in own.items()})
+    return new.train(trained.training)
 
 
-class QuestionAnswering(nn.Module):
-    """Section 4.1: ``labels (B, answers)``, how right each answer is, 0 to 1. The loss is binary
-    cross-entropy, summed over answers, mean over the batch."""
-
-    targets = ("labels",)
-
-    def __init__(self, pooler: Pooler, answers: Answers) -> None:
-        super().__init__()
-        self.pooler, self.answers = pooler, answers
-
-    def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
-        logits = self.answers(self.pooler(states))
-        loss = None
-        if labels is not None:
-            if labels.shape != logits.shape or not labels.is_floating_point():
-                seen = f"{labels.dtype} of {tuple(labels.shape)}"
-                raise ValueError(f"labels: floats of shape {tuple(logits.shape)} are allowed, got {seen}")
-            each = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-            loss = each.sum(1).mean()
-        return Prediction(loss, logits, states.hidden_states)
+def _fits(tensors: dict[str, Tensor], name: str, x: Tensor) -> bool:
+    return name in tensors and tensors[name].shape == x.shape
 
 
 def _words(c: Config) -> WordPredictor:
@@ -215,8 +228,17 @@ HEADS = {
     "UniterForPretraining": Tasks,
     "UniterForMaskedLM": lambda c: TextCloze(_words(c)),
     "UniterForVisualQuestionAnswering": _of_answers,
+    "UniterForVisualEntailment": _of_answers,
+    "UniterForImageTextRetrieval": lambda c: Retrieval(Pooler(c.hidden_size), c.hidden_size, c.rank_margin),
+    "UniterForNlvr2Paired": lambda c: Paired(Pooler(c.hidden_size), c.hidden_size),
+    "UniterForNlvr2PairedAttn": lambda c: PairedAttention(
+        c.hidden_size, c.num_attention_heads,
+        dropout=c.hidden_dropout_prob, attention_dropout=c.attention_probs_dropout_prob,
+    ),
+    "UniterForNlvr2Triplet": lambda c: Triplet(Pooler(c.hidden_size), c.hidden_size),
+    "UniterForReferringExpressionComprehension": lambda c: Expression(c.hidden_size),
     "UniterForSequenceClassification": _of_pairs,
-}
+}  # fmt: skip
 
 _IMAGE = "uniter.img_embeddings"
 
@@ -242,6 +264,17 @@ KEYS = KeyMap(
         "head.answers.dense": Same("vqa_output.0"),
         "head.answers.norm": Same("vqa_output.2"),
         "head.answers.out": Same("vqa_output.3"),
+        "head.ranking": Same("rank_output"),
+        "head.score": Same("re_output"),
+        "head.answer": Same("nlvr2_output"),
+        "head.left.qkv.weight": Same("attn1.in_proj_weight"),
+        "head.left.qkv.bias": Same("attn1.in_proj_bias"),
+        "head.left.out": Same("attn1.out_proj"),
+        "head.right.qkv.weight": Same("attn2.in_proj_weight"),
+        "head.right.qkv.bias": Same("attn2.in_proj_bias"),
+        "head.right.out": Same("attn2.out_proj"),
+        "head.both": Same("fc.0"),
+        "head.weigh": Same("attn_pool.fc.0"),
     },
     tied={**tied_words("uniter", "cls.predictions"), "feat_regress.weight": f"{_IMAGE}.img_linear.weight"},
     ignored=(r"embeddings\.position_ids$",),

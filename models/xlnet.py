@@ -13,6 +13,8 @@ arXiv:1901.02860), from both of which it has parts:
   second half of a batch is read backwards.
 - Section 2.5: segments by whether two tokens are of the same one, for each head
   (``parts.two_streams``): features of keys, so no matrix of pairs.
+- Section 3.3: an answer's end is told by its start, and whether there is one by its start and the text's
+  summary (``parts.answers``).
 
 Inputs are transformers': ``perm_mask (B, S, S)``, 1 where token i may not see token j, and
 ``target_mapping (B, P, S)``, a 1 for each token that is predicted. A mask of any pairs has its bias
@@ -44,6 +46,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from ..patterns import Band, causal, dense, window
+from .parts.answers import BeamAnswers
 from .parts.config import BaseConfig
 from .parts.heads import (
     PROBLEMS,
@@ -58,9 +62,17 @@ from .parts.heads import (
 )
 from .parts.keys import KeyMap, Same
 from .parts.layers import ACTIVATIONS
+from .parts.layouts import Whole
 from .parts.model import Family
 from .parts.permutation import Body
 from .parts.two_streams import Attention, Layer
+
+SUMMARIES: dict[str, Callable[[Whole], Callable[[Tensor], Tensor]]] = {
+    "last": lambda layout: layout.last,
+    "first": lambda layout: layout.first,
+    "mean": lambda layout: layout.mean,
+    "cls_index": lambda layout: layout.last,  # transformers' heads pass no index on, so that it is the last
+}
 
 
 @dataclass(frozen=True)
@@ -69,18 +81,20 @@ class Config(BaseConfig):
 
     Args:
         attn_type: "bi", or "uni" where no token sees those behind it.
+        same_length: Whether every token of attn_type "uni" sees as many tokens back as are remembered, itself
+            beside them; without memories that is itself alone. (Transformer-XL's authors evaluate so.)
         mem_len: Tokens that are remembered; all if it is None or 0.
         reuse_len: Of a segment's tokens the first that are remembered; all if it is None or 0.
         use_mems_eval, use_mems_train: Whether memories come out, if the call does not say.
         bi_data: Whether the second half of each batch is read backwards.
         clamp_len: Distances beyond it count as this one; 0 or less for no such limit.
-        summary_type: Which token sums a text up, "last" or "first"; ``summary_use_proj``,
-            ``summary_activation`` and ``summary_last_dropout``: through what.
+        summary_type: What sums a text up: its "last" token ("cls_index" says the same), its "first", or the
+            "mean" of all; ``summary_use_proj``, ``summary_activation`` and ``summary_last_dropout``: through what.
+        start_n_top, end_n_top: Starts of an answer that are told, and ends for each.
     """
 
     model_type: ClassVar[str] = "xlnet"
     only: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "same_length": (False,),
         "tie_word_embeddings": (True,),
         "untie_r": (True,),
         "chunk_size_feed_forward": (0,),
@@ -103,24 +117,27 @@ class Config(BaseConfig):
     use_mems_train: bool = False
     bi_data: bool = False
     clamp_len: int = -1
+    same_length: bool = False
     summary_type: str = "last"
     summary_use_proj: bool = True
     summary_activation: str | None = "tanh"
     summary_last_dropout: float = 0.1
+    start_n_top: int = 5
+    end_n_top: int = 5
     bos_token_id: int | None = 1
     eos_token_id: int | tuple[int, ...] | None = 2
     pad_token_id: int | None = 5
     problem_type: str | None = None
 
     def __post_init__(self) -> None:
-        self.check_positive("vocab_size", "d_model", "n_layer", "n_head", "d_inner")
+        self.check_positive("vocab_size", "d_model", "n_layer", "n_head", "d_inner", "start_n_top", "end_n_top")
         self.check_heads("d_model", "n_head")
         if self.d_head not in (None, self.d_model // self.n_head):
             raise ValueError(f"d_head: d_model / n_head ({self.d_model // self.n_head}) is allowed, got {self.d_head}")
         self.check_probability("dropout", "summary_last_dropout")
         self.check_choice("ff_activation", ACTIVATIONS)
         self.check_choice("attn_type", ("bi", "uni"))
-        self.check_choice("summary_type", ("last", "first"))
+        self.check_choice("summary_type", tuple(SUMMARIES))
         self.check_choice("summary_activation", (None, *ACTIVATIONS))
         self.check_choice("problem_type", (None, *PROBLEMS))
         for name in ("mem_len", "reuse_len"):
@@ -142,13 +159,19 @@ class Config(BaseConfig):
         return cls(**{"mem_len": 384, "reuse_len": 256, "bi_data": True, "use_mems_train": True, **sizes})
 
 
+def _sees(c: Config) -> Callable[[int], Band]:
+    if c.attn_type == "bi":
+        return lambda before: dense
+    return (lambda before: window(before, 0)) if c.same_length else (lambda before: causal)
+
+
 def body(c: Config) -> Body:
     """Section 2.3: layers with two streams."""
     sizes: dict[str, Any] = {"act": c.ff_activation, "dropout": c.dropout, "eps": c.layer_norm_eps}
     layers = [Layer(c.d_model, c.n_head, c.d_inner, **sizes) for _ in range(c.n_layer)]
     return Body(
-        layers, c.vocab_size, c.d_model, dropout=c.dropout, clamp=c.clamp_len, causal=c.attn_type == "uni",
-        both_ways=c.bi_data, memory=c.mem_len or None, reuse=c.reuse_len or None,
+        layers, c.vocab_size, c.d_model, dropout=c.dropout, clamp=c.clamp_len, sees=_sees(c), both_ways=c.bi_data,
+        memory=c.mem_len or None, reuse=c.reuse_len or None,
         remembers=(c.use_mems_eval, c.use_mems_train),
     )  # fmt: skip
 
@@ -165,11 +188,11 @@ class Words(nn.Module):
 
 
 class Summary(nn.Module):
-    """Scores of a text: ``score(dropout(act(dense(token))))`` of its last token or its first."""
+    """Scores of a text: ``score(dropout(act(dense(x))))`` of what sums it up."""
 
     def __init__(self, c: Config, labels: int) -> None:
         super().__init__()
-        self.first = c.summary_type == "first"
+        self.pick = SUMMARIES[c.summary_type]
         self.dense = nn.Linear(c.d_model, c.d_model) if c.summary_use_proj else nn.Identity()
         self.act: Callable[[Tensor], Tensor] = (
             nn.Identity() if c.summary_activation is None else ACTIVATIONS[c.summary_activation]
@@ -178,8 +201,7 @@ class Summary(nn.Module):
         self.score = nn.Linear(c.d_model, labels)
 
     def forward(self, states: States) -> Tensor:
-        token = (states.layout.first if self.first else states.layout.last)(states.last)
-        return self.score(self.dropout(self.act(self.dense(token))))
+        return self.score(self.dropout(self.act(self.dense(self.pick(states.layout)(states.last)))))
 
 
 def _of_sequences(c: Config) -> SequenceClassification:
@@ -193,6 +215,9 @@ HEADS: dict[str, Callable[[Config], nn.Module]] = {
     "XLNetForSequenceClassification": _of_sequences,
     "XLNetForTokenClassification": lambda c: TokenClassification(nn.Linear(c.d_model, c.num_labels), dropout=0.0),
     "XLNetForMultipleChoice": lambda c: MultipleChoice(Summary(c, 1), nn.Identity(), dropout=0.0),
+    "XLNetForQuestionAnswering": lambda c: BeamAnswers(
+        c.d_model, starts=c.start_n_top, ends=c.end_n_top, eps=c.layer_norm_eps
+    ),
     "XLNetForQuestionAnsweringSimple": lambda c: QuestionAnswering(nn.Linear(c.d_model, 2)),
 }
 
@@ -234,6 +259,10 @@ KEYS = KeyMap(
         "head.pooler.score": Same("logits_proj"),
         "head.classifier": Same("classifier"),
         "head.spans": Same("qa_outputs"),
+        "head.start": Same("start_logits.dense"),
+        "head.end": Same("end_logits"),
+        "head.end.norm": Same("end_logits.LayerNorm"),
+        "head.unanswerable": Same("answer_class"),
     },
     tied={"lm_loss.weight": "transformer.word_embedding.weight"},
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd import forward_ad
 
 from . import ops
 from .added import added
@@ -114,7 +114,7 @@ def _described(
     pattern = pattern.on(q.device)
     if isinstance(pattern, Blocks):
         pattern.check(q.shape[1], q.shape[2], k.shape[2])
-        back = pattern.transposed(-(-k.shape[2] // pattern.size)) if backend == "triton" else (None,) * 3
+        back = pattern.transposed(-(-k.shape[2] // pattern.size)) if backend in ("triton", "cuda") else (None,) * 3
         return ops.blocks, (*pattern.lists, *back), (pattern.size,), rows
     pattern.check(batch, q.shape[1], q.shape[2], k.shape[2])
     for spans_ in (rows.q, rows.k):
@@ -166,9 +166,9 @@ def dilated_attention(
 
 def _refuse_forward_mode(*tensors: Tensor) -> None:
     # The operators have no forward-mode formula, and torch would take their tangents for zero.
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
         return
-    if any(unpack_dual(x).tangent is not None for x in tensors):
+    if any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
         raise NotImplementedError("forward-mode differentiation (jvp): attention has reverse mode alone")
 
 

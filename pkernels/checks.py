@@ -37,17 +37,20 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise ValueError(
                 f"{name}: q's dtype and device are allowed, got {x.dtype} on {x.device} beside {q.dtype} on {q.device}"
             )
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    if k.shape[:3] != v.shape[:3]:
-        raise ValueError(f"v: k's batch, heads and rows are allowed, got {shapes}")
-    if q.shape[0] != k.shape[0]:
-        raise ValueError(f"k: q's batch size is allowed, got {shapes}")
-    if q.shape[3] != k.shape[3]:
-        raise ValueError(f"k: q's head dimension is allowed, got {shapes}")
-    if q.shape[3] == 0 or v.shape[3] == 0:
-        raise ValueError(f"q, v: a head dimension of at least 1 is allowed, got {shapes}")
-    if (k.shape[1] == 0 and q.shape[1] != 0) or (k.shape[1] and q.shape[1] % k.shape[1]):
-        raise ValueError(f"k: a number of heads that divides q's is allowed, got {shapes}")
+    (b, h, _, d), (kb, kh, rows, kd), (vb, vh, vrows, vd) = q.shape, k.shape, v.shape
+    wrong = None
+    if (kb, kh, rows) != (vb, vh, vrows):
+        wrong = "v: k's batch, heads and rows are allowed"
+    elif b != kb:
+        wrong = "k: q's batch size is allowed"
+    elif d != kd:
+        wrong = "k: q's head dimension is allowed"
+    elif d == 0 or vd == 0:
+        wrong = "q, v: a head dimension of at least 1 is allowed"
+    elif (kh == 0 and h != 0) or (kh and h % kh):
+        wrong = "k: a number of heads that divides q's is allowed"
+    if wrong:
+        raise ValueError(f"{wrong}, got q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}")
 
 
 def check_numbers(scale: float | None, dropout: float) -> None:

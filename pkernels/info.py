@@ -78,7 +78,7 @@ def _gpu() -> list[tuple[str, str]]:
 
 def _ask(function: str, backend: str = "native") -> str:
     """An answer of an extension, or why there is none."""
-    module = importlib.import_module(f"pkernels.{backend}")
+    module = importlib.import_module(f"{__package__}.{backend}")
     missing = module.why_missing()
     if missing is not None:
         return missing

@@ -56,6 +56,10 @@ class Problem:
 
     def span_lists(self, q: Tensor, k: Tensor) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """``(first, end)`` rows of each sequence of queries and of keys, checked."""
+        if self.q_spans is None and self.k_spans is None:
+            n_q, n_k, batch = q.shape[2], k.shape[2], self.batch(q)
+            self.check_reach(n_q, n_k)
+            return [(0, n_q)] * batch, [(0, n_k)] * batch
         both = []
         for name, spans, x in (("queries", self.q_spans, q), ("keys", self.k_spans, k)):
             if spans is None:

@@ -30,8 +30,8 @@ FACTORS = {"out": 2, "lse": 2, "dq": 3, "dk": 3, "dv": 3, "dbias": 3, "dtable": 
 
 
 def device_of(backend: str) -> str:
-    """Where a backend's tensors lie: Triton's on a GPU if there is one, else it is interpreted."""
-    return "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+    """Where a backend's tensors lie: Triton's and CUDA's on a GPU if there is one."""
+    return "cuda" if backend in ("triton", "cuda") and torch.cuda.is_available() else "cpu"
 
 
 def moved(x: Tensor, device: str) -> Tensor:

@@ -314,6 +314,17 @@ def relatives() -> list[Case]:
         Case("relative, rows", Band(1, 0, columns=3, rows=9, dilation=2), sq=67, bias="relative"),
         Case("relative, dropout", causal, dropout=0.3, bias="relative"),
         Case("relative, blocks", listed(8, 37, 50, heads=2, most=2), sk=50, bias="relative"),
+        Case(
+            "relative, blocks of 24, lengths, dropout",
+            listed(24, 70, 61, most=2),
+            sq=70,
+            sk=61,
+            lengths=[61, 37],
+            dropout=0.3,
+            bias="relative",
+            heads=4,
+            kv_heads=2,
+        ),
         Case("relative, rows before heads", causal, layout="rows before heads", bias="relative"),
         Case("relative, no rows", sq=0, bias="relative"),
         Case("relative, no keys", sq=9, sk=0, bias="relative"),
@@ -424,6 +435,8 @@ def narrow(dtype: torch.dtype, name: str) -> list[Case]:
     sizes = [Case(f"causal, D {d}", causal, sq=33, batch=1, d=d) for d in (7, 16, 26, 32, 64, 256)]
     layouts = [Case(name, window(9, 2), d=26, layout=name) for name in ("last dimension strided", "NaN border")]
     long = [Case("causal, S 300", causal, sq=300, batch=1, heads=1, d=64)]
+    wide = {"sq": 200, "sk": 300, "batch": 1, "heads": 1, "d": 64, "bias": "relative"}
+    long += [Case("relative, S 200x300", **wide), Case("relative, S 200x300, scale 0.3", **wide, scale=0.3)]
     return [replace(case, id=f"{name}, {case.id}", dtype=dtype) for case in CORE + sizes + layouts + long]
 
 

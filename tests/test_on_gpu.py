@@ -9,7 +9,7 @@ from torch import Tensor
 import pkernels
 from pkernels import Band, causal, window
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+pytestmark = [pytest.mark.on_gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
 FAR = 2**26 + 8  # elements between rows: 40 of them pass 2**31
 
 

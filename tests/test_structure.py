@@ -19,7 +19,7 @@ PACKAGE = ROOT / "pkernels"
 # Who may import whom: a module may import what stands before it, never what stands after.
 # Names in one line do not import one another.
 LAYERS = (
-    ("patterns", "blocks", "buckets", "bias", "reversible"),
+    ("names", "patterns", "blocks", "buckets", "bias", "reversible"),
     ("problem", "recurrence"),
     ("checks", "sequences"),
     ("added",),

@@ -81,16 +81,23 @@ def test_kernel_for_infinities(family: str, kernel: str, itemsize: int, width: i
 
 
 @pytest.mark.parametrize("family", tune.FAMILIES)
+@pytest.mark.parametrize("shape", ["band", "blocks"])
 @pytest.mark.parametrize(("itemsize", "width"), [key[1:] for key in tune._TABLE if key[0] == "relative"])
-def test_relative(family: str, itemsize: int, width: int) -> None:
+def test_relative(family: str, shape: str, itemsize: int, width: int) -> None:
     q, k, v, dout, query = (torch.zeros(2, 4, ROWS, width, dtype=DTYPES[itemsize]) for _ in range(5))
     table, lse = torch.zeros(4, 2 * ROWS - 1, width, dtype=q.dtype), torch.zeros(2, 4, ROWS)
     bias: dict[str, Any] = {"query": query, "table": table, "query_grad": True, "table_grad": True}
-    problem = Problem(Band(FAR, 0), width**-0.5, zero=ROWS - 1, **bias)
+    module, pattern, prefix = (
+        (band, Band(FAR, 0), "")
+        if shape == "band"
+        else (blocks, Blocks.from_mask(torch.eye(ROWS // CHUNK).bool(), CHUNK), "blocks_")
+    )
+    problem = Problem(pattern, width**-0.5, zero=ROWS - 1, **bias)
     with tune.using(family=family), launches() as made:
-        band.forward(q, k, v, problem)
-        band.backward(dout, None, q, k, v, q, lse, problem)
-    assert {launch.name for launch in made} == {f"{name}_kernel" for name in (*PASSES, "query", "table")}
+        module.forward(q, k, v, problem)
+        module.backward(dout, None, q, k, v, q, lse, problem)
+    names = [f"{prefix}{name}" for name in PASSES]
+    assert {launch.name for launch in made} == {f"{name}_kernel" for name in (*names, "query", "table")}
     for launch in made:
         if launch.options.get("CAREFUL"):
             continue

@@ -1,5 +1,6 @@
 """GPT with bands: every other layer of GPT-Neo sees 256 tokens back. (GPT-3's are so too, but
-transformers has none.) Models over long text, the banded attention alone, and a causal LM to train."""
+transformers has none.) Models over long text, the banded attention alone, a causal LM to train, and
+writing, where a banded layer keeps no more keys than it sees."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from pkernels.models.gpt_neo import Config
 from pkernels.models.parts.layouts import Whole
 
 from .. import corpus
+from .authors import Author, growing
 from .base import Attend, Encoder, Learner
 
 ENDS = {"bos_token_id": corpus.FIRST, "eos_token_id": corpus.LAST}
@@ -54,3 +56,12 @@ ENCODER = Encoder(
 )
 
 LEARNER = Learner("gpt", "GPTNeoForCausalLM", _small, corpus.causal)
+
+AUTHOR = Author(
+    name="GPT-Neo",
+    architecture="GPTNeoForCausalLM",
+    config=_base,
+    sizes=((1024, 12, 1), (4096, 12, 1), (4096, 2, 8)),
+    peers={"transformers": growing},  # its bands are wrong behind a static cache
+    tolerance=1e-3,  # heads that are not scaled: both sides differ from float64 by 3e-4
+)

@@ -46,11 +46,6 @@ int64_t tile_size(const Kernels& kernels, const Problem& p, int64_t most) {
   return std::min(size, ceil_div(even, kernels.width) * kernels.width);
 }
 
-struct Item {
-  int64_t batch, head, heads;
-  QueryTile queries;
-};
-
 struct Unit {
   int64_t batch, head, part;
   KeyRange keys;
@@ -114,6 +109,12 @@ void dense_gradient(const Kernels& kernels, const Backward& call) {
   });
 }
 
+// Whether rows of a relative bias are multiplied in pairs.
+bool relative_in_pairs(const Kernels& kernels, const Problem& p) {
+  const bool words = p.dr > 0 && p.dr % 2 == 0 && whole_words(p.query) && whole_words(p.table);
+  return words && kernels.pairs && p.type == Type::bf16 && p.band.dilation == 1;
+}
+
 // Few queries: a worker takes all of a key head, over some of its keys if there are few heads.
 void narrow_forward(const Kernels& kernels, const Forward& call, const Extent& extent) {
   const Problem& p = call.problem;
@@ -146,6 +147,7 @@ void attention_forward(Forward call) {
     return narrow_forward(kernels, call, extent);
   }
   call.pairs = kernels.pairs && p.type == Type::bf16 && p.d % 2 == 0 && whole_words(call.q) && whole_words(call.k);
+  call.relative_pairs = relative_in_pairs(kernels, p);
   // Heads that share their keys share a tile, a panel each, so that keys are read once for all.
   const bool alike = !p.blocks.size || p.blocks.lists == 1;  // heads visit the same keys
   const int64_t group = alike ? p.group() : 1, most = group > 1 ? 1 : p.type == Type::f32 ? 3 : max_panels;
@@ -165,8 +167,9 @@ void attention_forward(Forward call) {
       }
     }
   }
-  for_each_item(items.size(), kernels.forward_scratch(p, call.panels), [&](int64_t i, float* scratch) {
-    kernels.forward(call, items[i].batch, items[i].head, items[i].heads, items[i].queries, scratch);
+  const int64_t n = items.size();
+  for_each_item_and_next(n, kernels.forward_scratch(p, call.panels), [&](int64_t i, int64_t next, float* scratch) {
+    kernels.forward(call, items[i], next < n ? &items[next] : nullptr, scratch);
   });
 }
 
@@ -185,6 +188,7 @@ void attention_backward(Backward call) {
   call.tile = tile_size(kernels, p, 3 * kernels.panel);
   call.pairs = kernels.pairs && p.type == Type::bf16 && p.d % 2 == 0 && p.dv % 2 == 0 && whole_words(call.q) &&
                whole_words(call.k) && whole_words(call.v) && whole_words(call.dout);
+  call.relative_pairs = relative_in_pairs(kernels, p);
   call.parts = key_parts(p);
   const Extent extent(p);
   const int64_t* size = call.ddense_size;

@@ -85,11 +85,8 @@ struct QuerySide {
     read_numbers(b, start);
     if (p.dr) {
       const Lines r_rows = lines(p.query, p.dr, nullptr, 0);
-      read_transposed(x.rt, width, used, r_rows.data, p.type, r_rows.step, n, p.dr);
-      scale_by(x.rt, p.dr * width, p.scale);
-      read_rows(x.r, x.dr, r_rows.data, p.type, r_rows.step, n, p.dr);
-      scale_by(x.r, n * x.dr, p.scale);
-      r_finite = all_finite(x.r, x.dr, n, p.dr);
+      read_relative(p, f.relative_pairs, x.rt, width, used, r_rows.data, r_rows.step, n);
+      read_relative_rows(r_rows);
     }
 #ifdef PK_PAIRS
     if (f.pairs) {
@@ -107,6 +104,21 @@ struct QuerySide {
     q = view_whole_rows(x.q, x.d, q_rows.data, p.type, q_rows.step, n, p.d);
     dout = view_whole_rows(x.dout, x.dv, dout_rows.data, p.type, dout_rows.step, n, p.dv);
     finite = all_finite(q.data, q.stride, n, p.d) && all_finite(dout.data, dout.stride, n, p.dv);
+  }
+
+  // Scaled rows of R, or pairs of rows, cleaned; those are scaled if that takes no rounding.
+  void read_relative_rows(const Lines& rows) {
+    const Problem& p = f.problem;
+#ifdef PK_PAIRS
+    if (f.relative_pairs) {
+      read_row_pairs(x.r, x.dr, rows.data, rows.step, queries.count, p.dr);
+      if (exact(p.scale)) scale_pairs(x.r, ceil_div(queries.count, 2) * x.dr, p.scale);
+      return;
+    }
+#endif
+    read_rows(x.r, x.dr, rows.data, p.type, rows.step, queries.count, p.dr);
+    scale_by(x.r, queries.count * x.dr, p.scale);
+    r_finite = all_finite(x.r, x.dr, queries.count, p.dr);
   }
 
   // rowsum(dO ∘ O) over some columns, added up in the order in which `product` adds up dP: a row
@@ -202,7 +214,8 @@ struct KeySide {
     BackwardScratch& x = side.x;
     const int64_t width = side.width, at = panel.lane, n = keys.end - keys.begin, skip = keys.begin - m;
     float *weights = x.p + at, *ds = x.ds + at;
-    Scores scores{p, panel.place, panel.queries, panel.width, width, x.bias, {x.rt + at, x.table, x.dr}};
+    Scores scores{
+        p, panel.place, panel.queries, panel.width, width, x.bias, {x.rt + at, x.table, x.dr, side.f.relative_pairs}};
     if (p.buckets.given) scores.own = x.own + at;
     scores.enter(segment, keys.begin, n);
     float *s = weights + skip * width, *dp = ds + skip * width;

@@ -54,6 +54,30 @@ static void add_relative_apart(const QuerySide& side, const KeySegment& segment,
   });
 }
 
+#ifdef PK_PAIRS
+// The same products of pairs: of rows of the table, and of lanes.
+static void add_relative_pairs(const QuerySide& side, const TableRows& rows, const Panel& panel, float* dt,
+                               float* dtable) {
+  const Problem& p = side.f.problem;
+  BackwardScratch& x = side.x;
+  const int64_t width = panel.width, lane = panel.lane, there = rows.there();
+  if (side.f.dquery.width) {
+    read_row_pairs(x.table, x.dr, row_at(p.table, p.type, 0, side.place.head, rows.row(rows.begin)),
+                   p.table.row * rows.step, there, p.dr);
+    pack_keys(x.packed, dt, width, there, width);
+    product<Pairs, Transposed, Add>(p.dr, width, (there + 1) / 2, x.table, x.dr, x.packed, width, x.drt + lane,
+                                    side.width);
+  }
+  if (dtable) {
+    if (!exact(p.scale)) scale_by(dt, there * width, p.scale);
+    pack_lanes(x.packed, dt, width, there, width);
+    product<Pairs, Plain, Add>(there, round_up(p.dr, W), (panel.queries.count + 1) / 2, x.packed, width / 2,
+                               x.r + lane / 2 * x.dr, x.dr, dtable + rows.row(rows.begin) * table_row(p),
+                               rows.step * table_row(p));
+  }
+}
+#endif
+
 // Relative: dRᵀ += tableᵀ dT, and the table's gradient += dT R, where dT is dS with its rows shifted
 // back (see relative.h).
 static void add_relative(const QuerySide& side, const KeySegment& segment, int64_t begin, int64_t many, float* dtable) {
@@ -66,9 +90,12 @@ static void add_relative(const QuerySide& side, const KeySegment& segment, int64
     const float* ds = x.ds + (m - begin) * side.width + lane;
     if (segment.step != side.queries.step) return add_relative_apart(side, segment, m, count, panel, ds, dtable);
     const TableRows rows(p, segment, m, count, panel.queries, width);
-    const Tile table = table_of(p, side.place.head, rows, x.table, x.dr);
     shear_back(ds, side.width, x.bias, width, count);
-    const float* dt = x.bias + rows.begin * width;
+    float* const dt = x.bias + rows.begin * width;
+#ifdef PK_PAIRS
+    if (side.f.relative_pairs) return add_relative_pairs(side, rows, panel, dt, dtable);
+#endif
+    const Tile table = table_of(p, side.place.head, rows, x.table, x.dr);
     // Most rows of a lane are 0, whatever the mask is.
     const bool safe = side.r_finite && all_finite(table.data, table.stride, rows.there(), p.dr);
     const auto times = safe ? product<Floats, Plain, Add> : careful_product<Plain, Add>;

@@ -58,9 +58,9 @@ static void forward_chunks(const Forward& f, int64_t batch, int64_t head, KeyRan
   for (int64_t r = 0; r < rows; ++r) all.top[r] = -infinity;
   for_each_chunk_tile(p.buckets, batch, head, chunks.begin, chunks.end, f.tile, [&](const QueryTile& tile) {
 #ifdef PK_PAIRS
-    if (f.pairs) return forward_with<PairTile>(f, batch, head, 1, tile, memory, Continued{all});
+    if (f.pairs) return forward_with<PairTile>(f, Item{batch, head, 1, tile}, nullptr, memory, Continued{all});
 #endif
-    forward_with<FloatTile>(f, batch, head, 1, tile, memory, Continued{all});
+    forward_with<FloatTile>(f, Item{batch, head, 1, tile}, nullptr, memory, Continued{all});
   });
 }
 

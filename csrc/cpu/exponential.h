@@ -19,9 +19,8 @@ PK_INLINE Vec polynomial(Vec x, const float (&coefficients)[N]) {
 
 // e**x for x <= 0; exactly 0 for -inf, 1 for 0, NaN for NaN. x log2(e) = n + f with |f| <= 1/2,
 // without rounding the product; 2**f by a polynomial that meets 2**0 exactly.
-PK_INLINE Vec exp(Vec x) {
-  constexpr float power[7] = {
-      1.0f, 6.931472029e-1f, 2.402264791e-1f, 5.550332471e-2f, 9.618437358e-3f, 1.339887440e-3f, 1.535336188e-4f};
+template <int N>
+PK_INLINE Vec exp_by(Vec x, const float (&power)[N]) {
   constexpr float magic = 12582912.0f;  // 1.5 * 2**23: adding it rounds to an integer
 #ifdef PK_AVX512
   // Below the smallest normal number comes 0, whatever the rest makes of x: numbers that are not
@@ -35,6 +34,18 @@ PK_INLINE Vec exp(Vec x) {
   const Int n = (Int)shifted - 0x4B400000 + 127;
   return polynomial(x * log2e - (shifted - magic), power) * (Vec)(n << 23);
 #endif
+}
+
+PK_INLINE Vec exp(Vec x) {
+  constexpr float power[7] = {
+      1.0f, 6.931472029e-1f, 2.402264791e-1f, 5.550332471e-2f, 9.618437358e-3f, 1.339887440e-3f, 1.535336188e-4f};
+  return exp_by(x, power);
+}
+
+// The same to 3e-6, for what is rounded to bfloat16 next.
+PK_INLINE Vec coarse_exp(Vec x) {
+  constexpr float power[5] = {1.0f, 6.931241751e-1f, 2.402409911e-1f, 5.590642616e-2f, 9.582852945e-3f};
+  return exp_by(x, power);
 }
 
 // log(x) for normal x > 0; infinity and NaN stay what they are. x = 2**e m with m in [2/3, 4/3],

@@ -10,6 +10,7 @@
 // that the scores of a panel never leave the nearest cache.
 #pragma once
 
+#include "ahead.h"
 #include "kernels.h"
 #include "pairs.h"
 #include "step.h"
@@ -69,19 +70,18 @@ static Lines queries_of(const Forward& f, const ForwardScratch& x, const Panel& 
 }
 
 // Rᵀ of a relative bias.
-static void read_relative(const Forward& f, const Running& x) {
+static void start_relative(const Forward& f, const Running& x) {
   const Problem& p = f.problem;
   const Place& place = x.panel.place;
   const QueryTile& tile = x.panel.queries;
   const int64_t width = x.panel.width, b = p.storage(place.batch), first = p.queries[place.batch].first + tile.first;
-  read_transposed(x.rt, width, width, row_at(p.query, p.type, b, place.head, first), p.type, p.query.row * tile.step,
-                  tile.count, p.dr);
-  scale_by(x.rt, p.dr * width, p.scale);
+  read_relative(p, f.relative_pairs, x.rt, width, width, row_at(p.query, p.type, b, place.head, first),
+                p.query.row * tile.step, tile.count);
 }
 
-// P in place of S, and the softmax's running state, for N vectors of lanes from g on: three at a
-// time, for the maximum and the sum of one are chains of dependent instructions.
-template <int N>
+// P in place of S, or its pairs of keys, and the softmax's running state, for N vectors of lanes from
+// g on: three at a time, for the maximum and the sum of one are chains of dependent instructions.
+template <int N, class KeyTile, bool Packed>
 static void soften(const Scores& scores, const KeySegment& segment, int64_t m, int64_t count, int64_t g, float* tile,
                    const Running& x) {
   const int64_t width = scores.width;
@@ -97,13 +97,20 @@ static void soften(const Scores& scores, const KeySegment& segment, int64_t m, i
     for (int n = 0; n < N; ++n) scores.finish(tile, segment, m, count, g + n, top[n]);
   }
   for (int n = 0; n < N; ++n) pivot[n] = select(top[n] == -infinity, Vec{}, top[n]);  // rows without a key so far
-  for (int64_t j = 0; j < count; ++j) {
+  const auto weight = [&](int64_t j, int n) __attribute__((always_inline)) {
+    const Vec p = KeyTile::weight(load(s + j * width + n * W) - pivot[n]);
+    sum[n] += p;
+    return p;
+  };
+  for (int64_t j = 0; j < count; j += Packed ? 2 : 1) {
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
-      float* at = s + j * width + n * W;
-      const Vec p = exp(load(at) - pivot[n]);
-      store(at, p);
-      sum[n] += p;
+      if constexpr (Packed) {
+        const Vec low = weight(j, n), high = j + 1 < count ? weight(j + 1, n) : Vec{};
+        store(s + j / 2 * width + n * W, KeyTile::pack(low, high));
+      } else {
+        store(s + j * width + n * W, weight(j, n));
+      }
     }
   }
   for (int n = 0; n < N; ++n) {
@@ -117,13 +124,22 @@ static void soften(const Scores& scores, const KeySegment& segment, int64_t m, i
         store(o, load(o) * alpha);
       }
     }
-    if (scores.problem.threshold > 0) {
+    if (!Packed && scores.problem.threshold > 0) {
       scores.for_each_kept(segment, m, count, g + n, [&](int64_t j, const Int& kept) {
         float* at = s + j * width + n * W;
         store(at, (Vec)((Int)load(at) & kept));
       });
     }
   }
+}
+
+template <class KeyTile, bool Packed>
+static void soften_all(const Scores& scores, const KeySegment& segment, int64_t m, int64_t count, float* tile,
+                       const Running& x) {
+  int64_t g = 0, vectors = scores.width / W;
+  for (; g + 3 <= vectors; g += 3) soften<3, KeyTile, Packed>(scores, segment, m, count, g, tile, x);
+  if (vectors - g == 2) soften<2, KeyTile, Packed>(scores, segment, m, count, g, tile, x);
+  if (vectors - g == 1) soften<1, KeyTile, Packed>(scores, segment, m, count, g, tile, x);
 }
 
 // The rows of a tile of keys and values.
@@ -136,6 +152,8 @@ struct KeyRows {
 struct FloatTile {
   static constexpr int64_t grain = 1;  // keys that cannot be parted
   Tile k, v;
+
+  PK_INLINE Vec weight(Vec x) { return exp(x); }
 
   static void start(const Forward& f, const ForwardScratch& scratch, const Running& x) {
     const Problem& p = f.problem;
@@ -150,17 +168,22 @@ struct FloatTile {
         v(view_rows(x.v, x.dv, rows.v.data, f.problem.type, rows.v.step, rows.count, f.problem.dv)) {}
 
   // Sᵀ of `n` keys after `skip`.
-  void scores(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s) const {
+  void scores(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, Ahead& ahead) const {
     const int64_t width = run.panel.width;
-    product<Floats, Plain, Assign>(n, width, p.d, k.data + skip * k.stride, k.stride, run.qt, width, s, width);
+    interrupted_product<Floats, Plain, Assign>(n, width, p.d, k.data + skip * k.stride, k.stride, run.qt, width, s,
+                                               width, [&] { ahead.fetch(); });
   }
 
   // Oᵀ += Vᵀ P. Where pairs are hidden, a value that is not finite must not meet their zeros.
-  void add(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, bool hidden) const {
+  void add(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, bool hidden, Ahead& ahead) const {
     const float* values = v.data + skip * v.stride;
-    const auto times = hidden && !all_finite(values, v.stride, n, p.dv) ? careful_product<Transposed, Add>
-                                                                        : product<Floats, Transposed, Add>;
-    times(p.dv, run.panel.width, n, values, v.stride, s, run.panel.width, run.ot, run.panel.width);
+    const int64_t width = run.panel.width;
+    if (hidden && !all_finite(values, v.stride, n, p.dv)) {
+      careful_product<Transposed, Add>(p.dv, width, n, values, v.stride, s, width, run.ot, width);
+    } else {
+      interrupted_product<Floats, Transposed, Add>(p.dv, width, n, values, v.stride, s, width, run.ot, width,
+                                                   [&] { ahead.fetch(); });
+    }
   }
 };
 
@@ -171,6 +194,10 @@ struct PairTile {
   const Forward& f;
   const ForwardScratch& x;
   KeyRows rows;
+  bool finite;  // the values
+
+  PK_INLINE Vec weight(Vec x) { return coarse_exp(x); }
+  PK_INLINE Vec pack(Vec low, Vec high) { return round_pairs(low, high); }
 
   static void start(const Forward& f, const ForwardScratch& scratch, const Running& x) {
     const Problem& p = f.problem;
@@ -182,22 +209,28 @@ struct PairTile {
 
   PairTile(const Forward& forward, const ForwardScratch& scratch, const KeyRows& keys)
       : f(forward), x(scratch), rows(keys) {
-    pack_rows(x.v, x.dv, rows.v.data, rows.v.step, rows.count, f.problem.dv);
+    finite = pack_rows(x.v, x.dv, rows.v.data, rows.v.step, rows.count, f.problem.dv);
   }
 
-  void scores(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s) const {
+  // Whether `add` wants P in pairs: not what dropout or a value that is not finite will change.
+  bool packed(const Problem& p, bool hidden) const { return p.threshold == 0 && (finite || !hidden); }
+
+  void scores(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, Ahead& ahead) const {
     const int64_t width = run.panel.width, stride = rows.k.step / 2;
-    product<Pairs, Plain, Assign>(n, width, p.d / 2, (const float*)rows.k.data + skip * stride, stride, run.qt, width,
-                                  s, width);
+    interrupted_product<Pairs, Plain, Assign>(n, width, p.d / 2, (const float*)rows.k.data + skip * stride, stride,
+                                              run.qt, width, s, width, [&] { ahead.fetch(); });
     if (!exact(p.scale)) scale_by(s, n * width, p.scale);
   }
 
-  void add(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, bool hidden) const {
+  void add(const Problem& p, const Running& run, int64_t skip, int64_t n, float* s, bool hidden, Ahead& ahead) const {
     const int64_t width = run.panel.width;
     const float* values = x.v + skip / 2 * x.dv;
-    if (hidden && !clean(p, run, skip, n, s)) values = x.k;
-    pack_weights(s, width, n);
-    product<Pairs, Transposed, Add>(p.dv, width, (n + 1) / 2, values, x.dv, s, width, run.ot, width);
+    if (!packed(p, hidden)) {
+      if (hidden && !finite && !clean(p, run, skip, n, s)) values = x.k;
+      pack_weights(s, width, n);
+    }
+    interrupted_product<Pairs, Transposed, Add>(p.dv, width, (n + 1) / 2, values, x.dv, s, width, run.ot, width,
+                                                [&] { ahead.fetch(); });
   }
 
  private:
@@ -226,22 +259,26 @@ struct PairTile {
 
 // A tile of keys meets a panel.
 template <class KeyTile>
-static void visit(const ForwardScratch& x, const Problem& p, const Running& run, const KeySegment& segment, int64_t m,
-                  int64_t count, const KeyTile& tile) {
+static void visit(const Forward& f, const ForwardScratch& x, const Running& run, const KeySegment& segment, int64_t m,
+                  int64_t count, const KeyTile& tile, Ahead& ahead) {
+  const Problem& p = f.problem;
   const KeyRange keys = seen(p.band, segment, run.panel, {m, m + count});
   if (keys.begin == keys.end) return;
   constexpr int64_t grain = KeyTile::grain;
   const int64_t width = run.panel.width, skip = (keys.begin - m) / grain * grain;
   const int64_t n = smaller(count, round_up(keys.end - m, grain)) - skip;
   const KeySegment from = from_panel(segment, run.panel);
-  Scores scores{p, run.panel.place, run.panel.queries, width, width, x.bias, {run.rt, x.table, x.dr}};
+  Scores scores{p, run.panel.place, run.panel.queries, width, width, x.bias, {run.rt, x.table, x.dr, f.relative_pairs}};
   scores.enter(from, m + skip, n);
-  tile.scores(p, run, skip, n, x.s);
-  int64_t g = 0, vectors = width / W;
-  for (; g + 3 <= vectors; g += 3) soften<3>(scores, from, m + skip, n, g, x.s, run);
-  if (vectors - g == 2) soften<2>(scores, from, m + skip, n, g, x.s, run);
-  if (vectors - g == 1) soften<1>(scores, from, m + skip, n, g, x.s, run);
-  tile.add(p, run, skip, n, x.s, scores.masked || p.dense);
+  tile.scores(p, run, skip, n, x.s, ahead);
+  const bool hidden = scores.masked || p.dense;
+  if constexpr (grain > 1) {
+    tile.packed(p, hidden) ? soften_all<KeyTile, true>(scores, from, m + skip, n, x.s, run)
+                           : soften_all<KeyTile, false>(scores, from, m + skip, n, x.s, run);
+  } else {
+    soften_all<KeyTile, false>(scores, from, m + skip, n, x.s, run);
+  }
+  tile.add(p, run, skip, n, x.s, hidden, ahead);
 }
 
 // A panel that meets all its keys in one go: it starts with none and writes its results.
@@ -271,44 +308,62 @@ struct Complete {
   }
 };
 
+// Calls f(KeyTileAt, the next one or nullptr) for the keys that a tile of queries visits.
+template <class F>
+static void for_each_key_tile_and_next(const Problem& p, int64_t batch, int64_t head, const QueryTile& tile,
+                                       const F& f) {
+  KeyTileAt last{{}, 0, 0};
+  for_each_segment(p, batch, head, tile, [&](const KeySegment& segment) {
+    for (int64_t m = 0; m < segment.count; m += max_keys) {
+      const KeyTileAt now{segment, m, smaller(max_keys, segment.count - m)};
+      if (last.count > 0) f(last, &now);
+      last = now;
+    }
+  });
+  if (last.count > 0) f(last, nullptr);
+}
+
 template <class KeyTile, class Ends>
-static void forward_with(const Forward& f, int64_t batch, int64_t head, int64_t heads, const QueryTile& tile,
-                         float* memory, const Ends& ends) {
+static void forward_with(const Forward& f, const Item& item, const Item* next, float* memory, const Ends& ends) {
   const Problem& p = f.problem;
   const ForwardScratch x(p, f.panels, memory);
-  const int64_t b = p.storage(batch), kv = head / p.group(), n_q = p.queries[batch].count, n_k = p.keys[batch].count;
+  const int64_t batch = item.batch, head = item.head, b = p.storage(batch), kv = head / p.group();
+  const int64_t n_q = p.queries[batch].count, n_k = p.keys[batch].count;
   Running runs[max_panels];
   int64_t panels = 0;
-  for (int64_t h = head; h < head + heads; ++h) {
-    for_each_panel(Place{batch, h, n_q, n_k}, tile, [&](const Panel& panel) {
+  for (int64_t h = head; h < head + item.heads; ++h) {
+    for_each_panel(Place{batch, h, n_q, n_k}, item.queries, [&](const Panel& panel) {
       runs[panels] = x.running(panels, panel, p);
       ends.start(f, x, runs[panels]);
-      if (p.dr) read_relative(f, runs[panels]);
+      if (p.dr) start_relative(f, runs[panels]);
       KeyTile::start(f, x, runs[panels++]);
     });
   }
-  for_each_segment(p, batch, head, tile, [&](const KeySegment& segment) {
-    for (int64_t m = 0; m < segment.count; m += max_keys) {
-      const int64_t count = smaller(max_keys, segment.count - m);
-      const int64_t start = p.keys[batch].first, first = segment.first + m * segment.step;
-      const int32_t* list = segment.list ? segment.list + m : nullptr;
-      const auto lines = [&](const Rows& rows, int64_t width, float* copy, int64_t ld) {
-        return lines_of(rows, p.type, b, kv, start, first, segment.step, list, count, width, copy, ld);
-      };
-      const KeyTile keys(f, x, {lines(f.k, p.d, x.listed[1], x.d), lines(f.v, p.dv, x.listed[2], x.dv), count});
-      for (int64_t r = 0; r < panels; ++r) visit(x, p, runs[r], segment, m, count, keys);
+  for_each_key_tile_and_next(p, batch, head, item.queries, [&](const KeyTileAt& now, const KeyTileAt* then) {
+    const KeySegment& segment = now.segment;
+    const int64_t start = p.keys[batch].first, first = segment.first + now.m * segment.step;
+    const int32_t* list = segment.list ? segment.list + now.m : nullptr;
+    const auto lines = [&](const Rows& rows, int64_t width, float* copy, int64_t ld) {
+      return lines_of(rows, p.type, b, kv, start, first, segment.step, list, now.count, width, copy, ld);
+    };
+    Ahead ahead;
+    if (then) {
+      ahead.add(f, batch, kv, *then);
+    } else if (next) {
+      ahead.add(f, *next);
     }
+    ahead.spread(panels * (now.count + p.dv) / block_rows[block_columns]);
+    const KeyTile keys(f, x, {lines(f.k, p.d, x.listed[1], x.d), lines(f.v, p.dv, x.listed[2], x.dv), now.count});
+    for (int64_t r = 0; r < panels; ++r) visit(f, x, runs[r], segment, now.m, now.count, keys, ahead);
   });
   for (int64_t r = 0; r < panels; ++r) ends.finish(f, x, runs[r]);
 }
 
-// A tile of queries, of `heads` heads from `head` on that share their keys.
-static void forward(const Forward& f, int64_t batch, int64_t head, int64_t heads, const QueryTile& tile,
-                    float* memory) {
+static void forward(const Forward& f, const Item& item, const Item* next, float* memory) {
 #ifdef PK_PAIRS
-  if (f.pairs) return forward_with<PairTile>(f, batch, head, heads, tile, memory, Complete{});
+  if (f.pairs) return forward_with<PairTile>(f, item, next, memory, Complete{});
 #endif
-  forward_with<FloatTile>(f, batch, head, heads, tile, memory, Complete{});
+  forward_with<FloatTile>(f, item, next, memory, Complete{});
 }
 
 }  // namespace PK_ISA

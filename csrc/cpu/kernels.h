@@ -9,13 +9,20 @@ constexpr int64_t max_panels = 6;  // of a tile in the forward
 
 struct Forward {
   Problem problem;
-  int64_t tile;    // queries of a tile
-  int64_t heads;   // of a tile: neighbours that share their keys
-  int64_t panels;  // of a tile, at most
-  bool pairs;      // multiply bfloat16 in pairs: rows of q and k are whole 32-bit words
+  int64_t tile;         // queries of a tile
+  int64_t heads;        // of a tile: neighbours that share their keys
+  int64_t panels;       // of a tile, at most
+  bool pairs;           // multiply bfloat16 in pairs: rows of q and k are whole 32-bit words
+  bool relative_pairs;  // the same of a relative bias: queries and keys advance together
   Rows q, k, v, out;
   float* lse;  // rows contiguous
   int64_t lse_batch, lse_head;
+};
+
+// A tile of queries of `heads` heads from `head` on, that share their keys.
+struct Item {
+  int64_t batch, head, heads;
+  QueryTile queries;
 };
 
 constexpr int64_t most_narrow = 16;  // rows of queries that share a key head
@@ -38,8 +45,9 @@ struct Shares {
 
 struct Backward {
   Problem problem;
-  int64_t tile;  // queries of a tile
-  bool pairs;    // multiply bfloat16 in pairs: rows of q, k, v and dout are whole 32-bit words
+  int64_t tile;         // queries of a tile
+  bool pairs;           // multiply bfloat16 in pairs: rows of q, k, v and dout are whole 32-bit words
+  bool relative_pairs;  // as of Forward
   Rows q, k, v, out, dout, dk, dv;
   const float* lse;
   const float* dlse;  // nullptr: zero
@@ -107,7 +115,8 @@ struct Kernels {
   int64_t (*forward_scratch)(const Problem&, int64_t panels);
   int64_t (*backward_scratch)(const Problem&, int64_t keys);
 
-  void (*forward)(const Forward&, int64_t b, int64_t head, int64_t heads, const QueryTile&, float* scratch);
+  // `next` is the item that the worker will likely take then, or nullptr.
+  void (*forward)(const Forward&, const Item&, const Item* next, float* scratch);
   // All queries of a key head, for few queries without dropout or a dense bias: over some keys,
   // then merged (see narrow.h).
   int64_t (*narrow_scratch)(const Problem&, int64_t rows);

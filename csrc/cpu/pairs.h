@@ -2,7 +2,8 @@
 // neighbours along the depth, the first in its low half.
 #pragma once
 
-#include "step.h"
+#include "product.h"
+#include "rows.h"
 
 namespace pkernels {
 namespace PK_ISA {
@@ -14,8 +15,17 @@ struct Pairs {
   }
 };
 
+typedef int16_t ShortWords __attribute__((vector_size(64)));
+
 PK_INLINE Vec pair_of(UInt low, UInt high) { return (Vec)((low & 0xFFFF) | (high << 16)); }
-PK_INLINE UInt round_bf16(Vec x) { return (UInt)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)x)); }
+
+// Two vectors to the pairs of their lanes, rounded.
+PK_INLINE Vec round_pairs(Vec low, Vec high) {
+  constexpr ShortWords order = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+  return (Vec)_mm512_permutexvar_epi16((__m512i)order, halves);
+}
 
 // Whether pairs can be scaled without rounding: by powers of two.
 PK_INLINE bool exact(float scale) { return (__builtin_bit_cast(uint32_t, scale) & 0x7FFFFF) == 0; }
@@ -29,19 +39,28 @@ static void scale_pairs(float* words, int64_t n, float factor) {
   }
 }
 
-// words[j / 2][c] of rows j and j + 1; a missing last row is 0.
-static void pack_rows(float* words, int64_t ld, const char* from, int64_t step, int64_t rows, int64_t width) {
+// words[j / 2][c] of rows j and j + 1; a missing last row is 0. Whether all were finite.
+static bool pack_rows(float* words, int64_t ld, const char* from, int64_t step, int64_t rows, int64_t width) {
+  constexpr uint32_t low_exponent = 0x7F80, high_exponent = low_exponent << 16;
+  Int found = {};
+  bool finite = true;
   for (int64_t j = 0; j < rows; j += 2) {
     const uint16_t* low = (const uint16_t*)from + j * step;
     const uint16_t* high = j + 1 < rows ? low + step : nullptr;
     float* to = words + j / 2 * ld;
     int64_t c = 0;
-    for (; c + W <= width; c += W) store(to + c, pair_of(widen(low + c), high ? widen(high + c) : UInt{}));
+    for (; c + W <= width; c += W) {
+      const UInt word = (UInt)pair_of(widen(low + c), high ? widen(high + c) : UInt{});
+      found |= (Int)((word & low_exponent) == low_exponent) | (Int)((word & high_exponent) == high_exponent);
+      store(to + c, (Vec)word);
+    }
     for (; c < width; ++c) {
       const uint32_t word = low[c] | (high ? (uint32_t)high[c] << 16 : 0);
+      finite &= (word & low_exponent) != low_exponent && (word & high_exponent) != high_exponent;
       __builtin_memcpy(to + c, &word, 4);
     }
   }
+  return finite && !any(found);
 }
 
 // Weights [key][lane] to words [key / 2][lane], in place: word row j is written after rows 2j and
@@ -49,8 +68,8 @@ static void pack_rows(float* words, int64_t ld, const char* from, int64_t step, 
 static void pack_weights(float* p, int64_t width, int64_t keys) {
   for (int64_t j = 0; j < keys; j += 2) {
     for (int64_t c = 0; c < width; c += W) {
-      const UInt high = j + 1 < keys ? round_bf16(load(p + (j + 1) * width + c)) : UInt{};
-      store(p + j / 2 * width + c, pair_of(round_bf16(load(p + j * width + c)), high));
+      const Vec high = j + 1 < keys ? load(p + (j + 1) * width + c) : Vec{};
+      store(p + j / 2 * width + c, round_pairs(load(p + j * width + c), high));
     }
   }
 }
@@ -68,15 +87,17 @@ static bool read_row_pairs(float* words, int64_t ld, const char* from, int64_t s
 static void pack_keys(float* words, const float* x, int64_t ld, int64_t keys, int64_t lanes) {
   for (int64_t j = 0; j < keys; j += 2) {
     for (int64_t c = 0; c < lanes; c += W) {
-      const UInt high = j + 1 < keys ? round_bf16(load(x + (j + 1) * ld + c)) : UInt{};
-      store(words + j / 2 * ld + c, pair_of(round_bf16(load(x + j * ld + c)), high));
+      const Vec high = j + 1 < keys ? load(x + (j + 1) * ld + c) : Vec{};
+      store(words + j / 2 * ld + c, round_pairs(load(x + j * ld + c), high));
     }
   }
 }
 static void pack_lanes(float* words, const float* x, int64_t ld, int64_t keys, int64_t lanes) {
   for (int64_t j = 0; j < keys; ++j) {
     uint16_t* to = (uint16_t*)(words + j * (ld / 2));
-    for (int64_t c = 0; c < lanes; c += W) store_bf16(to + c, load(x + j * ld + c));
+    for (int64_t c = 0; c < lanes; c += W) {
+      _mm256_storeu_si256((__m256i*)(to + c), (__m256i)_mm512_cvtneps_pbh((__m512)load(x + j * ld + c)));
+    }
   }
 }
 #endif

@@ -56,14 +56,15 @@ static void block(int64_t depth, const float* a, int64_t lda, const float* b, in
   }
 }
 
-template <class Words, class Form, class Put, int N>
+template <class Words, class Form, class Put, int N, class Between>
 static void columns_of(int64_t rows, int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
-                       int64_t ldc) {
+                       int64_t ldc, const Between& between) {
   constexpr int M = block_rows[N];
   int64_t m = 0;
   auto blocks = [&]<int Rows>() __attribute__((always_inline)) {
     for (; m + Rows <= rows; m += Rows) {
       block<Words, Form, Put, Rows, N>(depth, Form::at(a, lda, m, 0), lda, b, ldb, c + m * ldc, ldc);
+      between();
     }
   };
   blocks.template operator()<M>();
@@ -72,13 +73,14 @@ static void columns_of(int64_t rows, int64_t depth, const float* a, int64_t lda,
   blocks.template operator()<1>();
 }
 
-// C[rows][columns] (+)= A[rows][depth] B[depth][columns]; `columns` is a multiple of W.
-template <class Words, class Form, class Put>
-static void product(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda, const float* b,
-                    int64_t ldb, float* c, int64_t ldc) {
+// C[rows][columns] (+)= A[rows][depth] B[depth][columns]; `columns` is a multiple of W. Calls
+// between() after every block.
+template <class Words, class Form, class Put, class Between>
+static void interrupted_product(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda,
+                                const float* b, int64_t ldb, float* c, int64_t ldc, const Between& between) {
   int64_t left = columns / W;
   auto take = [&]<int N>() __attribute__((always_inline)) {
-    columns_of<Words, Form, Put, N>(rows, depth, a, lda, b, ldb, c, ldc);
+    columns_of<Words, Form, Put, N>(rows, depth, a, lda, b, ldb, c, ldc, between);
     b += N * W, c += N * W, left -= N;
   };
   // As few blocks as there can be, of widths that differ by one at most.
@@ -98,6 +100,12 @@ static void product(int64_t rows, int64_t columns, int64_t depth, const float* a
         break;
     }
   }
+}
+
+template <class Words, class Form, class Put>
+static void product(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda, const float* b,
+                    int64_t ldb, float* c, int64_t ldc) {
+  interrupted_product<Words, Form, Put>(rows, columns, depth, a, lda, b, ldb, c, ldc, [] {});
 }
 
 // The same, where a factor of 0 wins over a NaN or infinity beside it: what a mask excluded

@@ -7,7 +7,7 @@
 // by the lanes that have its bit, in registers.
 #pragma once
 
-#include "rows.h"
+#include "pairs.h"
 
 namespace pkernels {
 namespace PK_ISA {
@@ -95,10 +95,48 @@ struct TableRows {
   int64_t there() const { return end - begin; }
 };
 
+// The scaled Rᵀ of a panel's queries, `width` floats apart: of features, or of pairs of features.
+static void read_relative(const Problem& p, bool pairs, float* rt, int64_t width, int64_t lanes, const char* from,
+                          int64_t step, int64_t count) {
+#ifdef PK_PAIRS
+  if (pairs) {
+    read_transposed(rt, width, lanes, from, Type::f32, step / 2, count, p.dr / 2);
+    if (exact(p.scale)) scale_pairs(rt, p.dr / 2 * width, p.scale);
+    return;
+  }
+#endif
+  read_transposed(rt, width, lanes, from, p.type, step, count, p.dr);
+  scale_by(rt, p.dr * width, p.scale);
+}
+
+// That, and scratch for rows of the table.
+struct RelativeSide {
+  const float* rt;
+  float* table;
+  int64_t d;  // leading dimension of those rows
+  bool pairs;
+};
+
 // Rows [begin, end) of those, as floats.
 static Tile table_of(const Problem& p, int64_t head, const TableRows& rows, float* scratch, int64_t ld) {
   return view_rows(scratch, ld, row_at(p.table, p.type, 0, head, rows.row(rows.begin)), p.type, p.table.row * rows.step,
                    rows.there(), p.dr);
+}
+
+// T of those rows, `lanes` floats apart; Rᵀ is `width` floats apart.
+static void multiply_table(const Problem& p, int64_t head, const TableRows& rows, const RelativeSide& side,
+                           int64_t lanes, int64_t width, float* t) {
+#ifdef PK_PAIRS
+  if (side.pairs) {
+    const char* from = row_at(p.table, p.type, 0, head, rows.row(rows.begin));
+    product<Pairs, Plain, Assign>(rows.there(), lanes, p.dr / 2, (const float*)from, p.table.row * rows.step / 2,
+                                  side.rt, width, t, lanes);
+    if (!exact(p.scale)) scale_by(t, rows.there() * lanes, p.scale);
+    return;
+  }
+#endif
+  const Tile table = table_of(p, head, rows, side.table, side.d);
+  product<Floats, Plain, Assign>(rows.there(), lanes, p.dr, table.data, table.stride, side.rt, width, t, lanes);
 }
 
 // Calls f(key, lane, row of the table) for pairs whose keys and queries advance by different steps.

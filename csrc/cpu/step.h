@@ -61,14 +61,6 @@ PK_INLINE KeySegment from_panel(KeySegment segment, const Panel& panel) {
   return segment;
 }
 
-// What a relative bias needs: the scaled Rᵀ of a panel, `width` floats apart, and scratch for rows of
-// the table.
-struct RelativeSide {
-  const float* rt;
-  float* table;
-  int64_t d;  // leading dimension of those rows
-};
-
 // Scores of a tile of keys against a panel: s[key][lane], `width` floats apart.
 struct Scores {
   const Problem& problem;
@@ -155,10 +147,8 @@ struct Scores {
     bias_row = bias, bias_step = used;
     if (segment.step != queries.step) return fill_relative_apart(segment, m, count);
     const TableRows rows(p, segment, m, count, queries, used);
-    const Tile table = table_of(p, place.head, rows, relative.table, relative.d);
     fill_zero(bias, rows.begin * used);
-    product<Floats, Plain, Assign>(rows.there(), used, p.dr, table.data, table.stride, relative.rt, width,
-                                   bias + rows.begin * used, used);
+    multiply_table(p, place.head, rows, relative, used, width, bias + rows.begin * used);
     fill_zero(bias + rows.end * used, (rows.count - rows.end) * used);
     shear_rows(bias, used, count);
   }

@@ -3,7 +3,6 @@
 // loads without a driver, and beside every torch. Arguments were checked in Python (pkernels/cuda);
 // outputs are allocated there.
 #include <Python.h>
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "../band.h"
+#include "../names.h"
 #include "start.h"
 
 #ifndef PK_CUDA_ARCHS
@@ -236,7 +236,7 @@ std::string archs() { return PK_CUDA_ARCHS; }
   "note=None) -> str"
 #define PK_LISTS_SCHEMA "Tensor offsets, Tensor columns, Tensor counts, int size, "
 
-STABLE_TORCH_LIBRARY(pkernels_cuda, m) {
+PK_LIBRARY(PK_CUDA, m) {
   m.def("archs() -> str");
   m.def("band_forward(Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!) lse, " PK_SCHEMA);
   m.def("band_parts(Tensor q, Tensor k, Tensor v, Tensor(a!) outs, Tensor(b!) lses, " PK_SCHEMA);
@@ -260,7 +260,7 @@ STABLE_TORCH_LIBRARY(pkernels_cuda, m) {
       "Tensor(b!) dv, " PK_LISTS_SCHEMA PK_SCHEMA);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pkernels_cuda, CompositeExplicitAutograd, m) {
+PK_LIBRARY_IMPL(PK_CUDA, CompositeExplicitAutograd, m) {
   m.impl("archs", TORCH_BOX(&archs));
   m.impl("band_forward", TORCH_BOX(&band_forward));
   m.impl("band_parts", TORCH_BOX(&band_parts));
@@ -274,8 +274,10 @@ STABLE_TORCH_LIBRARY_IMPL(pkernels_cuda, CompositeExplicitAutograd, m) {
   m.impl("blocks_dkv", TORCH_BOX(&blocks_dkv));
 }
 
+#ifndef PK_ONE_MODULE
 PyMODINIT_FUNC PyInit__C_cuda() {
   static PyModuleDef definition = {
       PyModuleDef_HEAD_INIT, "_C_cuda", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&definition);
 }
+#endif

@@ -46,6 +46,7 @@ Kernel find(const Instance (&instances)[N], Type type, int64_t d, Bias bias) {
 #define PK_ABSOLUTE(what, ...) what(__VA_ARGS__, none) what(__VA_ARGS__, distance) what(__VA_ARGS__, dense)
 #define PK_DISTANCE_OR_RELATIVE(what, ...) what(__VA_ARGS__, distance) what(__VA_ARGS__, relative)
 #define PK_DENSE(what, ...) what(__VA_ARGS__, dense)
+#define PK_NO_BIAS(what, ...) what(__VA_ARGS__, none)
 
 #define PK_DISTANCE(what, ...) what(__VA_ARGS__, distance)
 

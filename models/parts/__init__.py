@@ -2,15 +2,16 @@
 
 Each file imports only from files before it::
 
+    linear
     layouts  layers  axial  config  files  keys  outputs  scores  lstm  regions  paddle
     padding  attention  patches
     embeddings  chosen  relative  recurrence  runs  cache
     characters  chunked  crossing  global_rows  prenorm  recurrent_layers
     streams  writing
-    order  objectives  search  beams
+    order  objectives  beams
     heads  generation
-    adaptive  two_streams
+    adaptive  answers  two_streams
     encoder  seq2seq  model  tower
-    cloze_generation  decoder  joint
-    gpt  permutation  segments  region_heads  pair_generation
+    decoder  joint
+    gpt  permutation  segments  region_heads  cloze_generation  pair_generation
 """

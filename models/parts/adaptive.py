@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .heads import States, labels_of
 from .layouts import IGNORED
+from .linear import linear
 from .outputs import AdaptivePrediction
 
 Tables = tuple[tuple[Tensor, Tensor | None], ...]
@@ -157,7 +158,7 @@ class AdaptiveSoftmax(nn.Module):
         if i == 0 and self.columns is not None and self.column_bias is not None:
             table, bias = torch.cat([table, self.columns]), torch.cat([bias, self.column_bias])
         projection = self.projections.get(str(i), projection)
-        return F.linear(x if projection is None else F.linear(x, projection.t()), table, bias)
+        return linear(x if projection is None else linear(x, projection.t()), table, bias)
 
 
 class NextWord(nn.Module):

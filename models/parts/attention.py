@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ...bias import Dense, Distance
 from ...patterns import Band, dense
 from .layouts import Whole
+from .linear import Linear
 
 
 class SelfAttention(nn.Module):
@@ -47,8 +48,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.dropout, self.pattern, self.scale = heads, dropout, pattern, scale
         inner = width if head is None else heads * head
-        self.qkv = nn.Linear(width, 3 * inner, bias=bias)
-        self.out = nn.Linear(inner, width, bias=bias if out_bias is None else out_bias)
+        self.qkv = Linear(width, 3 * inner, bias=bias)
+        self.out = Linear(inner, width, bias=bias if out_bias is None else out_bias)
 
     def forward(
         self, x: Tensor, layout: Whole, bias: Distance | Dense | None = None, pattern: Band | None = None

@@ -2,7 +2,8 @@
 
 Decoding needs no other layers than training does. A layer asks its layout for attention
 (:mod:`layouts`); here are two layouts that put a cache in between: :class:`Reading`, while a
-prompt is read, and :class:`Writing`, when words follow one another. What the cache keeps is
+prompt is read, and :class:`Writing`, when words follow one another (:class:`Asking`, with one that
+is not to stay). What the cache keeps is
 its own affair: all (:class:`Growing`), or the last ones (:class:`Ring`). A new kind is a class
 with ``append``, ``lengths`` and ``reorder``. (What an encoder gave once and for all is
 :class:`crossing.Texts`.)
@@ -10,16 +11,14 @@ with ``append``, ``lengths`` and ``reorder``. (What an encoder gave once and for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from ...attention import attention
-from ...blocks import Blocks
 from ...patterns import INF, Band
-from .layouts import Bias, Whole
+from .layouts import Whole
 
 Pair = tuple[Tensor, Tensor]
 
@@ -75,6 +74,11 @@ class Growing:
             _put(self.v, places, v)
             self.lengths = before + (k.shape[2] if lengths is None else lengths)
         return self.k[:, :, : self.size], self.v[:, :, : self.size]
+
+    def forget(self, count: int) -> None:
+        """The last tokens of each row, whose places the next ones take."""
+        self.size -= count
+        self.lengths = None if self.lengths is None else self.lengths - count
 
     def reorder(self, rows: Tensor) -> None:
         self.k, self.v = (_picked(x, rows, self.size) for x in (self.k, self.v))
@@ -186,6 +190,14 @@ class Caches:
     def __iter__(self) -> Iterator[Cache]:
         return iter(self.layers)
 
+    def through(
+        self, layers: Iterable[Callable[..., Tensor]], x: Tensor, where: Callable[[Any], Whole], *context: Any
+    ) -> Tensor:
+        """``x`` after all layers, each with the layout that ``where`` makes of its cache, and the ``context``."""
+        for layer, cache in zip(layers, self, strict=True):
+            x = layer(x, where(cache), *context)
+        return x
+
     def reorder(self, rows: Tensor) -> None:
         """Row b becomes what row ``rows[b]`` was."""
         self.lengths = self.lengths[rows]
@@ -201,19 +213,10 @@ class Reading(Whole):
         super().__init__(layout.shape[0], layout.shape[1], layout.device)
         self.layout, self.lengths, self.cache = layout, lengths, cache
 
-    def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        pattern: Band | Blocks,
-        bias: Bias,
-        dropout: float,
-        scale: float | None = None,
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *how: Any, **named: Any) -> Tensor:
         rows = [self.layout.unpack(x.transpose(1, 2)).transpose(1, 2) for x in (k, v)]
         self.cache.append(rows[0], rows[1], self.lengths)
-        return self.layout.attend(q, k, v, pattern, bias, dropout, scale)
+        return self.layout.attend(q, k, v, *how, **named)
 
 
 class Writing(Whole):
@@ -223,19 +226,18 @@ class Writing(Whole):
         super().__init__(batch, size, device)
         self.cache = cache
 
-    def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        pattern: Band | Blocks,
-        bias: Bias,
-        dropout: float,
-        scale: float | None = None,
-    ) -> Tensor:
+    def seen(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
         k, v = self.cache.append(k, v)
-        lengths = None if self.cache.lengths is None else (None, self.cache.lengths)
-        return attention(q, k, v, pattern, bias, scale=scale, lengths=lengths, dropout=dropout)  # type: ignore[return-value]
+        return k, v, {"lengths": None if self.cache.lengths is None else (None, self.cache.lengths)}
+
+
+class Asking(Writing):
+    """The same of tokens of which the last is forgotten again, so ``cache`` is a :class:`Growing`."""
+
+    def seen(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        found = super().seen(k, v)
+        cast(Growing, self.cache).forget(1)
+        return found
 
 
 def _roomy(x: Tensor, room: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from .layers import ACTIVATIONS
+from .linear import Linear
 
 BEGIN_SENTENCE, END_SENTENCE, BEGIN_WORD, END_WORD, FILL = range(257, 262)
 
@@ -76,8 +77,8 @@ class Highway(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.transform = nn.Linear(width, width)
-        self.gate = nn.Linear(width, width)
+        self.transform = Linear(width, width)
+        self.gate = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return x.lerp(F.relu(self.transform(x)), self.gate(x).sigmoid())
@@ -101,7 +102,7 @@ class CharacterCNN(nn.Module):
         self.convolutions = nn.ModuleList(nn.Conv1d(dim, number, size) for size, number in filters)
         total = sum(number for _, number in filters)
         self.highways = nn.ModuleList(Highway(total) for _ in range(highways))
-        self.projection = nn.Linear(total, width)
+        self.projection = Linear(total, width)
         self.act = ACTIVATIONS[act]
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from ...buckets import LAST_RESORT, Buckets
 from ...lsh import local_order, lsh_order, unit_length
 from ...reversible import kept
 from .attention import join_heads, split_heads
+from .linear import Linear
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class LSHAttention(nn.Module):
         super().__init__()
         self.heads, self.chunks, self.dropout = heads, chunks, dropout
         self.buckets, self.rounds, self.seed = buckets, rounds, seed
-        self.query_key = nn.Linear(width, heads * head, bias=False)
-        self.value = nn.Linear(width, heads * head, bias=False)
-        self.out = nn.Linear(heads * head, width, bias=False)
+        self.query_key = Linear(width, heads * head, bias=False)
+        self.value = Linear(width, heads * head, bias=False)
+        self.out = Linear(heads * head, width, bias=False)
 
     def forward(self, x: Tensor, text: Text) -> Tensor:
         (qk,), (v,) = (split_heads(project(x), 1, self.heads) for project in (self.query_key, self.value))
@@ -90,8 +91,8 @@ class LocalAttention(nn.Module):
     def __init__(self, width: int, heads: int, head: int, chunks: Chunks, *, dropout: float) -> None:
         super().__init__()
         self.heads, self.chunks, self.dropout = heads, chunks, dropout
-        self.qkv = nn.Linear(width, 3 * heads * head, bias=False)
-        self.out = nn.Linear(heads * head, width, bias=False)
+        self.qkv = Linear(width, 3 * heads * head, bias=False)
+        self.out = Linear(heads * head, width, bias=False)
 
     def forward(self, x: Tensor, text: Text) -> Tensor:
         q, k, v = split_heads(self.qkv(x), 3, self.heads)

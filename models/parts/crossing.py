@@ -14,6 +14,7 @@ from ...patterns import dense
 from .attention import join_heads, split_heads
 from .embeddings import inputs_layout
 from .layouts import Masked, Packed, Ragged, Unpadded, Whole
+from .linear import Linear
 
 Pair = tuple[Tensor, Tensor]
 
@@ -125,9 +126,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads, self.dropout, self.scale = heads, dropout, scale
         inner = width if head is None else heads * head
-        self.q = nn.Linear(width, inner, bias=bias)
-        self.kv = nn.Linear(width, 2 * inner, bias=bias)
-        self.out = nn.Linear(inner, width, bias=bias)
+        self.q = Linear(width, inner, bias=bias)
+        self.kv = Linear(width, 2 * inner, bias=bias)
+        self.out = Linear(inner, width, bias=bias)
 
     def pair(self, states: Tensor) -> Pair:
         """Keys and values of another text's states."""

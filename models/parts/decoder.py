@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -73,8 +74,7 @@ class Decoder(Encoder):
         counts = torch.full((len(ids),), ids.shape[1], device=ids.device) if lengths is None else lengths
         caches = Caches((cast(Layer, layer).cache(size - 1) for layer in self.layers), counts)
         x = self.embeddings(where, ids, None, None, None)
-        for layer, cache in zip(self.sequence(), caches, strict=True):
-            x = layer(x, Reading(where, lengths, cache))
+        x = caches.through(self.sequence(), x, partial(Reading, where, lengths))
         return Read(self._states(where.last(x)[:, None]), caches, input_ids, real)
 
     def step(self, ids: Tensor, caches: Caches) -> States:
@@ -82,8 +82,7 @@ class Decoder(Encoder):
         batch, size = ids.shape
         places = caches.lengths[:, None] + torch.arange(size, device=ids.device)
         x = self.embeddings(Whole(batch, size, ids.device), ids, None, places, None)
-        for layer, cache in zip(self.sequence(), caches, strict=True):
-            x = layer(x, Writing(batch, size, ids.device, cache))
+        x = caches.through(self.sequence(), x, partial(Writing, batch, size, ids.device))
         caches.lengths = caches.lengths + size
         return self._states(x)
 

@@ -16,7 +16,8 @@ from .writing import Ends, Prompt, Settings, Writer
 
 @torch.no_grad()
 def generate(model: Writer, *inputs: Any, **arguments: Any) -> Tensor:
-    """The prompt and what the model writes after it, ``(B * num_return_sequences, P + n)``.
+    """The prompt and what the model writes after it, ``(B * num_return_sequences, P + n)``; of models that read
+    a source, which is no part of what they write, P is 0 or what their texts begin with.
 
     Args:
         inputs, arguments: The fields of :class:`Settings`; the others are the model's
@@ -54,7 +55,7 @@ def _follow(model: Writer, prompt: Prompt, settings: Settings, ends: Ends, pick:
     total = start + settings.room(start)
     ids = prompt.ids.new_full((len(prompt.ids), total), ends.padding)
     ids[:, :start] = prompt.ids
-    steps, scores = [*settings.steps(prompt.real), *prompt.steps], prompt.scores
+    steps, scores = settings.steps(prompt, ends), prompt.scores
     open_ = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
     for place in range(start, total):
         if place > start:

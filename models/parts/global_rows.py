@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ...globals import Globals
 from .attention import split_heads
 from .layouts import Packed, Whole
+from .linear import Linear
 
 
 class GlobalRows(nn.Module):
@@ -32,8 +33,8 @@ class GlobalRows(nn.Module):
     def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
+        self.q = Linear(width, width)
+        self.kv = Linear(width, 2 * width)
 
     def forward(self, x: Tensor, layout: Whole, found: Globals) -> Tensor:
         """``(B, heads, G, width // heads)`` of ``x (B, S, width)``."""

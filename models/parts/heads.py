@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .layers import ACTIVATIONS
 from .layouts import IGNORED, Whole
+from .linear import Linear, linear
 from .outputs import Encoding, Prediction, PreTraining, Span
 
 
@@ -79,7 +80,7 @@ class TiedWords(nn.Module):
     """Scores of every word for each token: the state times the word embeddings."""
 
     def forward(self, states: States) -> Tensor:
-        return F.linear(states.last, states.table)
+        return linear(states.last, states.table)
 
 
 class Classifier(nn.Module):
@@ -109,13 +110,13 @@ class WordPredictor(nn.Module):
 
     def __init__(self, width: int, table: int, words: int, *, act: str, eps: float) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, table)
+        self.dense = Linear(width, table)
         self.act = ACTIVATIONS[act]
         self.norm = nn.LayerNorm(table, eps=eps)
         self.bias = nn.Parameter(torch.zeros(words))
 
     def forward(self, states: States) -> Tensor:
-        return F.linear(self.norm(self.act(self.dense(states.last))), states.table, self.bias)
+        return linear(self.norm(self.act(self.dense(states.last))), states.table, self.bias)
 
 
 class Bare(nn.Module):
@@ -302,7 +303,7 @@ class QuestionAnswering(nn.Module):
         start, end = (scores if questions is None else scores - 1e6 * questions[..., None]).unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = (_place_loss(start, start_positions) + _place_loss(end, end_positions)) / 2
+            loss = (place_loss(start, start_positions) + place_loss(end, end_positions)) / 2
         return Span(loss, start, end, states.hidden_states, states.mems)
 
 
@@ -344,6 +345,7 @@ def _problem(logits: Tensor, labels: Tensor) -> str:
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
-def _place_loss(logits: Tensor, places: Tensor) -> Tensor:
+def place_loss(logits: Tensor, places: Tensor) -> Tensor:
+    """Mean cross-entropy of ``logits (B, S)``; ``places (B,)`` outside the text carry none."""
     inside = (places >= 0) & (places < logits.shape[1])
     return F.cross_entropy(logits, places.where(inside, IGNORED))

@@ -138,7 +138,7 @@ class Joint(Encoder):
 
     Args:
         regions: From features ``(..., D)``, locations ``(..., L)``, booleans of hidden regions (or None)
-            and the text's table of types (or None) to embeddings. It has the attributes ``features``, the
+            and embeddings of their types (or None) to embeddings. It has the attributes ``features``, the
             linear layer that takes the features, and ``locations``, that which takes the locations.
         order: The part that stands first in a row, and the other.
     """
@@ -190,6 +190,7 @@ class Joint(Encoder):
         region_mask: Tensor | None = None,
         region_lengths: Tensor | None = None,
         masked_regions: Tensor | None = None,
+        region_types: Tensor | None = None,
     ) -> Row:
         """What the layers begin with.
 
@@ -200,6 +201,7 @@ class Joint(Encoder):
             locations: ``(B, R, L)``.
             region_mask, region_lengths: Which regions are real, ``(B, R)`` or ``(B,)``.
             masked_regions: ``(B, R)`` booleans: regions whose features are hidden.
+            region_types: ``(B, R)``, rows of the table of types; 1 without. Of families that have types.
         """
         parts: dict[str, tuple[Whole, Tensor]] = {}
         if input_ids is not None:
@@ -208,17 +210,21 @@ class Joint(Encoder):
         else:
             _unused("input_ids", attention_mask=attention_mask, lengths=lengths, position_ids=position_ids)
         if regions is not None:
-            parts["regions"] = self._picture(regions, locations, region_mask, region_lengths, masked_regions)
+            parts["regions"] = self._picture(
+                regions, locations, region_mask, region_lengths, masked_regions, region_types
+            )  # fmt: skip
         else:
             _unused("regions", locations=locations, region_mask=region_mask)
             _unused("regions", region_lengths=region_lengths, masked_regions=masked_regions)
+            _unused("regions", region_types=region_types)
         if not parts:
             raise ValueError("input_ids, regions: at least one is allowed, got neither")
         return Row.of({name: parts[name] for name in self.order if name in parts})
 
     def _picture(
-        self, x: Tensor, locations: Tensor | None, mask: Tensor | None, lengths: Tensor | None, masked: Tensor | None
-    ) -> tuple[Whole, Tensor]:
+        self, x: Tensor, locations: Tensor | None, mask: Tensor | None, lengths: Tensor | None, masked: Tensor | None,
+        types: Tensor | None,
+    ) -> tuple[Whole, Tensor]:  # fmt: skip
         linear = {"regions": self.regions.features, "locations": self.regions.locations}
         for name, given in (("regions", x), ("locations", locations)):
             width = linear[name].in_features  # type: ignore[union-attr]
@@ -233,7 +239,22 @@ class Joint(Encoder):
             masked = found.pack(masked)
         dtype = linear["regions"].weight.dtype  # type: ignore[union-attr]
         features, where = (found.pack(y).to(dtype) for y in (x, locations))  # type: ignore[arg-type]
-        return found, self.regions(features, where, masked, self.embeddings.types)
+        return found, self.regions(features, where, masked, self._types(found, types))
+
+    def _types(self, found: Whole, types: Tensor | None) -> Tensor | None:
+        """Embeddings of the regions' types, or of the one that all have."""
+        table = self.embeddings.types
+        if types is None:
+            return None if table is None else table.weight[1]
+        if table is None:
+            raise ValueError("region_types: None is allowed where a family has no types")
+        if not isinstance(types, Tensor) or types.shape != found.shape or types.is_floating_point():
+            seen = tuple(types.shape) if isinstance(types, Tensor) else type(types).__name__
+            raise ValueError(f"region_types: integers of shape {tuple(found.shape)} are allowed, got {seen}")
+        look = types.device.type == "cpu" and not torch.compiler.is_compiling()
+        if look and bool(((types < 0) | (types >= table.num_embeddings)).any()):
+            raise ValueError(f"region_types: 0 to {table.num_embeddings - 1} are allowed, got {int(types.max())}")
+        return table(found.pack(types))
 
     @staticmethod
     def _named(x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Whole:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from .linear import Linear
+
 _tanh_gelu = partial(F.gelu, approximate="tanh")
 
 
@@ -36,8 +38,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, inner: int, act: str, *, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
-        self.up = nn.Linear(width, inner, bias=bias)
-        self.down = nn.Linear(inner, width, bias=bias)
+        self.up = Linear(width, inner, bias=bias)
+        self.down = Linear(inner, width, bias=bias)
         self.act = ACTIVATIONS[act]
         self.dropout = nn.Dropout(dropout)
 

@@ -8,6 +8,8 @@ offsets. A layout is the object that knows how; layers ask it and never see a ma
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -57,6 +59,10 @@ class Whole:
         """``(B, ...)``: the last real token of each sequence among the layers' tokens."""
         return x[:, -1]
 
+    def mean(self, x: Tensor) -> Tensor:
+        """``(B, width)``: the mean of each sequence's real tokens among the layers' tokens."""
+        return x.mean(1)
+
     def at_first(self, x: Tensor, hits: Tensor) -> Tensor:
         """``(B, ...)``: of each sequence the token among ``x`` at which ``hits (B, n)``, booleans of
         the layers' tokens, is first true; the first token where it never is."""
@@ -84,7 +90,13 @@ class Whole:
         scale: float | None = None,
     ) -> Tensor:  # fmt: skip
         """:func:`pkernels.attention` within the sequences."""
-        return attention(q, k, v, pattern, bias, scale=scale, dropout=dropout)  # type: ignore[return-value]
+        k, v, real = self.seen(k, v)
+        return attention(q, k, v, pattern, bias, scale=scale, dropout=dropout, **real)  # type: ignore[return-value]
+
+    def seen(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """The keys and values that tokens with these ones look at, and how :func:`pkernels.attention` is told
+        which of them are real."""
+        return k, v, {}
 
     def globals(self, positions: Tensor) -> Globals:
         """The global ones among the layers' tokens; ``positions`` as :func:`pkernels.global_attention`
@@ -122,6 +134,9 @@ class _Covered(Whole):
         places = torch.arange(1, self.shape[1] + 1, device=self.device) * self.real
         return x[torch.arange(self.shape[0], device=self.device), places.argmax(1)]
 
+    def mean(self, x: Tensor) -> Tensor:
+        return self.unpack(x).sum(1) / self.real.sum(1, keepdim=True).clamp(min=1)
+
     def at_first(self, x: Tensor, hits: Tensor) -> Tensor:
         return super().at_first(x, hits & self.real)
 
@@ -136,11 +151,8 @@ class Ragged(_Covered):
         super().__init__(torch.arange(size, device=lengths.device) < lengths[:, None])
         self.lengths = lengths
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
-        scale: float | None = None,
-    ) -> Tensor:  # fmt: skip
-        return attention(q, k, v, pattern, bias, scale=scale, lengths=self.lengths, dropout=dropout)  # type: ignore[return-value]
+    def seen(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        return k, v, {"lengths": self.lengths}
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, self.shape, self.device, lengths=self.lengths)
@@ -183,6 +195,10 @@ class Packed(Whole):
     def last(self, x: Tensor) -> Tensor:
         return x[0, self.offsets[1:] - 1]
 
+    def mean(self, x: Tensor) -> Tensor:
+        sums = x.new_zeros(len(self.offsets) - 1, x.shape[2]).index_add(0, self._sequences(), x[0])
+        return sums / self.offsets.diff()[:, None].clamp(min=1)
+
     def positions(self) -> Tensor:
         return (torch.arange(self.total, device=self.device) - self.offsets[self._sequences()])[None]
 
@@ -210,11 +226,8 @@ class Packed(Whole):
         """The sequence of each row."""
         return torch.bucketize(torch.arange(self.total, device=self.device), self.offsets[1:], right=True)
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: Band | Blocks, bias: Bias, dropout: float,
-        scale: float | None = None,
-    ) -> Tensor:  # fmt: skip
-        return attention(q, k, v, pattern, bias, scale=scale, offsets=self.offsets, dropout=dropout)  # type: ignore[return-value]
+    def seen(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        return k, v, {"offsets": self.offsets}
 
     def globals(self, positions: Tensor) -> Globals:
         return Globals.find(positions, (1, self.total), self.device, offsets=self.offsets)

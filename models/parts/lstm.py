@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...lstm import projected_lstm
+from .linear import Linear
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class ProjectedLSTM(nn.Module):
         self, width: int, cells: int, *, cell_clip: float | None, projection_clip: float | None, reverse: bool
     ) -> None:
         super().__init__()
-        self.input = nn.Linear(width, 4 * cells)
+        self.input = Linear(width, 4 * cells)
         self.recurrent = nn.Parameter(torch.empty(4 * cells, width))
         self.projection = nn.Parameter(torch.empty(width, cells))
         self.cell_clip, self.projection_clip, self.reverse = cell_clip, projection_clip, reverse

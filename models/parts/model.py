@@ -112,7 +112,8 @@ class Model(nn.Module):
     def prepare(self, *inputs: Any, room: Callable[[int], int], **arguments: Any) -> Prompt:
         """Read a prompt, and give the scores of the word after it; see :class:`writing.Writer`."""
         read: Read = self.body.prepare(*inputs, room=room, **arguments)  # type: ignore[operator]
-        return Prompt(self.head.words(read.states)[:, -1], read.caches, read.ids, read.real, read.steps)  # type: ignore[operator]
+        scores = self.head.words(read.states)[:, -1]  # type: ignore[operator]
+        return Prompt(scores, read.caches, read.ids, read.real, read.steps, read.rules)
 
     def step(self, ids: Tensor, caches: Caches) -> Tensor:
         """Scores ``(B, V)`` after the next words ``ids (B,)``."""

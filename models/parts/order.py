@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from ...patterns import causal as _causal
-from ...patterns import dense
+from ...patterns import Band, dense
 from .layouts import Whole
 from .streams import InOrder, Ranked, Stream, Written
 
@@ -61,29 +60,30 @@ class Order:
         if not torch.compiler.is_compiling() and bool((x.sum(1) > 1).any()):
             raise ValueError("target_mapping: a token is allowed in one row alone")
 
-    def streams(self, where: Whole, before: int, *, causal: bool) -> tuple[Stream, Stream | None]:
-        """The content stream and, where words are predicted alone, the query stream, over ``before`` memories."""
+    def streams(self, where: Whole, before: int, pattern: Band) -> tuple[Stream, Stream | None]:
+        """The content stream and, where words are predicted alone, the query stream, over ``before`` memories.
+        What ``pattern`` leaves out no token sees."""
         size, batch = where.shape[1], where.shape[0]
-        later = torch.ones(size, size, dtype=torch.bool, device=where.device).triu(1) if causal else None
-        content: Stream = InOrder(where, _causal if causal else dense)
-        blind = later
+        keys = before + size
+        content: Stream = InOrder(where, pattern)
+        blind = None if pattern == dense or not self.given else ~pattern.dense(size, keys, where.device)
         if self.ranks is not None:
             content = ranked = Ranked(self.ranks, split=self.split, memories=before)
-            blind = None if self.target_mapping is None else ranked.hidden(itself=True)
+            blind = None if self.target_mapping is None else F.pad(ranked.hidden(itself=True), (before, 0))
         elif self.perm_mask is not None:
-            blind = self.perm_mask > 0 if later is None else (self.perm_mask > 0) | later
-            itself = torch.eye(size, dtype=torch.bool, device=where.device)
-            content = Written(F.pad(blind & ~itself, (before, 0)))
+            hidden = F.pad(self.perm_mask > 0, (before, 0))
+            blind = hidden if blind is None else hidden | blind
+            itself = F.pad(torch.eye(size, dtype=torch.bool, device=where.device), (before, 0))
+            content = Written(blind & ~itself)
         if self.target_mapping is None:
             return content, None
         places = places_of(self.target_mapping)
-        nothing = (self.target_mapping.sum(2) == 0)[..., None]
-        hidden = nothing.expand(-1, -1, size)
-        if blind is not None:
-            blind = blind.expand(batch, size, size)
-            hidden = hidden | blind.gather(1, places[..., None].expand(-1, -1, size))
         # A row that predicts nothing sees no memories either.
-        return content, Written(torch.cat([nothing.expand(-1, -1, before), hidden], 2), places)
+        hidden = (self.target_mapping.sum(2) == 0)[..., None].expand(-1, -1, keys)
+        if blind is not None:
+            blind = blind.expand(batch, size, keys)
+            hidden = hidden | blind.gather(1, places[..., None].expand(-1, -1, keys))
+        return content, Written(hidden, places)
 
 
 def places_of(target_mapping: Tensor) -> Tensor:

@@ -66,6 +66,23 @@ class Span:
 
 
 @dataclass
+class Answers:
+    """The likeliest starts of an answer, ``start_top_log_probs`` and ``start_top_index (B, n)``, and for each of
+    the ``m`` likeliest ends one from each start, ``end_top_log_probs`` and ``end_top_index (B, m * n)``
+    (probabilities all of them, in spite of transformers' names); ``cls_logits (B,)``: above 0 if there is no
+    answer. With labels there is the loss alone."""
+
+    loss: Tensor | None = None
+    start_top_log_probs: Tensor | None = None
+    start_top_index: Tensor | None = None
+    end_top_log_probs: Tensor | None = None
+    end_top_index: Tensor | None = None
+    cls_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    mems: tuple[Tensor, ...] | None = None
+
+
+@dataclass
 class AdaptivePrediction:
     """``losses (B, S - 1)`` of each token's next one, 0 where that has no label; or, without labels,
     ``logits (B, S, V)``, which are log-probabilities."""

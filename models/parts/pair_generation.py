@@ -3,56 +3,69 @@ the other is written, each seeing what stands before it."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...patterns import causal, dense
-from .cloze_generation import Kept
-from .heads import States, WordPredictor
+from .cache import Caches, Growing, Reading, Writing
+from .embeddings import Embeddings
+from .heads import States
 from .joint import Joint, Row, real_places
-from .model import Model
+from .layouts import Whole
+from .padding import layout
+from .writing import PLAIN, Read
 
 
-class Told:
-    """The steps (:class:`search.Steps`) of writing a target to sources.
+class JointWriter(Joint):
+    """A :class:`Joint` whose text stands last, and that writes targets to sources.
 
     Args:
-        model: Its body is a :class:`Joint` whose text stands last, its head has ``words``.
         begin: The word that begins a target.
-        words: At most so many will be written.
-        given: Arguments for the body, see :meth:`Joint.embedded`.
     """
 
-    def __init__(self, model: Model, begin: int, words: int, given: dict[str, Any]) -> None:
-        self.body, self.words = cast(Joint, model.body), cast(WordPredictor, model.head.words)
+    def __init__(
+        self, embeddings: Embeddings, regions: nn.Module, layers: Iterable[nn.Module], order: tuple[str, str],
+        *, begin: int,
+    ) -> None:  # fmt: skip
+        super().__init__(embeddings, regions, layers, order)
         self.begin = begin
-        row = self.body.embedded(**given)
-        self.x, self.lengths = together(row)
-        batch, self.longest = self.x.shape[:2]
-        self.kept = Kept(batch, self.longest + words, self.x.device)
+
+    def prepare(self, *inputs: Any, room: Callable[[int], int], **given: Any) -> Read:
+        """Read sources, as :meth:`Joint.embedded` takes them; ``room`` as :class:`writing.Writer` has it."""
+        known = self.embeddings.words.num_embeddings
+        if not 0 <= self.begin < known:
+            raise ValueError(f"bos_token_id: a word of the vocabulary ({known}) is allowed, got {self.begin}")
+        row = self.embedded(*inputs, **given)
+        x, counts = together(row)
+        batch, size = x.shape[:2]
         text = row.parts.get("text")
         # Words of the text so far: where the next one stands among positions.
-        self.count = torch.zeros_like(self.lengths) if text is None else real_places(text).sum(1)
+        told = torch.zeros_like(counts) if text is None else real_places(text).sum(1)
+        words, most = room(0), self.embeddings.longest - int(told.max())
+        if words > most:
+            raise ValueError(
+                f"max_new_tokens: at most {most} (max_position_embeddings less the longest source) is allowed, "
+                f"got {words}"
+            )
+        caches = Caches((Growing(size + words) for _ in self.layers), told)
+        where = layout(batch, size, x.device, lengths=counts)
+        caches.through(self.sequence(), where.pack(x), partial(Reading, where, counts), None, dense)
+        first = torch.full((batch, 1), self.begin, device=x.device)
+        return Read(self.step(first, caches), caches, first[:, :0], rules=PLAIN)
 
-    def first(self) -> Tensor:
-        places = torch.arange(self.longest, device=self.x.device).expand(self.x.shape[:2])
-        self.body.through(self.x, self.kept.at(places, self.lengths, self.longest), None, dense)
-        return self.next(torch.full_like(self.lengths, self.begin))
-
-    def next(self, words: Tensor) -> Tensor:
-        ids = words[:, None]
-        embeddings = self.body.embeddings
-        layout = self.kept.at(self.lengths[:, None], self.lengths + 1, self.longest + 1)
-        x = embeddings(layout, ids, None, (self.count + embeddings.numbering.first)[:, None], None)
-        last = self.body.through(x, layout, None, causal).last
-        self.lengths, self.count, self.longest = self.lengths + 1, self.count + 1, self.longest + 1
-        return self.words(States(last, layout, embeddings.words.weight))[:, 0]
-
-    def select(self, rows: Tensor) -> None:
-        self.kept.select(rows)
-        self.lengths, self.count = self.lengths[rows], self.count[rows]
+    def step(self, ids: Tensor, caches: Caches) -> States:
+        """States of ``ids (B, n)``, the words that follow those in ``caches``."""
+        batch, size = ids.shape
+        where = Whole(batch, size, ids.device)
+        places = caches.lengths[:, None] + torch.arange(size, device=ids.device) + self.embeddings.numbering.first
+        x = self.embeddings(where, ids, None, places, None)
+        x = caches.through(self.sequence(), x, partial(Writing, batch, size, ids.device), None, causal)
+        caches.lengths = caches.lengths + size
+        return States(x, where, self.embeddings.words.weight)
 
 
 def together(row: Row) -> tuple[Tensor, Tensor]:

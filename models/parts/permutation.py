@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...patterns import causal, dense
+from ...patterns import INF, Band, dense
 from .cache import Caches
 from .decoder import together
 from .embeddings import inputs_layout, look_up
@@ -45,18 +45,19 @@ class Body(nn.Module):
     Args:
         layers: As :class:`two_streams.Layer`.
         clamp: Largest distance that is told apart; 0 or less for no limit.
-        causal: No token sees those behind it.
+        sees: From the number of tokens remembered to which of them and of a segment's a token sees.
         both_ways: The second half of a batch is read backwards.
         memory: Tokens that are remembered, None for all; ``reuse``: of a segment the first alone.
         remembers: Whether memories come out by default, in evaluation and in training.
     """
 
     def __init__(
-        self, layers: Iterable[Layer], words: int, width: int, *, dropout: float, clamp: int, causal: bool,
-        both_ways: bool, memory: int | None, reuse: int | None, remembers: tuple[bool, bool],
+        self, layers: Iterable[Layer], words: int, width: int, *, dropout: float, clamp: int,
+        sees: Callable[[int], Band], both_ways: bool, memory: int | None, reuse: int | None,
+        remembers: tuple[bool, bool],
     ) -> None:  # fmt: skip
         super().__init__()
-        self.width, self.clamp, self.causal, self.both_ways = width, clamp, causal, both_ways
+        self.width, self.clamp, self.sees, self.both_ways = width, clamp, sees, both_ways
         self.memory, self.reuse, self.remembers = memory, reuse, remembers
         self.words = nn.Embedding(words, width)
         self.unknown = nn.Parameter(torch.empty(1, 1, width))
@@ -96,7 +97,7 @@ class Body(nn.Module):
             use_mems = self.remembers[self.training] and offsets is None
         elif use_mems and offsets is not None:
             raise ValueError("use_mems: without offsets True is allowed: packed texts have no memories in common")
-        if self.causal and ranks is not None:
+        if self.sees(0) != dense and ranks is not None:
             raise ValueError('ranks: allowed where attn_type is "bi"')
         x = self.dropout(look_up(self.words, where, input_ids, inputs_embeds)[1])
         call = _Call(where, x, memories, order, _segments(token_type_ids, where), use_mems, output_hidden_states)
@@ -144,7 +145,7 @@ class Body(nn.Module):
         if isinstance(where, (Masked, Ragged)):
             real = nn.functional.pad(where.real, (before, 0), value=True)
             where = Whole(where.shape[0], where.shape[1], where.device)
-        content, query = order.streams(where, before, causal=self.causal)
+        content, query = order.streams(where, before, self.sees(before))
         ids, segments = call.segments or (None, 0)
         features = None
         if ids is not None and segments > 1:
@@ -192,10 +193,11 @@ class Body(nn.Module):
         g: Tensor | None = self.unknown.expand(len(ids), 1, -1)
         size = ids.shape[1]
         before = len(cast(Sliding, caches.layers[0])) + (0 if memories is None else memories[0].shape[0])
-        content = InOrder(Whole(len(ids), size, ids.device), causal if self.causal else dense)
+        seen = self.sees(before)
+        content = InOrder(Whole(len(ids), size, ids.device), seen)
         # The place of the next word is behind all keys.
-        one = Whole(len(ids), 1, ids.device)
-        query = InOrder(one, dense, self._steps(1, before + size, h, ahead=1))
+        one, seen = Whole(len(ids), 1, ids.device), Band(seen.left - 1 if seen.left < INF else INF)
+        query = InOrder(one, seen, self._steps(1, before + size, h, ahead=1))
         sight = Sight(content, query, self._steps(size, before + size, h), real, kept=size - 1)
         for i, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
             h, g = layer(h, g, sight, None if memories is None else memories[i], cast(Sliding, cache))

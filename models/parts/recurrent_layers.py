@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ...bias import Relative
@@ -10,6 +9,7 @@ from ...patterns import Band
 from .attention import join_heads, split_heads
 from .layers import PostNorm, PreNorm
 from .layouts import Whole
+from .linear import Linear, linear
 from .recurrence import Biases, with_memory
 
 
@@ -30,9 +30,9 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, head = biases.content.shape
         self.dropout, self.pattern, self.inner = dropout, pattern, self.heads * head
-        self.qkv = nn.Linear(width, 3 * self.inner, bias=False)
-        self.distances = nn.Linear(width, self.inner, bias=False)
-        self.out = nn.Linear(self.inner, width, bias=False)
+        self.qkv = Linear(width, 3 * self.inner, bias=False)
+        self.distances = Linear(width, self.inner, bias=False)
+        self.out = Linear(self.inner, width, bias=False)
         self.biases = biases
 
     def forward(self, x: Tensor, layout: Whole, steps: Tensor, memory: Tensor | None = None) -> Tensor:
@@ -47,8 +47,8 @@ class Attention(nn.Module):
         if memory is None:
             return split_heads(self.qkv(x), 3, self.heads)
         to_q, to_kv = self.qkv.weight.split((self.inner, 2 * self.inner))
-        (q,) = split_heads(F.linear(x, to_q), 1, self.heads)
-        return q, *split_heads(F.linear(with_memory(x, memory), to_kv), 2, self.heads)
+        (q,) = split_heads(linear(x, to_q), 1, self.heads)
+        return q, *split_heads(linear(with_memory(x, memory), to_kv), 2, self.heads)
 
 
 class Layer(nn.Module):

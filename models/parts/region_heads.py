@@ -13,6 +13,7 @@ from .heads import MaskedLM, States, token_loss
 from .joint import JointStates
 from .layers import ACTIVATIONS
 from .layouts import IGNORED
+from .linear import Linear
 from .objectives.regions import check_shape, divergence_loss, feature_loss
 from .outputs import Prediction
 
@@ -38,7 +39,7 @@ class Transform(nn.Module):
 
     def __init__(self, width: int, *, act: str, eps: float) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = Linear(width, width)
         self.act = ACTIVATIONS[act]
         self.norm = nn.LayerNorm(width, eps=eps)
 
@@ -51,7 +52,7 @@ class RegionPredictor(Transform):
 
     def __init__(self, width: int, out: int, *, act: str = "gelu", eps: float) -> None:
         super().__init__(width, act=act, eps=eps)
-        self.decoder = nn.Linear(width, out)
+        self.decoder = Linear(width, out)
 
     def forward(self, states: JointStates) -> Tensor:  # type: ignore[override]
         return self.decoder(super().forward(part("regions", states).last))

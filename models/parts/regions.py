@@ -2,7 +2,8 @@
 
 A folder holds three files::
 
-    images.jsonl         one picture a line: {"image": name, "width": W, "height": H, "regions": n}
+    images.jsonl         one picture a line: {"image": name, "width": W, "height": H, "regions": n}, and
+                         "label", which is not read here
     regions.safetensors  of all pictures' regions, one after the other in the order of images.jsonl:
                          features (N, D), boxes (N, 4) and, if wanted, probabilities (N, C)
     captions.jsonl       one caption a line: {"image": name, "caption": text} and, for contrast, lists
@@ -16,7 +17,7 @@ by picture, so a folder may be larger than memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-_IMAGES, _REGIONS, _CAPTIONS = "images.jsonl", "regions.safetensors", "captions.jsonl"
+IMAGES, REGIONS, CAPTIONS = "images.jsonl", "regions.safetensors", "captions.jsonl"
+FIELDS = ("image", "label", "width", "height", "regions")
+"""Of a line of images.jsonl."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +132,9 @@ def write_images(folder: str | Path, images: Iterable[Image]) -> None:
         for name in ("features", "boxes", "probabilities")
         if kept and getattr(kept[0], name) is not None
     }
-    save_file(tensors, folder / _REGIONS)
+    save_file(tensors, folder / REGIONS)
     _write_lines(
-        folder / _IMAGES,
+        folder / IMAGES,
         ({"image": i.name, "width": i.width, "height": i.height, "regions": i.regions} for i in kept),
     )
 
@@ -139,7 +142,7 @@ def write_images(folder: str | Path, images: Iterable[Image]) -> None:
 def write_captions(folder: str | Path, captions: Iterable[Caption]) -> None:
     """Write ``captions.jsonl``; lists that are empty are left out."""
     rows = ({f.name: getattr(caption, f.name) for f in fields(Caption)} for caption in captions)
-    _write_lines(Path(folder) / _CAPTIONS, ({name: x for name, x in row.items() if x != ()} for row in rows))
+    _write_lines(Path(folder) / CAPTIONS, ({name: x for name, x in row.items() if x != ()} for row in rows))
 
 
 class Images(Mapping[str, Image]):
@@ -151,17 +154,17 @@ class Images(Mapping[str, Image]):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / _REGIONS
+        self.path = Path(folder) / REGIONS
         self._places: dict[str, tuple[float, float, int, int]] = {}
         total = 0
-        for where, line in _lines(Path(folder) / _IMAGES):
+        for where, line in records(Path(folder) / IMAGES):
             name, width, height, count = _picture(where, line)
             if name in self._places:
                 raise ValueError(f"{where}: image: a name of its own is allowed, got {name!r} again")
             self._places[name] = (width, height, total, total + count)
             total += count
         if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: missing; it holds the regions of {_IMAGES}")
+            raise FileNotFoundError(f"{self.path}: missing; it holds the regions of {IMAGES}")
         try:
             self._file = safe_open(self.path, "pt")
         except (SafetensorError, OSError) as error:
@@ -170,7 +173,7 @@ class Images(Mapping[str, Image]):
         for name in ("features", "boxes", *self._names):
             shape = tuple(self._file.get_slice(name).get_shape()) if name in self._names else None
             if shape is None or len(shape) != 2 or shape[0] != total:
-                wanted = f"a tensor of {total} rows (the regions of {_IMAGES})"
+                wanted = f"a tensor of {total} rows (the regions of {IMAGES})"
                 raise ValueError(f"{self.path}: {name}: {wanted} is allowed, got {shape or 'none'}")
 
     def __getitem__(self, name: str) -> Image:
@@ -181,6 +184,11 @@ class Images(Mapping[str, Image]):
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error
 
+    def count(self, name: str) -> int:
+        """How many regions a picture has."""
+        _, _, first, last = self._places[name]
+        return last - first
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -188,14 +196,14 @@ class Images(Mapping[str, Image]):
         return len(self._places)
 
 
-def read_captions(folder: str | Path, images: Mapping[str, Image]) -> list[Caption]:
+def read_captions(folder: str | Path, images: Container[str]) -> list[Caption]:
     """The captions of a folder, whose pictures ``images`` has.
 
     Raises:
         FileNotFoundError: If the file is missing.
         ValueError: Naming file, line and field.
     """
-    return [_caption(where, line, images) for where, line in _lines(Path(folder) / _CAPTIONS)]
+    return [_caption(where, line, images) for where, line in records(Path(folder) / CAPTIONS)]
 
 
 def check(folder: str | Path) -> tuple[int, int, int]:
@@ -283,8 +291,13 @@ def _alike(images: Sequence[Image]) -> None:
             )
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``(place, object)`` of each line."""
+def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``(place, object)`` of each line of a file of JSON objects.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        ValueError: Naming file and line.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing")
     with path.open(encoding="utf-8") as file:
@@ -305,10 +318,8 @@ def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _picture(where: str, line: dict[str, Any]) -> tuple[str, float, float, int]:
-    _known(where, line, ("image", "width", "height", "regions"))
-    name = line.get("image")
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"{where}: image: a name is allowed, got {name!r}")
+    known(where, line, FIELDS)
+    name = name_in(where, line)
     for key, kinds in (("width", (int, float)), ("height", (int, float)), ("regions", (int,))):
         value = line.get(key)
         if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
@@ -317,8 +328,16 @@ def _picture(where: str, line: dict[str, Any]) -> tuple[str, float, float, int]:
     return name, line["width"], line["height"], line["regions"]
 
 
-def _caption(where: str, line: dict[str, Any], images: Mapping[str, Image]) -> Caption:
-    _known(where, line, [f.name for f in fields(Caption)])
+def name_in(where: str, line: dict[str, Any]) -> str:
+    """The picture that a line is about."""
+    name = line.get("image")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{where}: image: a name is allowed, got {name!r}")
+    return name
+
+
+def _caption(where: str, line: dict[str, Any], images: Container[str]) -> Caption:
+    known(where, line, [f.name for f in fields(Caption)])
     for name in ("image", "caption"):
         if not isinstance(line.get(name), str) or not line[name]:
             raise ValueError(f"{where}: {name}: a text is allowed, got {line.get(name)!r}")
@@ -328,11 +347,12 @@ def _caption(where: str, line: dict[str, Any], images: Mapping[str, Image]) -> C
             raise ValueError(f"{where}: {name}: a list of texts is allowed, got {value!r}")
     for name in (line["image"], *lists.get("similar_images", ())):
         if name not in images:
-            raise ValueError(f"{where}: image: a name in {_IMAGES} is allowed, got {name!r}")
+            raise ValueError(f"{where}: image: a name in {IMAGES} is allowed, got {name!r}")
     return Caption(line["image"], line["caption"], **{name: tuple(value) for name, value in lists.items()})
 
 
-def _known(where: str, line: dict[str, Any], names: Iterable[str]) -> None:
+def known(where: str, line: dict[str, Any], names: Iterable[str]) -> None:
+    """Refuse fields of other names."""
     unknown = sorted(set(line) - set(names))
     if unknown:
         raise ValueError(f"{where}: {', '.join(names)} are allowed, got {', '.join(unknown)}")

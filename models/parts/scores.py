@@ -87,6 +87,19 @@ class Repetition:
 
 
 @dataclass(frozen=True)
+class Unended:
+    """None of ``words`` comes before ``least`` words of a text (transformers' ``min_new_tokens``)."""
+
+    words: tuple[int, ...]
+    least: int
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        if ids.shape[1] >= self.least:
+            return scores
+        return scores.index_fill(1, torch.tensor(self.words, device=scores.device), float("-inf"))
+
+
+@dataclass(frozen=True)
 class ForcedLast:
     """The ``total``-th word of a text is ``word``, which ends it there (transformers'
     ``forced_eos_token_id``)."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .attention import join_heads
 from .layers import FeedForward, PostNorm
 from .layouts import hiding
+from .linear import linear
 from .recurrence import Biases, Sliding, with_memory
 from .streams import Queries, Stream, segment_features, segment_queries
 
@@ -90,7 +91,7 @@ class Attention(nn.Module):
             content = F.pad(content, (0, 1), value=1.0)
         queries = Queries(content, position, self.scale, self.dropout if self.training else 0.0)
         table = seen.table if stream.steps is None else self.project(stream.steps)
-        return F.linear(join_heads(stream.attend(queries, seen.k, seen.v, table)), self.o.flatten(1))
+        return linear(join_heads(stream.attend(queries, seen.k, seen.v, table)), self.o.flatten(1))
 
 
 class Layer(nn.Module):

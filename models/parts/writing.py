@@ -6,15 +6,37 @@ goes on with its prompt, a decoder beside an encoder starts anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .cache import Caches
-from .scores import NoRepeat, Process, Repetition
+from .scores import NoRepeat, Process, Repetition, Unended
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Of the search for a good text (:mod:`beams`); by default transformers'.
+
+    Args:
+        length: From a text's words and ``length_penalty`` to what its log-probability is divided by.
+        looked_at: From the number of words that end a text to the continuations that are looked at for each
+            beam. Of those that have not ended as many as there are beams go on; so with 1 those that
+            ended leave no room to others.
+        early_stopping: As :class:`Settings` has it, by default.
+    """
+
+    length: Callable[[int, float], float] = lambda words, penalty: words**penalty
+    looked_at: Callable[[int], int] = lambda ends: max(2, 1 + ends)
+    early_stopping: bool | str = False
+
+
+PLAIN = Rules(lambda words, penalty: ((5 + words) / 6) ** penalty, lambda ends: 1, "never")
+"""The best continuations stay, ended or not, and no text that could win is left out: Wu et al. 2016,
+arXiv:1609.08144, section 7 and equation 14 (without coverage)."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +50,7 @@ class Prompt:
             it, padding and all, or the words that start an answer.
         real: ``(B, P)`` where these are words; None if all are.
         steps: What the model itself does to scores, behind what the settings say.
+        rules: Of its beams.
     """
 
     scores: Tensor
@@ -35,6 +58,7 @@ class Prompt:
     ids: Tensor
     real: Tensor | None = None
     steps: tuple[Process, ...] = ()
+    rules: Rules = Rules()
 
     def repeated(self, times: int) -> Prompt:
         """Each row ``times`` times, one after the other."""
@@ -43,7 +67,7 @@ class Prompt:
         rows = torch.arange(len(self.ids), device=self.ids.device).repeat_interleave(times)
         self.caches.reorder(rows)
         real = None if self.real is None else self.real[rows]
-        return Prompt(self.scores[rows], self.caches, self.ids[rows], real, self.steps)
+        return replace(self, scores=self.scores[rows], ids=self.ids[rows], real=real)
 
 
 @dataclass
@@ -55,6 +79,7 @@ class Read:
     ids: Tensor
     real: Tensor | None = None
     steps: tuple[Process, ...] = ()
+    rules: Rules = Rules()
 
 
 class Writer(Protocol):
@@ -88,13 +113,15 @@ class Settings:
     Args:
         max_new_tokens: Words to write at most.
         max_length: The same with the prompt's counted in; one of the two is needed.
+        min_new_tokens: Words of a text before its end, at least.
         do_sample: Draw words by probability; otherwise the best one, or the best text, is taken.
         temperature, top_k, top_p: Of sampling; without them nothing is filtered (transformers
             keeps 50 words where none is said).
         num_beams: Texts that are followed at once (beam search).
         length_penalty: Exponent of the length by which a text's log-probability is divided.
         early_stopping: Whether to end with ``num_beams`` ended texts; False: when the open ones, by
-            their length so far, can win no more; "never": when they cannot at any length.
+            their length so far, can win no more; "never": when they cannot at any length. By default
+            the family's way (:class:`Rules`).
         num_return_sequences: Texts for each row.
         repetition_penalty: See :class:`Repetition`.
         no_repeat_ngram_size: No n-gram of this size comes twice in a text (padding counted in, as in
@@ -108,13 +135,14 @@ class Settings:
 
     max_new_tokens: int | None = None
     max_length: int | None = None
+    min_new_tokens: int = 0
     do_sample: bool = False
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
     num_beams: int = 1
     length_penalty: float = 1.0
-    early_stopping: bool | str = False
+    early_stopping: bool | str | None = None
     num_return_sequences: int = 1
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
@@ -130,14 +158,15 @@ class Settings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name}: an integer, at least 1, is allowed, got {value!r}")
-        if self.no_repeat_ngram_size < 0:
-            raise ValueError(f"no_repeat_ngram_size: at least 0 is allowed, got {self.no_repeat_ngram_size}")
+        for name in ("no_repeat_ngram_size", "min_new_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: at least 0 is allowed, got {getattr(self, name)}")
         for name in ("temperature", "repetition_penalty"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: above 0 is allowed, got {getattr(self, name)}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: above 0 and up to 1 is allowed, got {self.top_p}")
-        if self.early_stopping not in (True, False, "never"):
+        if self.early_stopping not in (None, True, False, "never"):
             raise ValueError(f'early_stopping: True, False or "never" is allowed, got {self.early_stopping!r}')
         self._check_together()
 
@@ -166,11 +195,24 @@ class Settings:
         """Those the config has where the caller says none."""
         words = getattr(config, "eos_token_id", None) if self.eos_token_id is None else self.eos_token_id
         words = () if words is None else (words,) if isinstance(words, int) else tuple(words)
+        known = getattr(config, "vocab_size", None)
+        if self.eos_token_id is not None and known is not None and not all(0 <= word < known for word in words):
+            raise ValueError(f"eos_token_id: a word of the vocabulary ({known}) is allowed, got {self.eos_token_id}")
         pad = getattr(config, "pad_token_id", None) if self.pad_token_id is None else self.pad_token_id
         return Ends(words, next(iter(words), 0) if pad is None else pad)
 
-    def steps(self, real: Tensor | None) -> list[Process]:
+    def steps(self, prompt: Prompt, ends: Ends) -> list[Process]:
         """What is done to scores before a word is chosen."""
-        penalties: list[Process] = [] if self.repetition_penalty == 1 else [Repetition(self.repetition_penalty, real)]
-        rules = [NoRepeat(self.no_repeat_ngram_size)] if self.no_repeat_ngram_size else []
-        return [*penalties, *rules, *self.logits_processor]
+        rules: list[Process] = []
+        if self.repetition_penalty != 1:
+            rules.append(Repetition(self.repetition_penalty, prompt.real))
+        if self.no_repeat_ngram_size:
+            rules.append(NoRepeat(self.no_repeat_ngram_size))
+        if self.min_new_tokens and ends.words:
+            rules.append(Unended(ends.words, prompt.ids.shape[1] + self.min_new_tokens))
+        return [*rules, *self.logits_processor, *prompt.steps]
+
+
+def short(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, with at most 20 words where nothing is said of their number."""
+    return dict(settings) if "max_length" in settings else {"max_new_tokens": 20, **settings}

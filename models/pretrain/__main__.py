@@ -1,4 +1,5 @@
-"""The command line: ``python -m pkernels.models.pretrain FAMILY --text FILES --out DIR``."""
+"""The command line: ``python -m pkernels.models.pretrain FAMILY --text FILES --out DIR``, and
+``python -m pkernels.models.pretrain check FOLDER FAMILY``."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from typing import Any
 
 from ..parts import files
 from ..parts.config import BaseConfig
-from . import curve
+from . import curve, pictures
+from .check import CHECKED, check_folder
 from .loop import Report
 from .recipes import RECIPES, recipe
 from .run import Outcome, pretrain
@@ -22,22 +24,40 @@ from .settings import Settings, Sizes, meanings
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        _train(options)
+        if given[:1] == ["check"]:
+            of = _checker().parse_args(given[1:])
+            print(f"{of.folder}: {check_folder(of.folder, of.family)}")
+        else:
+            _train(_parser().parse_args(given))
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         print(f"pretrain: {error}", file=sys.stderr)
         return 2
     return 0
 
 
+def _checker() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pkernels.models.pretrain check", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Read a folder of pictures from end to end, and name the first thing that is wrong.",
+        epilog=pictures.__doc__,
+    )  # fmt: skip
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("family", metavar="FAMILY", help=", ".join(CHECKED))
+    return parser
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pkernels.models.pretrain", description="Train a model of a family on text.",
-        epilog="A directory that holds a stopped training of the same kind is where it goes on.",
+        prog="python -m pkernels.models.pretrain", description="Train a model of a family on text or pictures.",
+        epilog="A directory that holds a stopped training of the same kind is where it goes on. "
+        "What a folder of pictures holds: python -m pkernels.models.pretrain check --help",
     )  # fmt: skip
     parser.add_argument("family", metavar="FAMILY", help=", ".join(RECIPES))
-    parser.add_argument("--text", nargs="+", required=True, metavar="FILE", help="a sentence a line, UTF-8")
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--text", nargs="+", metavar="FILE", help="a sentence a line, UTF-8")
+    data.add_argument("--images", dest="text", metavar="FOLDER", help=f"of {', '.join(CHECKED)}: pictures")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new, empty or to go on with")
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json or vocab.txt")
     parser.add_argument("--config", type=Path, metavar="FILE", help="config.json, instead of the sizes below")
@@ -48,10 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no curve")
     for title, of in (("how it learns", Settings), ("sizes of a small model", Sizes)):
         group = parser.add_argument_group(title)
-        for name, (default, meaning) in meanings(of).items():
-            kind: dict[str, Any] = {"type": type(default), "metavar": "N" if type(default) is int else "X"}
-            kind = {"action": "store_true"} if default is False else kind
-            group.add_argument(f"--{name}", default=default, help=f"{meaning} (default: {default})", **kind)
+        for name, (default, kind, meaning) in meanings(of).items():
+            read: dict[str, Any] = {"type": kind, "metavar": "N" if kind is int else "X"}
+            read = {"action": "store_true"} if kind is bool else read
+            usual = "the family's" if default is None else default
+            group.add_argument(f"--{name}", default=default, help=f"{meaning} (default: {usual})", **read)
     return parser
 
 
@@ -121,8 +142,10 @@ def described(row: dict[str, Any]) -> str:
 def summary(outcome: Outcome) -> str:
     """The last tenth of the log, beside a guess without context."""
     last = outcome.log[-max(1, len(outcome.log) // 10) :]
-    words = sum(row["words"] for row in last) / len(last)
-    return f"step {outcome.step}: words {words:.3f}, unigrams {outcome.unigram:.3f} nats per token; in {outcome.out}"
+    name = outcome.measure
+    loss = sum(row[name] for row in last) / len(last)
+    guess = "unigrams" if name == "words" else "a guess"
+    return f"step {outcome.step}: {name} {loss:.3f}, {guess} {outcome.unigram:.3f} nats; in {outcome.out}"
 
 
 if __name__ == "__main__":

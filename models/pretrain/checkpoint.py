@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..parts.objectives.distillation import Taught
+from .memory import Memory
 from .processes import Processes, fill, whole
-from .rows import Batches
+from .rows import Examples
 
 
 @dataclass
@@ -25,7 +26,8 @@ class State:
 
     learner: nn.Module
     optimizer: torch.optim.Optimizer
-    batches: Batches
+    batches: Examples
+    memory: Memory = field(default_factory=Memory)
     step: int = 0
     tokens: int = 0
 
@@ -43,10 +45,12 @@ def save(path: Path, state: State, processes: Processes) -> dict[str, Tensor]:
     optimizer = {
         number: {name: whole(value) for name, value in of_parameter.items()} for number, of_parameter in moments.items()
     }
+    memories = processes.gathered(state.memory.rows)
     if processes.rank == 0:
         values = {
             "learner": learner,
             "optimizer": optimizer,
+            "memory": {row: x.cpu() for rows in memories for row, x in rows.items()},
             "place": (state.batches.epoch, state.batches.place),
             "step": state.step,
             "tokens": state.tokens,
@@ -82,13 +86,17 @@ def _fill(state: State, values: dict[str, Any]) -> None:
                 name: _like(value, parameter) for name, value in values["optimizer"][number].items()
             }
     state.batches.go_to(*values["place"])
+    state.memory.rows = values["memory"]
     state.step, state.tokens = values["step"], values["tokens"]
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """A moment as the optimizer keeps it: shared out as its parameter is; the number of steps as it is."""
+    """A moment as the optimizer keeps it: shared out as its parameter is, if it has its shape; the number of steps as
+    it is."""
     if value.dim() == 0:
         return value.clone()
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
     moment = torch.zeros_like(parameter, requires_grad=False)
     fill(moment, value)
     return moment

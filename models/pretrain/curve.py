@@ -1,4 +1,4 @@
-"""A training's loss by step, drawn beside the entropy of single tokens."""
+"""A training's loss by step, drawn beside that of a guess."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from ..parts import files
 from .folder import Folder, read_log
-from .text import Corpus
 
 SMOOTH = 0.05
 """Part of a training over which its curve is averaged; single lines of the log stay visible behind it."""
@@ -31,8 +31,8 @@ def draw(out: str | Path) -> Path:
     for name, values in series(log).items():
         [line] = axes.plot(steps, smoothed(values), label=name, linewidth=2)
         axes.plot(steps, values, color=line.get_color(), linewidth=0.6, alpha=0.3)
-    unigram = Corpus.load(Folder(Path(out)).tokens).unigram()
-    axes.axhline(unigram, color="#444444", linestyle=":", label=f"unigrams: no context ({unigram:.2f})")
+    guess = files.read_json(Folder(Path(out)).guess)
+    axes.axhline(guess["loss"], color="#444444", linestyle=":", label=f"{guess['meaning']} ({guess['loss']:.2f})")
     axes.set(xlabel="step", ylabel="loss, nats per predicted token", title=str(Path(out).name), ylim=(0, None))
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -44,7 +44,7 @@ def draw(out: str | Path) -> Path:
 
 def series(log: list[dict[str, Any]]) -> dict[str, list[float]]:
     """The losses but for their sum, which of several has another unit."""
-    others = {"step", "loss", "gradient", "rate", "tokens", "tokens_per_second"}
+    others = {"step", "loss", "gradient", "rate", "tokens", "tokens_per_second", "right"}
     return {name: [row[name] for row in log] for name in log[0] if name not in others}
 
 

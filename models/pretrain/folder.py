@@ -17,7 +17,8 @@ from ..parts.model import Model
 @dataclass(frozen=True)
 class Folder:
     """``run.json`` (what was asked for), ``tokenizer.json``, ``tokens.safetensors`` (the text),
-    ``state.pt`` (the checkpoint), ``log.jsonl``, and the model's files."""
+    ``state.pt`` (the checkpoint), ``log.jsonl``, ``guess.json`` (what its losses are
+    compared with), and the model's files."""
 
     path: Path
 
@@ -36,6 +37,10 @@ class Folder:
     @property
     def state(self) -> Path:
         return self.path / "state.pt"
+
+    @property
+    def guess(self) -> Path:
+        return self.path / "guess.json"
 
     @property
     def log(self) -> Path:

@@ -31,16 +31,17 @@ Losses = Callable[[Any, Mapping[str, Any]], dict[str, Tensor]]
 
 
 class Learning(nn.Module):
-    """What a training calls. It returns a dict, in which data parallel wrappers find tensors: "loss", and
-    the recipe's ``losses``."""
+    """What a training calls. It returns what data parallel wrappers find tensors in: a dict of "loss" and the
+    recipe's ``losses``, and the memories for the rows that follow, none of learners without."""
 
     def __init__(self, learner: nn.Module, losses: Losses) -> None:
         super().__init__()
         self.learner, self.losses = learner, losses
 
-    def forward(self, **arguments: Any) -> dict[str, Tensor]:
+    def forward(self, **arguments: Any) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         out = self.learner(**arguments)
-        return {"loss": out.loss, **{name: loss.detach() for name, loss in self.losses(out, arguments).items()}}
+        losses = {name: loss.detach() for name, loss in self.losses(out, arguments).items()}
+        return {"loss": out.loss, **losses}, getattr(out, "mems", None) or ()
 
 
 def words_alone(out: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The steps of a training: forward, backward, AdamW."""
+"""The steps of a training: forward, backward, optimizer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from ...patterns import Band
 from . import draws
 from .checkpoint import State
+from .memory import Memories, Memory
 from .objectives import Objective
 from .processes import Alone, Processes
 from .rows import Rows
@@ -24,14 +25,15 @@ from .vocabulary import Vocabulary
 Report = Callable[[dict[str, Any]], object]
 
 
-def adamw(module: nn.Module, settings: Settings) -> torch.optim.AdamW:
+def optimizer(module: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """Decay is that of matrices, not of biases and norms (google-research/bert, ``optimization.py``)."""
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, settings.beta), eps=1e-6)
+    chosen, rate = settings.way
+    return chosen.make(groups, rate, settings.beta)
 
 
 def moved(x: Any, device: torch.device) -> Any:
@@ -60,18 +62,23 @@ class Loop:
     ) -> None:
         self.module, self.objective, self.vocabulary = module, objective, vocabulary
         self.settings, self.processes = settings, processes
+        self.device = processes.device
         self.parts = settings.microbatches(processes.count)
 
     def step(self, state: State) -> dict[str, Tensor]:
         """One step; the means of the losses over this process's micro-batches, and the gradient's norm."""
-        rows = state.batches.take(self.settings.batch)
+        epoch, rows = state.batches.epoch, state.batches.take()
+        # Where the text begins anew, nothing was before.
+        before, state.memory = state.memory if state.batches.epoch == epoch else Memory(), Memory()
         for group in state.optimizer.param_groups:
             group["lr"] = self.settings.rate_of(state.step)
         size, found = len(rows) // self.parts, []
         mine = range(self.processes.rank, self.parts, self.processes.count)
         for number in mine:
             with self.module.gathering(last=number + self.processes.count >= self.parts):
-                losses = self._losses(rows[number * size : (number + 1) * size], state.step, number)
+                here = slice(number * size, (number + 1) * size)
+                losses, mems = self._losses(rows[here], state.step, number, before.of(here, self.device))
+                state.memory.keep(here, mems)
                 (losses["loss"] / len(mine)).backward()
             found.append({name: loss.detach().float() for name, loss in losses.items()})
         norm = nn.utils.clip_grad_norm_(state.learner.parameters(), self.settings.clip)
@@ -82,13 +89,15 @@ class Loop:
         means = {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]}
         return {**means, "gradient": norm.full_tensor() if isinstance(norm, DTensor) else norm}
 
-    def _losses(self, rows: Rows, step: int, number: int) -> dict[str, Tensor]:
-        seed, device = self.settings.seed, self.processes.device
+    def _losses(
+        self, rows: Rows, step: int, number: int, remembered: dict[str, Memories]
+    ) -> tuple[dict[str, Tensor], Memories]:
+        seed = self.settings.seed
         drawn = self.objective(rows, self.vocabulary, draws.generator(seed, "objective", step, number))
-        arguments = moved(drawn, device)
+        arguments = moved(drawn, self.device)
         torch.manual_seed(draws.number(seed, "model", step, number))
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
-            return self.module.module(**arguments)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
+            return self.module.module(**arguments, **remembered)
 
     def run(self, state: State, until: int, report: Report, save: Callable[[], None]) -> None:
         """Steps until ``state.step`` is ``until``.

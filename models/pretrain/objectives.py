@@ -25,6 +25,8 @@ from ..parts.objectives import (
     denoising,
     inverse_lengths,
     padded,
+    partial_spans,
+    permutation_lm,
     span_corruption,
     static_generator,
 )
@@ -82,6 +84,22 @@ def similar_words(similar: Mapping[Word, Word]) -> Objective:
 def causal(rows: Rows, vocabulary: Vocabulary, generator: torch.Generator) -> dict[str, Any]:
     """The next word; models shift the labels themselves. Rows are full."""
     return {"input_ids": rows.ids, "labels": rows.ids}
+
+
+def permuted(rows: Rows, vocabulary: Vocabulary, generator: torch.Generator) -> dict[str, Any]:
+    """XLNet's: of each half of a row, of which the next row remembers the first, a sixth is predicted in an
+    order of its own. Rows are full, and have segments."""
+    half = rows.ids.shape[1] // 2
+    starts = vocabulary.starts[rows.ids]
+    chosen = [
+        partial_spans(part, count=part.shape[1] // 6, generator=generator)
+        for part in (starts[:, :half], starts[:, half:])
+    ]
+    given = permutation_lm(
+        rows.ids, torch.cat(chosen, 1), vocabulary.special[rows.ids], split=half,
+        targets=sum(part.shape[1] // 6 for part in chosen), generator=generator,
+    )  # fmt: skip
+    return {**given, "token_type_ids": rows.types}
 
 
 def spans(rows: Rows, vocabulary: Vocabulary, generator: torch.Generator) -> dict[str, Any]:
@@ -149,7 +167,9 @@ def static(objective: Objective, seed: int, copies: int) -> Objective:
 
 
 def _joined(values: list[Any], name: str, vocabulary: Vocabulary) -> Any:
-    """Rows of a batch, padded to the longest; of lists their parts."""
+    """Rows of a batch, padded to the longest; of lists their parts; numbers, which are all the same."""
+    if isinstance(values[0], int):
+        return values[0]
     if isinstance(values[0], list):
         return [part for value in values for part in value]
     if values[0].dim() < 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -31,6 +32,14 @@ class Processes:
         """Until all have come here."""
         if self.count > 1:
             dist.barrier()
+
+    def gathered(self, value: Any) -> list[Any]:
+        """What each process has, in the first one; a part of it in the others."""
+        if self.count == 1:
+            return [value]
+        found = [None] * self.count
+        dist.gather_object(value, found if self.rank == 0 else None)
+        return found
 
     def sum(self, values: Tensor) -> Tensor:
         """Over all processes."""
@@ -95,10 +104,13 @@ def ddp(module: nn.Module, processes: Processes) -> Alone:
 
 
 def fsdp(module: nn.Module, processes: Processes) -> Alone:
-    """Layers are put together when they are needed, and the rest of the model once a step."""
+    """Layers are put together when they are needed, and the rest of the model once a step; with it what
+    several layers have in common."""
     mesh = dist.init_device_mesh(processes.device.type, (processes.count,))
-    for layer in dict.fromkeys(_layers(module)):
-        fully_shard(layer, mesh=mesh)
+    layers = list(dict.fromkeys(_layers(module)))
+    common = _common(module, layers)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, ignored_params=common)
     fully_shard(module, mesh=mesh)
     return Sharded(module)
 
@@ -120,6 +132,15 @@ def _flat(layers: Iterable[Any]) -> Iterable[nn.Module]:
             yield from _flat(layer)
         else:
             yield layer
+
+
+def _common(module: nn.Module, layers: list[nn.Module]) -> set[nn.Parameter]:
+    """Parameters of more than one layer, or of one and of what is none."""
+    places = [f"{name}." for name, part in module.named_modules(remove_duplicate=False) if part in layers]
+    named = module.named_parameters(remove_duplicate=False)
+    outside = {p for name, p in named if not name.startswith(tuple(places))}
+    counts = Counter(p for layer in layers for p in layer.parameters())
+    return {p for p, count in counts.items() if count > 1 or p in outside}
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -65,7 +67,7 @@ def unbroken(
 
 def _cut(documents: Sequence[Document], length: int, generator: torch.Generator) -> Iterator[Row]:
     ids = [i for document in documents for sentence in document for i in sentence]
-    start = int(torch.randint(min(length, max(1, len(ids) - length + 1)), (), generator=generator))
+    start = _draw(min(length, max(1, len(ids) - length + 1)), generator)
     for place in range(start, len(ids) - length + 1, length):
         yield Row(ids[place : place + length], [])
 
@@ -81,6 +83,32 @@ def pairs(related: Callable[..., Iterator[Pair]]) -> Make:
             yield Row(ids, [types.index(1)], pair.label)
 
     return make
+
+
+def reused(
+    documents: Sequence[Document], vocabulary: Vocabulary, length: int, generator: torch.Generator
+) -> Iterator[Row]:
+    """XLNet's (zihangdai/xlnet, ``data_utils.py``): half a row of text, each where the one before left off; then
+    two segments with [SEP] after each, and [CLS]. The first goes on with the text, up to the end of a
+    sentence if there is one; the second does so too (relation 0), or in half of the rows begins at another
+    sentence (1). What stands behind a row's first half comes again in the next one's."""
+    sentences = [sentence for document in documents for sentence in document]
+    ids, starts = list(chain.from_iterable(sentences)), list(accumulate(map(len, sentences), initial=0))
+    half = length // 2
+    room = length - half - 3
+    begins = bisect_right(starts, len(ids) - room)  # so many sentences have a row's second segment behind them
+    for place in range(_draw(half, generator), len(ids) - half - room + 1, half):
+        first, end = place + half, place + half + room
+        cuts = starts[bisect_right(starts, first) : bisect_left(starts, end)]
+        cut = cuts[_draw(len(cuts), generator)] if cuts else first + room // 2
+        other = _draw(2, generator)
+        second = starts[_draw(begins, generator)] if other else cut
+        row = [*ids[place:cut], vocabulary.last, *ids[second : second + end - cut], vocabulary.last, vocabulary.first]
+        yield Row(row, [cut - place + 1, length - 1], other)
+
+
+def _draw(below: int, generator: torch.Generator) -> int:
+    return int(torch.randint(below, (), generator=generator))
 
 
 @dataclass(frozen=True)
@@ -129,6 +157,26 @@ class Epoch:
         return Row(ids, starts, self.relation[number])
 
 
+Order = Callable[[int, int, torch.Generator], list[int]]
+"""From the number of an epoch's rows, that of a batch's and a generator to the order in which rows come."""
+
+
+def shuffled(count: int, batch: int, generator: torch.Generator) -> list[int]:
+    return torch.randperm(count, generator=generator).tolist()
+
+
+class Examples(Protocol):
+    """An endless sequence of batches. After :meth:`go_to` they are those that came after the same place
+    before."""
+
+    epoch: int
+    place: int
+
+    def go_to(self, epoch: int, place: int) -> None: ...
+
+    def take(self) -> Any: ...
+
+
 class Batches:
     """An endless sequence of batches, in an order drawn anew for each epoch.
 
@@ -136,14 +184,16 @@ class Batches:
     same place before.
 
     Args:
+        batch: Rows of a batch.
         copies: After so many epochs the rows that were drawn come again (static masking), 0 for never.
     """
 
     def __init__(
-        self, documents: Sequence[Document], make: Make, vocabulary: Vocabulary, *, length: int, seed: int, copies: int
-    ) -> None:
-        self.documents, self.make, self.vocabulary = documents, make, vocabulary
-        self.length, self.seed, self.copies = length, seed, copies
+        self, documents: Sequence[Document], make: Make, vocabulary: Vocabulary, order: Order = shuffled,
+        *, length: int, batch: int, seed: int, copies: int,
+    ) -> None:  # fmt: skip
+        self.documents, self.make, self.vocabulary, self.ordered = documents, make, vocabulary, order
+        self.length, self.batch, self.seed, self.copies = length, batch, seed, copies
         self.go_to(0, 0)
 
     def go_to(self, epoch: int, place: int) -> None:
@@ -152,13 +202,17 @@ class Batches:
         self.rows = Epoch(self.make(self.documents, self.vocabulary, self.length, source))
         if not len(self.rows):
             raise ValueError(f"text: enough for one row of {self.length} tokens (length) is allowed, it is shorter")
-        self.order = torch.randperm(len(self.rows), generator=draws.generator(self.seed, "order", epoch)).tolist()
+        self.order = self.ordered(len(self.rows), self.batch, draws.generator(self.seed, "order", epoch))
+        if not self.order:
+            raise ValueError(
+                f"text: enough for {self.batch} rows (batch) of {self.length} tokens (length) is allowed, it is shorter"
+            )
         self.epoch, self.place = epoch, place
 
-    def take(self, count: int) -> Rows:
-        """The next rows; over the end of an epoch if need be."""
+    def take(self) -> Rows:
+        """The next batch; over the end of an epoch if need be."""
         taken, epochs, numbers = [], [], []
-        for _ in range(count):
+        for _ in range(self.batch):
             if self.place == len(self.order):
                 self.go_to(self.epoch + 1, 0)
             number = self.order[self.place]
@@ -166,9 +220,9 @@ class Batches:
             taken.append(self.rows[number])
             epochs.append(self.epoch)
             numbers.append(number)
-        return self._batch(taken, epochs, numbers)
+        return self._padded(taken, epochs, numbers)
 
-    def _batch(self, rows: list[Row], epochs: list[int], numbers: list[int]) -> Rows:
+    def _padded(self, rows: list[Row], epochs: list[int], numbers: list[int]) -> Rows:
         ids = torch.full((len(rows), self.length), self.vocabulary.pad)
         types = torch.zeros_like(ids)
         for i, row in enumerate(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,19 +12,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import clip
 from ..parts.config import BaseConfig
 from . import checkpoint, draws
 from .checkpoint import State
 from .folder import Folder, read_log
 from .learners import Learning
-from .loop import Loop, Report, adamw
-from .objectives import static
+from .loop import Loop, Report, optimizer
 from .processes import PARALLEL, Alone, Processes, alone, joined
 from .recipes import Recipe, recipe
-from .rows import Batches
 from .settings import Settings, Sizes
-from .text import Corpus, digest, files_of, lines
-from .vocabulary import Scheme, Vocabulary, learn, read, there
+from .sources import Course, Source
+from .text import digest
+from .vocabulary import there
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,17 @@ class Outcome:
     Args:
         out: Its directory; ``from_pretrained(out)`` is the model.
         step: Steps taken, those of earlier calls included.
-        unigram: The loss of a guess that knows how often each token occurs, and nothing else.
+        unigram: The loss of a guess that knows how often each token (of ViT: each class) occurs, and nothing else.
+            Of CLIP: that takes any text of a micro-batch for a picture's.
         log: A dict for each line of ``log.jsonl``.
+        measure: The loss in the log that compares with ``unigram``.
     """
 
     out: Path
     step: int
     unigram: float
     log: list[dict[str, Any]]
+    measure: str = "words"
 
 
 def pretrain(
@@ -57,11 +61,12 @@ def pretrain(
     parallel: str = "ddp",
     report: Report | None = None,
 ) -> Outcome:
-    """Train a model of a family on text, or go on with a training that was stopped.
+    """Train a model of a family on text or pictures, or go on with a training that was stopped.
 
     Args:
         family: One of ``RECIPES``.
-        text: UTF-8 files: a sentence a line, an empty line between documents.
+        text: UTF-8 files: a sentence a line, an empty line between documents. Of families that see, the folder of
+            their pictures (:mod:`pictures`).
         out: A new or empty directory, or that of the same training, which then goes on where its
             last checkpoint is, with the same results as if it had never stopped.
         model: Sizes of a small model (:class:`Sizes` by default), or the family's config.
@@ -80,17 +85,20 @@ def pretrain(
         ValueError: Naming the argument.
         FloatingPointError: If the loss becomes infinite or no number.
     """
-    chosen, settings, model = recipe(family, teacher), settings or Settings(), model or Sizes()
+    chosen, model = recipe(family, teacher), model or Sizes()
+    settings = (settings or Settings()).of_family(chosen.optimizer, chosen.rate)
     if not isinstance(model, (Sizes, chosen.kind)):
         raise ValueError(f"model: Sizes or {chosen.kind.__module__}.Config is allowed, got {type(model)}")
     if parallel not in PARALLEL:
         raise ValueError(f"parallel: one of {', '.join(PARALLEL)} is allowed, got {parallel!r}")
+    if parallel not in settings.way[0].parallel:
+        raise ValueError(f"parallel: ddp is allowed with {settings.optimizer}, got {parallel!r}; adamw has both")
     until = settings.steps if stop is None else stop
     if not 1 <= until <= settings.steps:
         raise ValueError(f"stop: from 1 to steps ({settings.steps}) is allowed, got {stop}")
-    paths, folder, cut = files_of(text), Folder(Path(out)), _tokenizer_of(tokenizer, teacher)
+    source, folder, cut = chosen.source(text), Folder(Path(out)), _tokenizer_of(tokenizer, teacher)
     asked = {
-        "family": family, "model": _asked(model), "settings": asdict(settings), "text": digest(paths),
+        "family": family, "model": _asked(model), "settings": asdict(settings), "text": source.digest(),
         "tokenizer": None if cut is None else digest([cut]),
         "teacher": None if teacher is None else digest(_weights(Path(teacher))),
     }  # fmt: skip
@@ -99,9 +107,9 @@ def pretrain(
     with _own_randomness(processes):
         if processes.rank == 0:
             folder.claim(asked)
-            _read_text(folder, paths, chosen.scheme, cut, model)
+            source.prepare(folder, cut, model)
         processes.wait()
-        return _train(chosen, folder, model, settings, processes, until, parallel, report)
+        return _train(chosen, source, folder, model, settings, processes, until, parallel, report)
 
 
 def _asked(model: Sizes | BaseConfig) -> dict[str, Any]:
@@ -131,39 +139,20 @@ def _tokenizer_of(tokenizer: str | Path | None, teacher: str | Path | None) -> P
     raise FileNotFoundError(f"tokenizer: {teacher} holds no tokenizer.json or vocab.txt; name one")
 
 
-def _read_text(
-    folder: Folder, paths: list[Path], scheme: Scheme, tokenizer: Path | None, model: Sizes | BaseConfig
-) -> None:
-    """Write the tokenizer and the text's tokens, if they are not there."""
-    if folder.tokens.is_file():
-        return
-    if tokenizer is None:
-        size = model.vocabulary if isinstance(model, Sizes) else getattr(model, "vocab_size")  # noqa: B009
-        found = learn(lines(paths), scheme, size)
-    else:
-        found = read(tokenizer, scheme)
-    Vocabulary.of(found, scheme, str(tokenizer))
-    found.save(str(folder.tokenizer))
-    Corpus.encode(lines(paths), found).save(folder.tokens)
-
-
 def _train(
-    chosen: Recipe, folder: Folder, model: Sizes | BaseConfig, settings: Settings, processes: Processes, until: int,
-    parallel: str, report: Report | None,
+    chosen: Recipe, source: Source, folder: Folder, model: Sizes | BaseConfig, settings: Settings,
+    processes: Processes, until: int, parallel: str, report: Report | None,
 ) -> Outcome:  # fmt: skip
-    vocabulary = Vocabulary.of(read(folder.tokenizer, chosen.scheme), chosen.scheme)
-    corpus = Corpus.load(folder.tokens)
-    copies = chosen.copies if settings.copies < 0 else settings.copies
-    objective = chosen.objective(corpus, vocabulary)
-    if copies:
-        objective = static(objective, settings.seed, copies)
-    state, module = _begin(chosen, corpus, vocabulary, model, settings, processes, copies, parallel)
+    course = source.course(folder, model, settings)
+    chosen.check(course.config, settings.length)
+    state, module = _begin(chosen, course, settings, processes, parallel)
     models = chosen.models(state.learner)
     first = processes.rank == 0
     if folder.state.is_file():
         checkpoint.load(folder.state, state)
     if first:
         folder.cut_log(state.step)
+        folder.guess.write_text(json.dumps(asdict(course.guess)) + "\n", encoding="utf-8")
 
     def tell(row: dict[str, Any]) -> None:
         if first:
@@ -178,33 +167,22 @@ def _train(
 
     if state.step >= until:
         save()  # the last call may have ended between the checkpoint and the models
-    Loop(module, objective, vocabulary, settings, processes).run(state, until, tell, save)
+    Loop(module, course.objective, course.vocabulary, settings, processes).run(state, until, tell, save)
     processes.wait()
-    return Outcome(folder.path, state.step, corpus.unigram(), read_log(folder.path))
+    return Outcome(folder.path, state.step, course.guess.loss, read_log(folder.path), course.guess.name)
 
 
 def _begin(
-    chosen: Recipe, corpus: Corpus, vocabulary: Vocabulary, model: Sizes | BaseConfig, settings: Settings,
-    processes: Processes, copies: int, parallel: str,
-) -> tuple[State, Alone]:  # fmt: skip
+    chosen: Recipe, course: Course, settings: Settings, processes: Processes, parallel: str
+) -> tuple[State, Alone]:
     """A training before its first step."""
-    config = chosen.config(model, vocabulary, settings.length) if isinstance(model, Sizes) else model
-    _check_config(config, vocabulary)
     torch.manual_seed(draws.number(settings.seed, "weights"))
     assert chosen.learner is not None  # ``recipe`` gives none without
-    learner: nn.Module = chosen.learner(config).to(processes.device).train()
+    learner: nn.Module = chosen.learner(course.config).to(processes.device).train()
     share = PARALLEL[parallel] if processes.count > 1 else alone
     module = share(Learning(learner, chosen.losses), processes)
-    batches = Batches(
-        corpus.lists(), chosen.rows, vocabulary, length=settings.length, seed=settings.seed, copies=copies
-    )
-    return State(learner, adamw(learner, settings), batches), module
-
-
-def _check_config(config: BaseConfig, vocabulary: Vocabulary) -> None:
-    words = getattr(config, "vocab_size")  # noqa: B009
-    if words < vocabulary.size:
-        raise ValueError(f"model: a vocab_size of {vocabulary.size} (the tokenizer's) or more is allowed, got {words}")
-    pad = getattr(config, "pad_token_id", None)
-    if pad not in (None, vocabulary.pad):
-        raise ValueError(f"model: a pad_token_id of {vocabulary.pad} (the tokenizer's) is allowed, got {pad}")
+    steps = optimizer(learner, settings)
+    for part in learner.modules():
+        if isinstance(part, clip.Match):
+            steps.register_step_post_hook(part.limit)
+    return State(learner, steps, course.examples), module

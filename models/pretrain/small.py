@@ -19,7 +19,9 @@ from .. import (
     reformer,
     roberta,
     t5,
+    transformer_xl,
     unilm,
+    xlnet,
 )  # fmt: skip
 from .settings import Sizes
 from .vocabulary import Vocabulary
@@ -140,4 +142,23 @@ def of_bart(s: Sizes, v: Vocabulary, length: int) -> bart.Config:
         # Gaps without a word make a text longer: each tenth place may have one, and one more.
         max_position_embeddings=length + length // 10 + 1, bos_token_id=v.first, eos_token_id=v.last,
         decoder_start_token_id=v.last, forced_eos_token_id=v.last, **both,
+    )  # fmt: skip
+
+
+def of_transformer_xl(s: Sizes, v: Vocabulary, length: int) -> transformer_xl.Config:
+    """Section 4: as many tokens are remembered as a row has. Clusters begin where the authors' do, but for the last."""
+    return transformer_xl.Config(
+        vocab_size=v.size, cutoffs=(v.size // 4, v.size // 2), div_val=2, d_model=s.hidden, d_embed=s.hidden,
+        n_head=s.heads, d_head=s.hidden // s.heads, d_inner=s.inner, n_layer=s.layers, mem_len=length, clamp_len=-1,
+        same_length=False, untie_r=False, dropout=s.dropout, dropatt=s.dropout, pad_token_id=v.pad,
+        eos_token_id=v.last,
+    )  # fmt: skip
+
+
+def of_xlnet(s: Sizes, v: Vocabulary, length: int) -> xlnet.Config:
+    """The authors' README: of 512 tokens 256 are remembered, and 384 of all before them."""
+    return xlnet.Config.pretraining(
+        vocab_size=v.size, d_model=s.hidden, n_layer=s.layers, n_head=s.heads, d_inner=s.inner, dropout=s.dropout,
+        summary_last_dropout=s.dropout, mem_len=length * 3 // 4, reuse_len=length // 2, bi_data=False,
+        pad_token_id=v.pad, bos_token_id=v.first, eos_token_id=v.last,
     )  # fmt: skip

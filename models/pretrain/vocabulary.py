@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from ..parts.objectives.sentinels import SENTINELS
@@ -26,6 +26,7 @@ class Scheme:
         behind: More special tokens, whose ids come after the words'.
         frame: What is put around a text ("$A") for who uses the tokenizer later; without it, the first
             and last token if there are both, and of others nothing: a text is to be continued.
+        pair: The same of two texts ("$A" and "$B:1"); without it, the frame, the second and the last token.
     """
 
     make: Callable[[list[str], int], tuple[Tokenizer, Any]]
@@ -37,6 +38,7 @@ class Scheme:
     order: tuple[str, ...] = ("pad", "unknown", "first", "last", "mask")
     behind: tuple[str, ...] = ()
     frame: str | None = None
+    pair: str | None = None
 
     @property
     def special(self) -> list[str]:
@@ -51,6 +53,12 @@ class Scheme:
 def wordpiece(special: list[str], size: int) -> tuple[Tokenizer, Any]:
     """BERT's: words in small letters, cut into pieces (Wu et al. 2016, arXiv:1609.08144, section 4.1)."""
     tokenizer = _bert_like(models.WordPiece(unk_token="[UNK]"), lowercase=True)
+    return tokenizer, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+
+
+def wordpiece_cased(special: list[str], size: int) -> tuple[Tokenizer, Any]:
+    """The same with large letters, as UNITER's authors read captions."""
+    tokenizer = _bert_like(models.WordPiece(unk_token="[UNK]"), lowercase=False)
     return tokenizer, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
 
 
@@ -74,6 +82,24 @@ def byte_pairs(special: list[str], size: int) -> tuple[Tokenizer, Any]:
     return tokenizer, trainer
 
 
+def lower_byte_pairs(special: list[str], size: int) -> tuple[Tokenizer, Any]:
+    """CLIP's: of text in small letters, pairs of bytes merged, none across words or numbers, whose last piece is
+    marked (Radford et al. 2021, section 2.4; openai/CLIP, ``simple_tokenizer.py``). A last piece that the text never
+    had is left out: as unknown it would be an end of text."""
+    tokenizer: Any = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    word = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    pieces = [pre_tokenizers.Split(word, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(pieces)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("</w>", " "), decoders.ByteLevel()])
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        end_of_word_suffix="</w>", show_progress=False,
+    )  # fmt: skip
+    return tokenizer, trainer
+
+
 def unigram(special: list[str], size: int) -> tuple[Tokenizer, Any]:
     """SentencePiece's: the pieces that make the text most likely (Kudo 2018, arXiv:1804.10959)."""
     tokenizer: Any = Tokenizer(models.Unigram())
@@ -84,16 +110,30 @@ def unigram(special: list[str], size: int) -> tuple[Tokenizer, Any]:
     return tokenizer, trainer
 
 
+def whole_words(special: list[str], size: int) -> tuple[Tokenizer, Any]:
+    """ELMo's: words by falling frequency, as they are written, punctuation apart (allenai/bilm-tf, ``Vocabulary``)."""
+    tokenizer: Any = Tokenizer(models.WordLevel(unk_token="<UNK>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer, trainers.WordLevelTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+
+
 BERT = Scheme(wordpiece, "[PAD]", "[UNK]", "[SEP]", "[CLS]", "[MASK]")
 ROBERTA = Scheme(byte_pairs, "<pad>", "<unk>", "</s>", "<s>", "<mask>", ("first", "pad", "last", "unknown", "mask"))
 ALBERT = Scheme(unigram, "<pad>", "<unk>", "[SEP]", "[CLS]", "[MASK]")
 PLAIN = Scheme(unigram, "<pad>", "<unk>", "</s>")
-"""Without [CLS] and [MASK], of causal models."""
+"""Without [CLS] and [MASK], of causal models. Pieces are numbered by how common they are."""
+XLNET = Scheme(
+    unigram, "<pad>", "<unk>", "<sep>", "<cls>", frame="$A <sep> <cls>:2", pair="$A <sep> $B:1 <sep>:1 <cls>:2"
+)
+"""[CLS] comes last, and is a segment of its own."""
 T5 = Scheme(
     unigram, "<pad>", "<unk>", "</s>", order=("pad", "last", "unknown"),
     behind=tuple(f"<extra_id_{i}>" for i in reversed(range(SENTINELS))), frame="$A </s>",
 )  # fmt: skip
 """The sentinels, which count down, have the last ids."""
+CASED = Scheme(wordpiece_cased, "[PAD]", "[UNK]", "[SEP]", "[CLS]", "[MASK]")
+CLIP = Scheme(lower_byte_pairs, "<|endoftext|>", "<|endoftext|>", "<|endoftext|>", "<|startoftext|>")
+WORDS = Scheme(whole_words, "<S>", "<UNK>", "</S>", "<S>", order=("first", "last", "unknown"))
 GPT2 = Scheme(byte_pairs, "<|endoftext|>", "<|endoftext|>", "<|endoftext|>")
 
 
@@ -178,7 +218,7 @@ def framed(tokenizer: Tokenizer, scheme: Scheme) -> Tokenizer:
     if scheme.framed is not None:
         template: Any = processors.TemplateProcessing(
             single=scheme.framed,
-            pair=f"{scheme.framed} $B:1 {scheme.last}:1",
+            pair=scheme.pair or f"{scheme.framed} $B:1 {scheme.last}:1",
             special_tokens=[(name, tokenizer.token_to_id(name)) for name in (scheme.first, scheme.last) if name],
         )
         tokenizer.post_processor = template

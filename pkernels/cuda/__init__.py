@@ -5,10 +5,11 @@ Nothing is compiled when they run, and importing them takes no GPU and no driver
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import torch
+
+from .. import names
 
 
 def why_missing() -> str | None:
@@ -25,7 +26,7 @@ def operators() -> Any:
     reason = why_missing()
     if reason is not None:
         raise RuntimeError(reason)
-    return torch.ops.pkernels_cuda
+    return getattr(torch.ops, names.CUDA)
 
 
 def archs() -> tuple[str, ...]:
@@ -39,7 +40,7 @@ def archs() -> tuple[str, ...]:
 
 def _load() -> str | None:
     try:
-        importlib.import_module("pkernels._C_cuda")
+        names.load("_C_cuda", names.CUDA, "archs")
     except ImportError as error:
         return f"the CUDA extension is missing ({error}); build it with nvcc and 'PKERNELS_CUDA=1 pip install .'"
     return None

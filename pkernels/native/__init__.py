@@ -5,12 +5,13 @@ The environment variable ``PKERNELS_ISA`` names the instruction set to start wit
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from .. import names
 
 
 def why_missing() -> str | None:
@@ -65,11 +66,11 @@ def operators():
     reason = why_missing()
     if reason is not None:
         raise RuntimeError(reason)
-    return torch.ops.pkernels_native
+    return getattr(torch.ops, names.NATIVE)
 
 
 def _use(argument: str, name: str) -> None:
-    operators = torch.ops.pkernels_native  # not operators(): _load() comes here
+    operators = getattr(torch.ops, names.NATIVE)  # not operators(): _load() comes here
     if not operators.use_cpu_instruction_set(name):
         allowed = ", ".join(operators.cpu_instruction_sets().split())
         raise ValueError(f"{argument}: {allowed} are allowed on this CPU, got {name!r}")
@@ -77,7 +78,7 @@ def _use(argument: str, name: str) -> None:
 
 def _load() -> str | None:
     try:
-        importlib.import_module("pkernels._C")
+        names.load("_C", names.NATIVE, "cpu_instruction_set")
     except ImportError as error:
         return f"the C++ extension is missing ({error}); build it with 'pip install .'"
     if name := os.environ.get("PKERNELS_ISA"):

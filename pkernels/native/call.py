@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -80,7 +82,7 @@ def _longest(spans: list[tuple[int, int]]) -> int:
 
 
 def _arguments(problem: Problem, spans: tuple[list, list]) -> tuple:
-    q_rows, k_rows = ([row for span in part for row in span] for part in spans)
+    q_rows, k_rows = (list(itertools.chain.from_iterable(part)) for part in spans)
     distance = problem.distance
     if distance is not None and distance.stride(1) != 1:
         distance = distance.contiguous()

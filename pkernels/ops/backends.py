@@ -21,11 +21,12 @@ from ..bias import Bias, Relative, tensors_of
 from ..problem import Pattern
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
+_PACKAGE = __name__.rpartition(".ops.")[0]
 _MODULES = {
-    "reference": "pkernels.reference",
-    "cpu": "pkernels.native",
-    "triton": "pkernels.triton",
-    "cuda": "pkernels.cuda",
+    "reference": f"{_PACKAGE}.reference",
+    "cpu": f"{_PACKAGE}.native",
+    "triton": f"{_PACKAGE}.triton",
+    "cuda": f"{_PACKAGE}.cuda",
 }
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -76,7 +77,7 @@ def _why_not_written(backend: str, shape: str, x: Tensor) -> str | None:
     if x.dtype not in _DTYPES:
         name = str(x.dtype).removeprefix("torch.")
         return f'dtype {name}: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
-    if importlib.util.find_spec(f"{_MODULES[backend]}.{shape}") is None:
+    if backend == "cuda" and importlib.util.find_spec(f"{_MODULES[backend]}.{shape}") is None:
         return f"{shape}: the kernels are not there yet"
     return None
 
@@ -88,12 +89,10 @@ def _why_not_for(
     if backend == "reference":
         return None
     relative = bias if isinstance(bias, Relative) else None
-    if (
-        relative is not None
-        and backend in ("triton", "cuda")
-        and (shape != "band" or getattr(pattern, "dilation", 1) != 1)
-    ):
-        return "Relative: over a Band without dilation alone"
+    if relative is not None and backend in ("triton", "cuda") and getattr(pattern, "dilation", 1) != 1:
+        return "Relative: over Blocks and a Band without dilation alone"
+    if relative is not None and backend == "cuda" and shape != "band":
+        return "Relative: over a Band alone"
     for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..recurrence import Recurrence
 from .backends import backend as load
-from .registration import differentiable
+from .registration import REGISTERED, differentiable
 
 _SETTINGS = "float? cell_clip, float? projection_clip, bool reverse"
 
@@ -76,7 +76,7 @@ def _differentiate(ctx: Any, dout: Tensor | None, dh: Tensor | None, dc: Tensor 
     recurrent, projection, h, c, lengths, out, gates, cells = ctx.saved_tensors
     gradients = (torch.zeros_like(like) if given is None else given
                  for given, like in ((dout, out), (dh, h), (dc, c)))  # fmt: skip
-    found = torch.ops.pkernels.projected_lstm_bwd(
+    found = REGISTERED.projected_lstm_bwd(
         *gradients, recurrent, projection, h, c, lengths, out, gates, cells, *ctx.settings
     )
     return (*found, *(None,) * 6)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .backends import backend as load
-from .registration import LIBRARY
+from .registration import LIBRARY, REGISTERED
 
 
 def _compute(
@@ -35,8 +35,8 @@ LIBRARY.define(
     "lsh_order(Tensor x, Tensor rotations, Tensor? mask, SymInt[] buckets, SymInt entries, str backend) -> Tensor"
 )
 LIBRARY.impl("lsh_order", _compute, "CompositeExplicitAutograd")
-torch.library.register_fake("pkernels::lsh_order", _fake, lib=LIBRARY)
-lsh_order = torch.ops.pkernels.lsh_order.default
+torch.library.register_fake(f"{LIBRARY.ns}::lsh_order", _fake, lib=LIBRARY)
+lsh_order = REGISTERED.lsh_order.default
 
 
 # An operator, because a generator cannot be made within a compiled function.
@@ -46,5 +46,5 @@ LIBRARY.impl(
     lambda seed, shape: torch.randn(shape, generator=torch.Generator().manual_seed(seed)),
     "CompositeExplicitAutograd",
 )
-torch.library.register_fake("pkernels::lsh_rotations", lambda seed, shape: torch.empty(shape), lib=LIBRARY)
-lsh_rotations = torch.ops.pkernels.lsh_rotations.default
+torch.library.register_fake(f"{LIBRARY.ns}::lsh_rotations", lambda seed, shape: torch.empty(shape), lib=LIBRARY)
+lsh_rotations = REGISTERED.lsh_rotations.default

@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LIBRARY = torch.library.Library("pkernels", "FRAGMENT")
+from .. import names
+
+LIBRARY = torch.library.Library(names.OPERATORS, "FRAGMENT")
+REGISTERED = getattr(torch.ops, names.OPERATORS)
 
 
 def differentiable(
@@ -35,8 +38,8 @@ def differentiable(
     """
     LIBRARY.define(name + schema)
     LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"pkernels::{name}", fake, lib=LIBRARY)
-    operator = getattr(torch.ops.pkernels, name).default
+    torch.library.register_fake(f"{names.OPERATORS}::{name}", fake, lib=LIBRARY)
+    operator = getattr(REGISTERED, name).default
 
     def below(keyset: Any, *inputs: Any) -> tuple[Tensor, ...]:
         with torch._C._AutoDispatchBelowAutograd():

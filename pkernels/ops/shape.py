@@ -8,7 +8,7 @@ then the numbers of the pattern and those of the call; ``<shape>_bwd`` takes ``d
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -20,10 +20,11 @@ from ..checks import check_gradients, check_problem, check_tensors
 from ..problem import Pattern, Problem, accumulator, rows_like
 from .backends import backend as load
 from .backends import choose
-from .registration import differentiable
+from .registration import REGISTERED, differentiable
 
 _QKV = 3
 _BIASES = 4  # distance, dense, query, table
+_MOST_KNOWN = 1000
 _TENSORS = _QKV + _BIASES + 3  # and q_spans, k_spans, seed
 
 
@@ -41,6 +42,7 @@ class Shape:
     tensors: tuple[str, ...]
     numbers: tuple[str, ...]
     pattern: Callable[..., Pattern]
+    known: dict[tuple, tuple[Problem, ModuleType]] = field(default_factory=dict, repr=False, compare=False)
 
     def operator(self) -> Callable[..., tuple[Tensor, ...]]:
         """Registers both operators; returns the forward."""
@@ -77,21 +79,39 @@ class Shape:
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         """``(out, lse)``."""
-        problem, backend = self._problem(q, rest), rest[-1]
-        return self._ready(backend, q, k, v, problem).forward(q, k, v, problem)
+        problem, module = self._prepared(q, k, v, rest)
+        return module.forward(q, k, v, problem)
+
+    def _prepared(
+        self, q: Tensor, k: Tensor, v: Tensor, rest: Any, wanted: tuple[bool, ...] = (False,) * _BIASES
+    ) -> tuple[Problem, ModuleType]:
+        """What a call asks for, checked, and the module that does it. A call without other tensors is a
+        matter of sizes and numbers: what was found once is found again."""
+        tensors = _BIASES + len(self.tensors) + 3
+        if any(x is not None for x in rest[:tensors]):
+            problem = self._problem(q, rest, wanted)
+            return problem, self._ready(rest[-1], q, k, v, problem)
+        facts = (*((x.shape, x.dtype, x.device) for x in (q, k, v)), rest[tensors:])
+        found = self.known.get(facts)
+        if found is None:
+            problem = self._problem(q, rest, wanted)
+            found = problem, self._ready(rest[-1], q, k, v, problem)
+            if len(self.known) == _MOST_KNOWN:
+                self.known.clear()
+            self.known[facts] = found
+        return found
 
     def backward(
         self, dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *rest: Any
     ) -> tuple[Tensor, ...]:
         """``(dq, dk, dv, ddistance, ddense, dquery, dtable)``; those of biases are empty if not asked for."""
         given, wanted = rest[:-_BIASES], rest[-_BIASES:]
-        problem, backend = self._problem(q, given, wanted), given[-1]
-        module = self._ready(backend, q, k, v, problem)
+        problem, module = self._prepared(q, k, v, given, wanted)
         check_gradients(q, v, dout, dlse, out, lse)
         dq, dk, dv, *dbiases = module.backward(dout, dlse, q, k, v, out, lse, problem)
         return dq, dk, dv, *(_like(dx, x, q) for dx, x in zip(dbiases, given[:_BIASES], strict=True))
 
-    def _problem(self, q: Tensor, rest: Any, wanted: tuple[bool, ...] = (False,) * _BIASES) -> Problem:
+    def _problem(self, q: Tensor, rest: Any, wanted: tuple[bool, ...]) -> Problem:
         tensors, numbers = _BIASES + len(self.tensors), len(self.numbers)
         distance, dense, query, table = rest[:_BIASES]
         q_spans, k_spans, seed = rest[tensors : tensors + 3]
@@ -125,7 +145,7 @@ class Shape:
         if dout is None and dlse is None:
             return untouched
         wanted = [x is not None and asked for x, asked in zip(rest[:_BIASES], ctx.wanted[_QKV:], strict=False)]
-        dq, dk, dv, *dbiases = getattr(torch.ops.pkernels, f"{self.name}_bwd")(
+        dq, dk, dv, *dbiases = getattr(REGISTERED, f"{self.name}_bwd")(
             torch.zeros_like(out) if dout is None else dout, dlse, q, k, v, out, lse, *rest, *ctx.settings, *wanted
         )
         biases = (dx if asked else None for dx, asked in zip(dbiases, wanted, strict=True))

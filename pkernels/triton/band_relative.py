@@ -1,4 +1,4 @@
-"""Gradients of a Relative bias over a Band: passes of their own, which work dS out again and sum it
+"""Gradients of a Relative bias over a Band or Blocks: passes of their own, which work dS out again and sum it
 in a fixed order and without atomics (dS as in ``band_backward``).
 
     dQuery[b, h, i] = scale * sum over j of dS[b, h, i, j] Table[h, j - i + zero]

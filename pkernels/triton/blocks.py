@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..blocks import Blocks, Lists
 from ..problem import Problem, rows_like
-from . import band_bias, tune
+from . import band_bias, band_relative, tune
 from .arguments import Launch, dense_rows, view
 from .philox import survivors
 from .step import (
@@ -282,8 +282,9 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
         lse.fill_(-torch.inf)
     if out.numel():
         q, k, v = dense_rows(q), dense_rows(k), dense_rows(v)
-        _Launch(q, k, v, problem).own_queries(
-            blocks_forward_kernel, tune.choose("blocks_forward", q, v), *map(view, (q, k, v, out)), view(lse[..., None])
+        launch = _Launch(q, k, v, problem)
+        launch.own_queries(
+            blocks_forward_kernel, launch.choose("blocks_forward"), *map(view, (q, k, v, out)), view(lse[..., None])
         )
     return out, lse
 
@@ -291,7 +292,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
 def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
 ) -> tuple[Tensor | None, ...]:
-    """``(dq, dk, dv, ddistance, ddense, None, None)``; those of biases are None where not asked for."""
+    """``(dq, dk, dv, ddistance, ddense, dquery, dtable)``; those of biases are None where not asked for."""
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
     if problem.q_spans is not None or q.numel() == 0:
         dq.zero_()
@@ -305,15 +306,19 @@ def backward(
     dlse_view = None if dlse is None else view(dlse.contiguous()[..., None])
     launch = _Launch(q, k, v, problem)
     launch.own_queries(
-        blocks_dq_kernel, tune.choose("blocks_dq", q, v), *map(view, (q, k, v, out, dout)), numbers[0], dlse_view,
+        blocks_dq_kernel, launch.choose("blocks_dq"), *map(view, (q, k, v, out, dout)), numbers[0], dlse_view,
         numbers[1], view(dq),
     )  # fmt: skip
     launch.own_keys(
-        blocks_dkv_kernel, tune.choose("blocks_dkv", q, v), *map(view, (q, k, v, dout)), *numbers, view(dk), view(dv)
+        blocks_dkv_kernel, launch.choose("blocks_dkv"), *map(view, (q, k, v, dout)), *numbers, view(dk), view(dv)
     )
-    ddistance = ddense = None
+    ddistance = ddense = dquery = dtable = None
     if problem.distance is not None and problem.distance_grad:
         ddistance = band_bias.distance(launch, dout, lse, delta)
     if problem.dense is not None and problem.dense_grad:
         ddense = band_bias.dense(launch, dout, lse, delta)
-    return dq, dk, dv, ddistance, ddense, None, None
+    if problem.query is not None and problem.query_grad:
+        dquery = band_relative.query(launch, dout, lse, delta)
+    if problem.table is not None and problem.table_grad:
+        dtable = band_relative.table(launch, dout, lse, delta)
+    return dq, dk, dv, ddistance, ddense, dquery, dtable

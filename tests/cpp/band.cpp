@@ -185,11 +185,14 @@ void run(const Kernels& kernels, const Case& c, const Problem& p, Data& x) {
       }
     }
   } else {
+    std::vector<Item> items;
     for (int64_t b = 0; b < batch; ++b) {
       for (int64_t h = 0; h < c.heads; h += f.heads) {
-        for_each_query_tile(p, b, h, f.tile,
-                            [&](const QueryTile& tile) { kernels.forward(f, b, h, f.heads, tile, scratch.data()); });
+        for_each_query_tile(p, b, h, f.tile, [&](const QueryTile& tile) { items.push_back({b, h, f.heads, tile}); });
       }
+    }
+    for (size_t i = 0; i < items.size(); ++i) {
+      kernels.forward(f, items[i], i + 1 < items.size() ? &items[i + 1] : nullptr, scratch.data());
     }
   }
   Backward g{};

@@ -16,6 +16,7 @@ NAMES = (
     "blocks counted", "blocks, heads 4:2", "blocks, D 26", "blocks, D 41, Dv 80", "blocks, lengths",
     "blocks, lengths 0 and 1", "blocks, lengths pair", "blocks, dropout", "blocks, distance", "blocks, distance, 21x50",
     "blocks, dense", "blocks, dense hidden", "blocks, dense of keys", "blocks, NaN border", "blocks of no rows",
+    "relative, blocks of 24, lengths, dropout",
     "bf16, blocks, D 64",
 )  # fmt: skip
 SPARSE = [case for case in CASES if case.id in NAMES]

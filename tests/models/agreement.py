@@ -129,7 +129,8 @@ def _objective(out: Any, real: Tensor) -> Tensor:
     if getattr(out, "loss", None) is not None:
         return out.loss
     total = torch.zeros(())
-    for name in ("last_hidden_state", "pooler_output", "start_logits", "end_logits"):
+    answers = ("start_logits", "end_logits", "start_top_log_probs", "end_top_log_probs", "cls_logits")
+    for name in ("last_hidden_state", "pooler_output", *answers):
         x = getattr(out, name, None)
         if x is not None:
             x = x[real] if x.shape[:2] == real.shape else x

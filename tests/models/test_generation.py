@@ -154,6 +154,16 @@ def test_ngrams_come_once_as_in_transformers(models: dict, beams: int) -> None:
     assert not torch.equal(ours.generate(ids, **given | {"no_repeat_ngram_size": 0}), want)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_texts_have_the_least_words_as_in_transformers(models: dict, beams: int) -> None:
+    oracle, ours = models["gpt2"]
+    given = {"max_new_tokens": 12, "num_beams": beams, "attention_mask": LEFT, "eos_token_id": [3, 6, 8, 10]}
+    free, want = (oracle.generate(prompts(LEFT), **given, min_new_tokens=least, do_sample=False) for least in (None, 9))
+    got = ours.generate(prompts(LEFT), **given, min_new_tokens=9)
+    assert torch.equal(got, want) and not torch.equal(free, want)
+    assert not torch.isin(got[:, 6:15], torch.tensor(given["eos_token_id"])).any()
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gpt3"])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_padding_changes_no_word(name: str, beams: int) -> None:

@@ -111,7 +111,7 @@ def test_pictures_of_one_folder_are_alike(tmp_path: Path) -> None:
         ("images", {"width": "64"}, "images.jsonl:2: width: a number above 0 is allowed, got '64'"),
         ("images", {"image": ""}, "images.jsonl:2: image: a name is allowed, got ''"),
         ("images", {"image": "a"}, "images.jsonl:2: image: a name of its own is allowed, got 'a' again"),
-        ("images", {"size": 3}, "images.jsonl:2: image, width, height, regions are allowed, got size"),
+        ("images", {"size": 3}, "images.jsonl:2: image, label, width, height, regions are allowed, got size"),
         ("images", {"regions": 4}, r"regions.safetensors: features: a tensor of 6 rows .* is allowed, got \(5, 5\)"),
         ("captions", {"caption": ""}, "captions.jsonl:2: caption: a text is allowed, got ''"),
         ("captions", {"image": "c"}, "captions.jsonl:2: image: a name in images.jsonl is allowed, got 'c'"),

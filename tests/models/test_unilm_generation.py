@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
 from pkernels.models import Model, build, from_pretrained, unilm
-from pkernels.models.parts.cloze_generation import Gaps
+from pkernels.models.parts.cache import Caches
+from pkernels.models.parts.generation import generate
 from pkernels.models.parts.objectives import mask_targets
-from pkernels.models.parts.search import Generation, search
+from pkernels.models.parts.writing import PLAIN, Prompt
 
 from .dense_unilm import CONFIG, RELATIVE, WORDS, Oracle, weights
 from .pairs import assert_close
@@ -32,40 +35,43 @@ def both(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Oracle, Model]
         return Oracle(tensors), from_pretrained(tmp_path, architecture="UniLMForSeq2SeqLM")
 
 
-def gaps(model: Model, words: int = 9) -> Gaps:
-    return Gaps(model, BATCH, LENGTHS, words, mask=MASK, types=(4, 5), relative=model.body.relative)
-
-
 class Anew:
-    """The same steps, each text from its beginning each time, by the oracle."""
+    """The same writer, each text from its beginning each time, by the oracle."""
+
+    config = SimpleNamespace(eos_token_id=EOS, pad_token_id=0)
 
     def __init__(self, oracle: Oracle) -> None:
         self.oracle = oracle
         self.texts: list[tuple[list[int], list[int]]] = [(source, []) for source in SOURCES]
 
-    def first(self) -> Tensor:
+    def prepare(self, room: Callable[[int], int]) -> Prompt:
+        caches = Caches([self], LENGTHS)  # type: ignore[list-item]
+        return Prompt(self.scores(), caches, torch.zeros(len(self.texts), 0, dtype=torch.int64), rules=PLAIN)
+
+    def scores(self) -> Tensor:
         return torch.stack([self.oracle.after(source, target, MASK) for source, target in self.texts])
 
-    def next(self, words: Tensor) -> Tensor:
-        self.texts = [(s, [*t, word]) for (s, t), word in zip(self.texts, words.tolist(), strict=True)]
-        return self.first()
+    def step(self, ids: Tensor, caches: Caches | None = None) -> Tensor:
+        self.texts = [(s, [*t, word]) for (s, t), word in zip(self.texts, ids.tolist(), strict=True)]
+        return self.scores()
 
-    def select(self, rows: Tensor) -> None:
+    def reorder(self, rows: Tensor) -> None:
         self.texts = [self.texts[row] for row in rows.tolist()]
 
 
 @torch.no_grad()
 def test_scores_of_each_step_are_those_of_the_whole_text(both: tuple[Oracle, Model]) -> None:
-    steps, anew = gaps(both[1]), Anew(both[0])
-    assert_close(steps.first(), anew.first(), "first")
+    anew, model = Anew(both[0]), both[1]
+    prompt = model.prepare(BATCH, lengths=LENGTHS, room=lambda size: 9)
+    assert_close(prompt.scores, anew.scores(), "first")
     draw = torch.Generator().manual_seed(1)
     for step in range(8):
         if step in (0, 3, 4):  # texts are repeated, left out, and change places
             rows = torch.randint(3, (5,) if step == 0 else (len(anew.texts),), generator=draw)
-            steps.select(rows)
-            anew.select(rows)
+            prompt.caches.reorder(rows)
+            anew.reorder(rows)
         words = torch.randint(WORDS, (len(anew.texts),), generator=draw)
-        assert_close(steps.next(words), anew.next(words), f"step {step}")
+        assert_close(model.step(words, prompt.caches), anew.step(words), f"step {step}")
 
 
 @pytest.mark.parametrize(
@@ -82,9 +88,11 @@ def test_texts_are_those_without_a_cache(both: tuple[Oracle, Model], how: dict) 
     oracle.p["cls.predictions.bias"][EOS] += 4  # ends come early in some texts
     model.head.words.bias[EOS] += 4
     got = unilm.generate(model, BATCH, lengths=LENGTHS, **how)
-    assert torch.equal(got, search(Anew(oracle), Generation(**how, eos_token_id=EOS)))
+    assert torch.equal(got, generate(Anew(oracle), **how))
     mask = (torch.arange(7) < LENGTHS[:, None]).long()
-    assert torch.equal(unilm.generate(model, BATCH, mask, **how), got)
+    assert torch.equal(model.generate(BATCH, mask, **how), got)
+    left = torch.stack([row.roll(7 - n) for row, n in zip(BATCH, LENGTHS.tolist(), strict=True)])
+    assert torch.equal(unilm.generate(model, left, mask.flip(1), **how), got)
 
 
 def test_drawn_texts_are_those_without_a_cache(both: tuple[Oracle, Model]) -> None:
@@ -101,14 +109,14 @@ def test_drawn_texts_are_those_without_a_cache(both: tuple[Oracle, Model]) -> No
 
     got = unilm.generate(both[1], BATCH, lengths=LENGTHS, **how())
     with torch.no_grad():
-        assert torch.equal(got, search(Anew(both[0]), Generation(**how(), eos_token_id=EOS)))
+        assert torch.equal(got, generate(Anew(both[0]), **how()))
     assert len(set(map(tuple, got.tolist()))) == 3
 
 
 def test_a_text_alone_is_that_of_the_batch(both: tuple[Oracle, Model]) -> None:
-    together = unilm.generate(both[1], BATCH, lengths=LENGTHS, max_new_tokens=6, eos_token_id=None)
+    together = unilm.generate(both[1], BATCH, lengths=LENGTHS, max_new_tokens=6, eos_token_id=())
     for row, source in enumerate(SOURCES):
-        alone = unilm.generate(both[1], torch.tensor([source]), max_new_tokens=6, eos_token_id=None)
+        alone = unilm.generate(both[1], torch.tensor([source]), max_new_tokens=6, eos_token_id=())
         assert torch.equal(alone[0], together[row])
 
 
@@ -143,12 +151,8 @@ def test_a_trained_model_turns_words_round() -> None:
     ("given", "message"),
     [
         ({"max_new_tokens": 34}, r"max_new_tokens: at most 33 \(max_position_embeddings less the longest source\)"),
-        (
-            {"attention_mask": torch.tensor([[0, 1], [1, 1]])},
-            "attention_mask: sources of at least one token, padded on",
-        ),
-        ({"lengths": torch.tensor([0, 2])}, "attention_mask: sources of at least one token"),
-        ({"num_beams": 2, "do_sample": True}, "do_sample: False is allowed beside num_beams=2"),
+        ({"lengths": torch.tensor([0, 2])}, "attention_mask, lengths: at least one real token in each row"),
+        ({"num_beams": 2, "do_sample": True}, "num_beams: 1 is allowed with do_sample=True, got 2"),
     ],
 )
 def test_wrong_calls_are_named(given: dict, message: str) -> None:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pkernels.models import Model, build, from_pretrained, roberta, unimo
@@ -20,12 +19,22 @@ from pkernels.models.parts.regions import Image
 
 from .agreement import count
 from .dense_joint import CLASSES, FEATURES, LAYERS, PLACES, SIZES, WIDTH, WORDS, Rows, Shapes, gelu, noise, padded
+from .joint_cases import (
+    PICTURES,
+    REGIONS,
+    assert_gradients,
+    assert_masks_are_lengths,
+    assert_saved,
+    load,
+    ragged,
+    real,
+)
 from .pairs import assert_close, fill_with_noise
 
 LABELS = 4
 INNER = 4 * WIDTH  # published settings have no such field
 PUBLISHED = {name: x for name, x in SIZES.items() if name != "intermediate_size"}
-TEXTS, SOURCES, PICTURES = [9, 4, 6], [5, 2, 6], [4, 6, 1]
+TEXTS, SOURCES = [9, 4, 6], [5, 2, 6]
 
 
 def shapes() -> Shapes:
@@ -106,14 +115,7 @@ class Oracle(Rows):
 
 
 def inputs(rows: int = 3, *, masked: bool = False, written: bool = False) -> dict[str, Tensor]:
-    draw = torch.Generator().manual_seed(1)
-    given = {
-        "input_ids": torch.randint(2, WORDS, (rows, 9), generator=draw),
-        "lengths": torch.tensor(TEXTS[:rows]),
-        "regions": torch.randn(rows, 6, FEATURES, generator=draw),
-        "locations": torch.rand(rows, 6, 5, generator=draw),
-        "region_lengths": torch.tensor(PICTURES[:rows]),
-    }
+    given = ragged(TEXTS, rows, first=2, location=5)
     if masked:
         given["masked_regions"] = torch.tensor([[0, 1, 0, 1, 1, 1], [0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0]]).bool()
     if written:
@@ -124,25 +126,7 @@ def inputs(rows: int = 3, *, masked: bool = False, written: bool = False) -> dic
 def loaded(folder: Path, architecture: str, **changes: Any) -> tuple[Oracle, Model]:
     tensors = noise(shapes(), "scale")
     values = {"model_type": "unimo", "architectures": [architecture], "num_labels": LABELS, **PUBLISHED, **changes}
-    (folder / "config.json").write_text(json.dumps(values))
-    save_file(tensors, folder / "model.safetensors")
-    with pytest.warns(UserWarning, match="has no use for"):
-        ours = from_pretrained(folder)
-    return Oracle(tensors), ours
-
-
-def assert_gradients(oracle: Oracle, ours: Model, losses: tuple[Tensor, Tensor]) -> None:
-    """Of all parameters that have one, in losses so large that errors are seen."""
-    assert_close(losses[1], losses[0], "loss")
-    wanted = torch.autograd.grad(losses[0], list(oracle.p.values()), allow_unused=True)
-    largest = max(x.abs().max() for x in wanted if x is not None)
-    (losses[1] / largest).backward()
-    got = ours.named_tensors({name: p.grad for name, p in ours.named_parameters() if p.grad is not None})
-    want = {name: x / largest for name, x in zip(oracle.p, wanted, strict=True) if x is not None}
-    assert set(got) == set(want)
-    for name, gradient in got.items():
-        # The row of the padding's position gets none.
-        assert_close(gradient, want[name], f"gradient of {name}")
+    return Oracle(tensors), load(folder, tensors, values)
 
 
 # Against the equations ------------------------------------------------------------------
@@ -184,7 +168,7 @@ def test_hidden_regions(tmp_path: Path) -> None:
     oracle, ours = loaded(tmp_path, "UNIMOForPreTraining")
     given = inputs(masked=True)
     p = torch.rand(3, 6, CLASSES, generator=torch.Generator().manual_seed(4)).softmax(-1)
-    masked = given["masked_regions"] & (torch.arange(6) < torch.tensor(PICTURES)[:, None])
+    masked = given["masked_regions"] & real(PICTURES, REGIONS)
     x = padded([picture for picture, _ in oracle.states(given)], 6)[masked]
     want = (oracle.told("feature", x) - given["regions"][masked]).square().mean()
     want = want + (p[masked] * (p[masked].log() - oracle.told("class", x).log_softmax(-1))).sum(1).mean()
@@ -264,21 +248,7 @@ def test_who_sees_whom() -> None:
 def test_masks_are_lengths_and_holes_are_left_out() -> None:
     model = build("UNIMOModel", unimo.Config(**SIZES)).eval()
     fill_with_noise(model)
-    given = inputs(written=True)
-    want = model(**given).last_hidden_state
-    masks = {
-        "attention_mask": (torch.arange(9) < torch.tensor(TEXTS)[:, None]).long(),
-        "region_mask": (torch.arange(6) < torch.tensor(PICTURES)[:, None]).long(),
-    }
-    rest = {name: x for name, x in given.items() if name not in ("lengths", "region_lengths")}
-    assert torch.equal(model(**rest, **masks).last_hidden_state, want)
-    masks["region_mask"][1, 2] = 0
-    less = {**given, "region_lengths": torch.tensor([4, 5, 1])}
-    for name in ("regions", "locations"):
-        less[name] = given[name].clone()
-        less[name][1, 2:5] = given[name][1, 3:6]
-    holes, without = model(**rest, **masks).last_hidden_state, model(**less).last_hidden_state
-    assert_close(holes[1, [0, 1, 3, 4, 5, *range(6, 15)]], without[1, [0, 1, 2, 3, 4, *range(6, 15)]], "a hole")
+    assert_masks_are_lengths(model, TEXTS, inputs(written=True), 0)
 
 
 @pytest.mark.compiles
@@ -292,12 +262,7 @@ def test_traces_in_one_graph() -> None:
 
 @pytest.mark.parametrize("architecture", unimo.HEADS)
 def test_saves_what_it_loads(tmp_path: Path, architecture: str) -> None:
-    model = build(architecture, unimo.Config(**SIZES)).eval()
-    fill_with_noise(model)
-    model.save_pretrained(tmp_path)
-    again = from_pretrained(tmp_path)
-    assert again.config == model.config
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+    assert_saved(tmp_path, build(architecture, unimo.Config(**SIZES)).eval())
 
 
 def again(model: Model, given: dict[str, Tensor], words: int, end: int | None) -> list[list[int]]:
@@ -326,13 +291,13 @@ def test_writes_what_reading_anew_would_write(case: str) -> None:
     parts = {"picture": ("region", "locations"), "text": ("input_ids", "lengths"), "both": ("",)}[case]
     given = {n: x for n, x in given.items() if n.startswith(parts)}
     free = again(model, given, 5, None)
-    assert unimo.generate(model, {"max_new_tokens": 5, "eos_token_id": None}, **given).tolist() == free
+    assert unimo.generate(model, {"max_new_tokens": 5, "eos_token_id": ()}, **given).tolist() == free
     end = free[0][2]  # so that texts end at different places
     want = [(row + [1] * 5)[:5] for row in again(model, given, 5, end)]
     got = unimo.generate(model, {"max_new_tokens": 5, "eos_token_id": end}, **given)
     assert got.tolist() == [row[: got.shape[1]] for row in want] and all(set(r[got.shape[1] :]) <= {1} for r in want)
     # Beams: no worse than the best word at a time, and one beam is that.
-    beams = unimo.generate(model, {"max_new_tokens": 3, "num_beams": 3, "eos_token_id": None}, **given)
+    beams = unimo.generate(model, {"max_new_tokens": 3, "num_beams": 3, "eos_token_id": ()}, **given)
     assert all(likely(model, given, b, beams[b]) >= likely(model, given, b, free[b][:3]) - 1e-4 for b in range(3))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from pkernels.models import Model, build, from_pretrained, uniter
 
-from . import agreement
+from . import agreement, joint_cases
 from .agreement import count
 from .dense_joint import (
     CLASSES,
@@ -33,11 +32,12 @@ from .dense_joint import (
     padded,
     transport,
 )
+from .joint_cases import PICTURES, assert_masks_are_lengths, assert_saved, load, ragged, real
 from .pairs import assert_close, fill_with_noise
 
 ANSWERS = 5
 IMAGE = "uniter.img_embeddings"
-TEXTS, PICTURES = [7, 3, 5], [4, 6, 1]  # words and regions of three rows
+TEXTS = [7, 3, 5]  # words of three rows
 
 
 def shapes() -> Shapes:
@@ -107,13 +107,13 @@ class Oracle(Rows):
         x = F.embedding(ids, tables["word"], padding_idx=0) + tables["position"][: len(ids)] + tables["token_type"][0]
         return self.norm("uniter.embeddings.LayerNorm", x)
 
-    def picture(self, x: Tensor, locations: Tensor, masked: Tensor | None) -> Tensor:
+    def picture(self, x: Tensor, locations: Tensor, masked: Tensor | None, types: Tensor | int = 1) -> Tensor:
         if masked is not None:
             table = torch.stack([torch.zeros(FEATURES), self.p[f"{IMAGE}.mask_embedding.weight"][1]])
             x = x * (~masked)[:, None] + table[masked.long()]
         x = self.norm(f"{IMAGE}.img_layer_norm", self.linear(f"{IMAGE}.img_linear", x))
         x = x + self.norm(f"{IMAGE}.pos_layer_norm", self.linear(f"{IMAGE}.pos_linear", locations))
-        return self.norm(f"{IMAGE}.LayerNorm", x + self.p["uniter.embeddings.token_type_embeddings.weight"][1])
+        return self.norm(f"{IMAGE}.LayerNorm", x + self.p["uniter.embeddings.token_type_embeddings.weight"][types])
 
     def states(self, given: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Of each row the states of its words and of its regions."""
@@ -125,7 +125,8 @@ class Oracle(Rows):
             if "regions" in given:
                 n = given["region_lengths"][b]
                 masked = given["masked_regions"][b, :n] if "masked_regions" in given else None
-                parts.append(self.picture(given["regions"][b, :n], given["locations"][b, :n], masked))
+                types = given["region_types"][b, :n] if "region_types" in given else 1
+                parts.append(self.picture(given["regions"][b, :n], given["locations"][b, :n], masked, types))
             x = self.encoder(torch.cat(parts))
             cut = len(parts[0]) if "input_ids" in given else 0
             found.append((x[:cut], x[cut:]))
@@ -152,33 +153,17 @@ class Oracle(Rows):
 
 
 def inputs(rows: int = 3, *, masked: bool = False) -> dict[str, Tensor]:
-    """Ragged words and regions; what stands in the padding must not matter."""
-    draw = torch.Generator().manual_seed(1)
-    given = {
-        "input_ids": torch.randint(1, WORDS, (rows, 7), generator=draw),
-        "lengths": torch.tensor(TEXTS[:rows]),
-        "regions": torch.randn(rows, 6, FEATURES, generator=draw),
-        "locations": torch.rand(rows, 6, 7, generator=draw),
-        "region_lengths": torch.tensor(PICTURES[:rows]),
-    }
+    given = ragged(TEXTS, rows, first=1, location=7)
     if masked:
         given["masked_regions"] = torch.tensor([[0, 1, 0, 1, 1, 1], [1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]).bool()
     return given
-
-
-def real(name: str, size: int) -> Tensor:
-    return torch.arange(size) < torch.tensor({"words": TEXTS, "regions": PICTURES}[name])[:, None]
 
 
 def loaded(folder: Path, architecture: str, **changes: Any) -> tuple[Oracle, Model]:
     """Both from one file, as the authors' have names."""
     tensors = noise(shapes(), "gamma")
     values = {"model_type": "uniter", "architectures": [architecture], "num_labels": ANSWERS, **SIZES, **changes}
-    (folder / "config.json").write_text(json.dumps(values))
-    save_file(tensors, folder / "model.safetensors")
-    with pytest.warns(UserWarning, match="has no use for"):
-        ours = from_pretrained(folder)
-    return Oracle(tensors), ours
+    return Oracle(tensors), load(folder, tensors, values)
 
 
 def modern(name: str) -> str:
@@ -186,17 +171,8 @@ def modern(name: str) -> str:
 
 
 def assert_gradients(oracle: Oracle, ours: Model, losses: tuple[Tensor, Tensor]) -> None:
-    """Of all parameters that have one, in losses so large that errors are seen."""
-    assert_close(losses[1], losses[0], "loss")
-    wanted = torch.autograd.grad(losses[0], list(oracle.p.values()), allow_unused=True)
-    largest = max(x.abs().max() for x in wanted if x is not None)
-    (losses[1] / largest).backward()
-    got = ours.named_tensors({name: p.grad for name, p in ours.named_parameters() if p.grad is not None})
-    want = {modern(name): x / largest for name, x in zip(oracle.p, wanted, strict=True) if x is not None}
     prefix = "uniter." if ours.architecture == "UniterModel" else ""
-    assert {prefix + name for name in got} == set(want)
-    for name, gradient in got.items():
-        assert_close(gradient, want[prefix + name], f"gradient of {name}")
+    joint_cases.assert_gradients(oracle, ours, losses, modern, prefix)
 
 
 # Against the equations ------------------------------------------------------------------
@@ -227,7 +203,7 @@ def word_loss(oracle: Oracle, rows: list[tuple[Tensor, Tensor]], target: Tensor)
 
 def hidden_of(rows: list[tuple[Tensor, Tensor]], given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """States of masked regions, and which those are."""
-    masked = given["masked_regions"] & real("regions", 6)
+    masked = given["masked_regions"] & real(PICTURES, 6)
     return padded([picture for _, picture in rows], 6)[masked], masked
 
 
@@ -238,7 +214,7 @@ def test_hidden_words_and_regions(tmp_path: Path, task: str) -> None:
     rows = oracle.states(given)
     draw = torch.Generator().manual_seed(4)
     if task == "words":
-        labels = torch.randint(WORDS, (3, 7), generator=draw).where(real("words", 7), -100)
+        labels = torch.randint(WORDS, (3, 7), generator=draw).where(real(TEXTS, 7), -100)
         labels[:, ::2] = -100
         want, target = word_loss(oracle, rows, labels), {"labels": labels}
     else:
@@ -303,22 +279,7 @@ def test_a_call_without_targets_gets_everything(tmp_path: Path) -> None:
 
 
 def test_masks_and_lengths_are_the_same_batch_and_holes_are_left_out(tmp_path: Path) -> None:
-    _, ours = loaded(tmp_path, "UniterModel")
-    given = inputs()
-    want = ours(**given).last_hidden_state
-    masks = {"attention_mask": real("words", 7).long(), "region_mask": real("regions", 6).long()}
-    rest = {name: x for name, x in given.items() if "lengths" not in name}
-    assert torch.equal(ours(**rest, **masks).last_hidden_state, want)
-    # A region taken out of the middle is as if it had never been there.
-    masks["region_mask"][1, 2] = 0
-    less = {**given, "region_lengths": torch.tensor([4, 5, 1])}
-    for name in ("regions", "locations"):
-        less[name] = given[name].clone()
-        less[name][1, 2:5] = given[name][1, 3:6]
-    holes, without = ours(**rest, **masks).last_hidden_state, ours(**less).last_hidden_state
-    kept = [*range(9), 10, 11, 12]
-    assert_close(holes[1, kept], without[1, :12], "a hole")
-    assert_close(holes[[0, 2]], without[[0, 2]], "other rows")
+    assert_masks_are_lengths(loaded(tmp_path, "UniterModel")[1], TEXTS, inputs(), 7)
 
 
 @pytest.mark.compiles
@@ -333,12 +294,7 @@ def test_traces_in_one_graph() -> None:
 
 @pytest.mark.parametrize("architecture", uniter.HEADS)
 def test_saves_what_it_loads(tmp_path: Path, architecture: str) -> None:
-    model = build(architecture, uniter.Config(**SIZES, itm_ot_lambda=0.2)).eval()
-    fill_with_noise(model)
-    model.save_pretrained(tmp_path)
-    again = from_pretrained(tmp_path)
-    assert again.config == model.config and again.config.itm_ot_lambda == 0.2
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+    assert_saved(tmp_path, build(architecture, uniter.Config(**SIZES, itm_ot_lambda=0.2)).eval())
 
 
 def test_tied_copies_in_files_are_held_to_their_originals(tmp_path: Path) -> None:
@@ -359,7 +315,7 @@ def test_dropout_is_in_attention_and_on_regions() -> None:
     c = uniter.Config(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
     agreement.assert_dropout_is_in_attention(build("UniterModel", c), types=0)
     model = build("UniterModel", uniter.Config(**SIZES, attention_probs_dropout_prob=0.0)).train()
-    given, types = inputs(), model.body.embeddings.types
+    given, types = inputs(), model.body.embeddings.types.weight[1]
     embed = partial(model.body.regions, given["regions"], given["locations"], None, types)
     assert not torch.equal(embed(), embed()) and not torch.equal(model.eval() and embed(), 0 * embed())
     assert torch.equal(embed(), embed())

@@ -23,6 +23,7 @@ from .pairs import assert_close, assert_same_gradients, fill_with_noise, pair
 TINY = {"vocab_size": WORDS, "d_model": 26, "n_layer": 2, "n_head": 2, "d_inner": 37}
 KIND = {"types": 3, "padding": 5}
 SUMMED_UP = ("XLNetForSequenceClassification", "XLNetForMultipleChoice")
+BEAMS = "XLNetForQuestionAnswering"
 # The last token of these is real; transformers sums a text up from the last, be it padding.
 LAST_IS_REAL = ("whole", "left", "one")
 
@@ -41,11 +42,65 @@ def test_heads_agree_with_transformers(tmp_path: Path, architecture: str, paddin
     if architecture in SUMMED_UP and padding not in LAST_IS_REAL:
         pytest.skip("transformers sums up padding")
     other = {"ff_activation": "relu", "clamp_len": 3} if padding == "left" else {}
+    if architecture == BEAMS:
+        other |= {"start_n_top": 1, "end_n_top": 1} if padding != "whole" else {"start_n_top": 3, "end_n_top": 2}
     # Of padding, memories of ours are 0.
     memories = {"use_mems_eval": padding in ("whole", "one")}
     config = tiny(num_labels=labels_number(architecture), **memories, **other)
     labels = labels_for(architecture.removesuffix("Simple"), MASKS[padding])
+    if architecture == BEAMS:  # transformers looks for answers in padding too, unless it is told
+        real = MASKS[padding]
+        labels = {"p_mask": 1.0 - real, "cls_index": (torch.arange(1, real.shape[1] + 1) * real).argmax(1)}
     agreement.assert_head_agrees(tmp_path, architecture, config, MASKS[padding], labels, torch.float32, **KIND)
+
+
+@pytest.mark.parametrize("given", ["places", "no answer", "p_mask"])
+def test_losses_of_answers_agree_with_transformers(tmp_path: Path, given: str) -> None:
+    mask = MASKS["whole"]
+    labels = {"start_positions": torch.tensor([1, 0, 4]), "end_positions": torch.tensor([1, 3, 6])}
+    if given != "places":
+        labels |= {"is_impossible": torch.tensor([0.0, 1.0, 0.0]), "cls_index": torch.tensor([6, 5, 0])}
+    if given == "p_mask":
+        labels["p_mask"] = torch.zeros(3, 7).index_fill(1, torch.tensor([2, 5]), 1.0)
+    agreement.assert_head_agrees(tmp_path, BEAMS, tiny(), mask, labels, torch.float32, **KIND)
+
+
+def test_answers_do_not_depend_on_padding() -> None:
+    model, ids = noisy(BEAMS, start_n_top=2, end_n_top=3), torch.randint(6, WORDS, (2, 5))
+    want, places = model(ids), {"start_positions": torch.tensor([1, 99]), "end_positions": torch.tensor([4, 2])}
+    for side in ((2, 0), (0, 2)):
+        given = torch.nn.functional.pad(ids, side, value=5), torch.nn.functional.pad(torch.ones_like(ids), side)
+        got = model(*given)
+        for name in ("start_top_log_probs", "end_top_log_probs", "cls_logits"):
+            assert_close(getattr(got, name), getattr(want, name), name)
+        for name in ("start_top_index", "end_top_index"):
+            assert torch.equal(getattr(got, name) - side[0], getattr(want, name))
+        moved = {name: x + side[0] for name, x in places.items()}
+        none = torch.tensor([0, 1])
+        losses = [model(*args, is_impossible=none, **at).loss for args, at in (((ids,), places), (given, moved))]
+        assert_close(losses[1], losses[0], "loss")
+
+
+@pytest.mark.parametrize("architecture", SUMMED_UP)
+@pytest.mark.parametrize("kind", ["first", "mean", "cls_index"])
+def test_summaries_agree_with_transformers(tmp_path: Path, architecture: str, kind: str) -> None:
+    config = tiny(num_labels=agreement.LABELS, summary_type=kind, summary_activation="relu", use_mems_eval=False)
+    mask = MASKS["whole"]
+    labels = labels_for(architecture, mask)
+    agreement.assert_head_agrees(tmp_path, architecture, config, mask, labels, torch.float32, **KIND)
+
+
+def test_a_mean_is_of_real_tokens() -> None:
+    model, ids = noisy(SUMMED_UP[0], summary_type="mean"), torch.randint(6, WORDS, (2, 5))
+    want = model(ids).logits
+    for side in ((2, 0), (0, 2), (1, 1)):
+        given = torch.nn.functional.pad(ids, side, value=5), torch.nn.functional.pad(torch.ones_like(ids), side)
+        assert_close(model(*given).logits, want, "logits")
+    holes = torch.tensor([[1, 0, 1, 1, 1, 1, 1]])
+    states = model.body(torch.cat([ids[:1], ids[:1, :2]], 1), holes, output_hidden_states=True)
+    assert_close(states.layout.mean(states.last), states.hidden_states[-1][holes > 0].mean(0)[None], "mean")
+    packed = model(ids.reshape(1, -1), offsets=torch.tensor([0, 5, 10])).logits
+    assert_close(packed, want, "logits of packed texts")
 
 
 @pytest.mark.parametrize("padding", ["left", "holes"])
@@ -95,12 +150,17 @@ def assert_two_segments_agree(
 
 
 @pytest.mark.parametrize(
-    "what", ["plain", "order", "order alone", "targets", "padding", "mask", "backwards", "uni", "reused"]
-)
+    "what",
+    ["plain", "order", "order alone", "targets", "padding", "mask", "backwards", "backwards, uni", "uni", "reused",
+     "same length", "same length, bi"],
+)  # fmt: skip
 def test_orders_and_memories_agree_with_transformers(tmp_path: Path, what: str) -> None:
     changes: dict[str, Any] = {
         "backwards": {"bi_data": True, "clamp_len": 3},
         "uni": {"attn_type": "uni"},
+        "backwards, uni": {"bi_data": True, "attn_type": "uni"},
+        "same length": {"attn_type": "uni", "same_length": True, "mem_len": 3},
+        "same length, bi": {"same_length": True, "mem_len": 3},
         "reused": {"reuse_len": 4, "mem_len": 6},
         "order": {"mem_len": 6},
     }.get(what, {})
@@ -111,7 +171,12 @@ def test_orders_and_memories_agree_with_transformers(tmp_path: Path, what: str) 
         given |= order(4, 7, 3)
     if what == "order alone":
         del given["target_mapping"]
-    if what in ("targets", "uni"):  # transformers' causal mask takes no other beside it
+    if what in (
+        "targets",
+        "uni",
+        "backwards, uni",
+        "same length",
+    ):  # transformers' causal mask takes no other beside it
         del given["perm_mask"], given["token_type_ids"]
     if what in ("padding", "mask"):
         mask = torch.cat([MASKS["left"], MASKS["left"][2:]])
@@ -257,8 +322,9 @@ def test_padded_prompts_go_on_as_alone(side: str) -> None:
         assert torch.equal(model.generate(words, max_new_tokens=4, eos_token_id=())[0, -4:], got[row, -4:])
 
 
-def test_prompts_may_follow_memories() -> None:
-    model = noisy()
+@pytest.mark.parametrize("changes", [{}, {"attn_type": "uni"}, {"attn_type": "uni", "same_length": True}], ids=str)
+def test_prompts_may_follow_memories(changes: dict[str, Any]) -> None:
+    model = noisy(**changes)
     first, then = torch.randint(2, WORDS, (2, 2, 6), generator=torch.Generator().manual_seed(1))
     mems = model(first).mems
     prompt = model.prepare(then, mems=mems, room=lambda size: 2)
@@ -331,9 +397,9 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
 
 def test_bad_settings_are_named() -> None:
     for changes, message in (
-        ({"same_length": True}, "same_length: False is supported"),
         ({"attn_type": "left"}, "attn_type: one of bi, uni"),
-        ({"summary_type": "mean"}, "summary_type: one of last, first"),
+        ({"summary_type": "attn"}, "summary_type: one of last, first, mean, cls_index"),
+        ({"start_n_top": 0}, "start_n_top: at least 1"),
         ({"d_head": 12}, r"d_head: d_model / n_head \(13\)"),
         ({"mem_len": -1}, "mem_len: at least 0"),
     ):

@@ -77,6 +77,17 @@ WRONG: dict[str, tuple[str, Callable[[Path], dict[str, Any]], str]] = {
     "warmup": ("bert", lambda d: {"warmup": 2}, r"warmup: in \[0, 1\]"),
     "hidden": ("bert", lambda d: {"hidden": 18}, r"hidden: a multiple of 4 \* heads"),
     "vocabulary size": ("bert", lambda d: {"vocabulary": 3, "tokenizer": None}, "vocabulary: more than the 5"),
+    "optimizer": (
+        "bert",
+        lambda d: {"optimizer": "sgd"},
+        "optimizer: one of adamw, adafactor, adagrad is allowed, got sgd",
+    ),
+    "rate of another": (
+        "t5",
+        lambda d: {"optimizer": "adamw"},
+        "rate: must be given with adamw, .* is one of adafactor",
+    ),
+    "parallel": ("t5", lambda d: {"parallel": "fsdp"}, "parallel: ddp is allowed with adafactor, got 'fsdp'"),
     "rate": ("roberta", lambda d: {"rate": 1e30, "tokenizer": None, "steps": 9}, "a lower rate may help"),
 }
 

@@ -25,8 +25,8 @@ def taken(family: str, count: int, length: int = 48) -> tuple[Corpus, Vocabulary
     found = Vocabulary.of(read(tokenizer(family), scheme), scheme)
     lines = (line for lines in documents() for line in (*lines, ""))
     corpus = Corpus.encode(lines, found.tokenizer)
-    batches = Batches(corpus.lists(), RECIPES[family].rows, found, length=length, seed=1, copies=0)
-    return corpus, found, batches.take(count)
+    batches = Batches(corpus.lists(), RECIPES[family].rows, found, length=length, batch=count, seed=1, copies=0)
+    return corpus, found, batches.take()
 
 
 def draw(seed: int = 0) -> torch.Generator:

@@ -13,12 +13,12 @@ import torch.multiprocessing
 
 from pkernels.models.pretrain import pretrain
 
-from .tiny import DEEP, FLAT, SETTINGS, SIZES, tokenizer
+from .tiny import DEEP, FLAT, SETTINGS, SIZES, data, tokenizer, with_room
 
 PROCESSES = 2
-FAMILIES = ("albert", "electra", "reformer", "unilm", "distilbert")
+FAMILIES = ("albert", "electra", "reformer", "unilm", "transformer_xl", "distilbert", "elmo", "uniter")
 """Layers that work more than once, embeddings of two models, reversible layers, several calls for each
-batch, a stop that one process goes on from."""
+batch, memories, a stop that one process goes on from; memories of LSTMs, pictures and several tasks."""
 SHORT = replace(SETTINGS, steps=2, save=1, batch=8)
 """Two micro-batches for each process, so that gradients add up before they are shared."""
 
@@ -30,12 +30,14 @@ def main(rank: int, port: str, text: Path, out: Path) -> None:
         for family in FAMILIES:
             given = {
                 "model": SIZES if family in DEEP else FLAT,
-                "settings": SHORT,
+                "settings": with_room(family, SHORT),
                 "tokenizer": tokenizer(family, text),
             }
             # One goes on where it stopped.
-            for stop in {"electra": (1, 2), "distilbert": (1,)}.get(family, (2,)):
-                pretrain(family, text / "text.txt", out / parallel / family, parallel=parallel, stop=stop, **given)
+            for stop in {"electra": (1, 2), "transformer_xl": (1, 2), "elmo": (1, 2), "distilbert": (1,)}.get(
+                family, (2,)
+            ):
+                pretrain(family, data(family, text), out / parallel / family, parallel=parallel, stop=stop, **given)
 
 
 if __name__ == "__main__":
