@@ -37,7 +37,13 @@ COMPILER_FLAGS = [
 ]
 
 # What the kernels use is there since sm_80: one PTX, assembled for each chip and kept for later ones.
-NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-diag-suppress=20012"]
+NVCC_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "--compress-mode=size",
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "-diag-suppress=20012",
+]
 ARCHS = os.environ.get("PKERNELS_CUDA_ARCHS", "80 90 100").replace(";", " ").split()
 
 NO_TORCH = """

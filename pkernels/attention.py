@@ -114,7 +114,7 @@ def _described(
     pattern = pattern.on(q.device)
     if isinstance(pattern, Blocks):
         pattern.check(q.shape[1], q.shape[2], k.shape[2])
-        back = pattern.transposed(-(-k.shape[2] // pattern.size)) if backend == "triton" else (None,) * 3
+        back = pattern.transposed(-(-k.shape[2] // pattern.size)) if backend in ("triton", "cuda") else (None,) * 3
         return ops.blocks, (*pattern.lists, *back), (pattern.size,), rows
     pattern.check(batch, q.shape[1], q.shape[2], k.shape[2])
     for spans_ in (rows.q, rows.k):

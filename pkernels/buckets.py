@@ -133,3 +133,15 @@ class Buckets:
         whole = max(size, int(self.order.max()) + 1 if self.order.numel() else 0)
         mask = self.dense(whole, whole)[0, 0, :size, :size].tolist()
         return f"Buckets({', '.join(shown)})\n" + "\n".join("".join("■·"[not kept] for kept in row) for row in mask)
+
+
+def apart_from_own(lse: Tensor, own: float | None) -> tuple[Tensor, Tensor | None]:
+    """The lse, and what each row scores against itself, moved to where they are exact: of a row
+    that sees nothing but itself the lse is own + log(count), and its rounding would spoil the
+    weights; but the count is a whole number, and can be told."""
+    if own is None:
+        return lse, None
+    above = lse - own
+    alone = (above < 5) & (own < -1000)
+    count = torch.where(alone, above, 0).exp().round()
+    return torch.where(alone, count.log(), lse), torch.where(alone, 0.0, own).to(torch.float32)

@@ -7,7 +7,6 @@ extension. Results are judged like those of every backend.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,11 +14,10 @@ import torch
 
 pytest.importorskip("triton", reason="cuobjdump, which reads the PTX, comes with Triton")
 
-from pkernels import Band, attention, causal, cuda, prefix_lm, window
+from pkernels import Band, causal, cuda, prefix_lm, window
 from tests import test_attention as shared
 from tests.budget import assert_within_budget, run
 from tests.cases import Case, solved
-from tests.oracle import Result
 
 if cuda.why_missing() is not None:
     pytest.skip(str(cuda.why_missing()), allow_module_level=True)
@@ -59,27 +57,44 @@ def test_band(seed: int | None, case: Case) -> None:
     judged(case, seed)
 
 
+TWO: dict[str, Any] = {**ONE, "heads": 2, "kv_heads": 1}
 BIASED = [
-    Case("distance, 40x70", causal, sq=40, sk=70, d=64, bias="distance", **{**ONE, "heads": 2, "kv_heads": 1}),
-    Case("distance of one head, dilation, D 128", window(9, dilation=2), sq=70, d=128, bias="distance shared", **HALF),
+    Case("distance, 40x70, heads 2:1", causal, sq=40, sk=70, d=64, bias="distance", **TWO),
+    Case("distance of one head, dilation, D 128", window(9, dilation=2, globals=3), sq=50, d=128, dropout=0.3,
+         bias="distance shared", **HALF),
+    Case("distance, offsets", window(9), sq=60, d=26, offsets=[0, 23, 24, 24, 57], bias="distance", **ONE),
     Case("dense hidden, lengths", dtype=torch.float16, heads=1, sq=70, d=64, bias="dense hidden", lengths=[70, 22]),
     Case("dense of keys, dropout, D 80", causal, sq=40, d=80, bias="dense 1x1x1x40", dropout=0.3, **ONE),
-]
+    Case("dense of queries, dilation, heads 2:1", window(9, dilation=2, globals=3), sq=40, d=16, bias="dense 1x2x40x1",
+         **TWO),
+]  # fmt: skip
+RELATIVE = [
+    Case("relative, 70x130, heads 2:1, dropout", causal, sq=70, sk=130, d=64, bias="relative", dropout=0.3, **TWO),
+    Case("relative, window, D 128, Dr 26, fp16", window(20, 5, globals=3), sq=60, sk=40, d=128, bias="relative 26",
+         **HALF),
+    Case("relative, prefix, offsets", prefix_lm(torch.tensor([3, 0, 1, 12])), sq=60, d=16,
+         offsets=[0, 23, 24, 24, 57], bias="relative", **ONE),
+    Case("relative shared, lengths", window(9, 2), sq=40, d=16, lengths=[40, 17], bias="relative shared", scale=-0.3,
+         **{**ONE, "batch": 2}),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BIASED, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", BIASED + RELATIVE, ids=lambda case: case.id)
 def test_biases(case: Case) -> None:
-    """Forward, and the gradients of q, k and v: those of the biases are not there yet, and why_not says so."""
+    """Forward and all gradients, those of the bias too."""
     call, exact, plain = solved(case)
-    assert call.bias is not None
-    leaves = [x.detach().requires_grad_() for x in (call.q, call.k, call.v)]
-    options = {"scale": call.scale, "lengths": call.lengths, "dropout": call.dropout, "seed": call.seed}
     with emulated() as reports:
-        out, lse = attention(*leaves, call.pattern, call.bias, return_lse=True, backend="cuda", **options)
-        grads = torch.autograd.grad([out, lse], leaves, [call.dout, call.dlse])
-    got = Result(out.detach(), lse.detach(), *grads)
-    assert_within_budget(got, replace(exact, dbias=None), plain, case.dtype)
-    assert {report.kernel.split("_")[-1] for report in reports} == {case.bias.split()[0]}
+        got = run(call, "cuda")
+    assert got.dbias is not None
+    assert_within_budget(got, exact, plain, case.dtype)
+    assert case.bias is not None
+    kind = case.bias.split()[0]
+    last = "ddense" if kind == "dense" else "diagonals"
+    names = [report.kernel.split("_") for report in reports]
+    assert [name[0] for name in names] == ["forward", "dq", "dkv", last]
+    assert {name[-1] for name in names} == {kind}
+    for report in reports:
+        assert report.ambiguous == [] and report.conflicts == {}, report.kernel
 
 
 def test_dropout_draws_the_same_bits_as_on_the_cpu() -> None:
@@ -91,6 +106,14 @@ def test_dropout_draws_the_same_bits_as_on_the_cpu() -> None:
         kept = run(call, "cuda").out != 0
     assert torch.equal(kept, run(call, "cpu").out != 0)
     assert 0.2 < kept.float().mean() < 0.8
+
+
+@pytest.mark.parametrize("case", [BIASED[0], BIASED[3], RELATIVE[0]], ids=lambda case: case.id)
+def test_gradients_of_biases_are_the_same_bits_again(case: Case) -> None:
+    with emulated():
+        first = run(case.call(), "cuda")
+    with emulated(5):
+        shared.assert_same_bits(run(case.call(), "cuda"), first)
 
 
 LEAKY = Case("", Band(left=5, right=-2, columns=2), sq=70, d=16, lse_grad=True, **ONE)

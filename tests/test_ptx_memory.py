@@ -62,6 +62,10 @@ def test_barrier_orders_warps() -> None:
 
 REFUSED = {
     "no barrier": (f"{PLACE} {OTHER} st.shared.b32 [%x0], %t; ld.shared.b32 %d0, [%x2];", RaceError),
+    "no barrier before an atomic": (
+        f"{PLACE} {OTHER} st.shared.b32 [%x0], %t; atom.shared.add.u32 %d0, [%x2], 1;",
+        RaceError,
+    ),
     "a warp is no barrier for the other": (
         f"{PLACE} {OTHER} st.shared.b32 [%x0], %t; bar.warp.sync -1; ld.shared.b32 %d0, [%x2];",
         RaceError,

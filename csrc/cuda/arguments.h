@@ -6,7 +6,7 @@
 namespace pkernels {
 namespace cuda {
 
-enum class Bias : int32_t { none, distance, dense };
+enum class Bias : int32_t { none, distance, dense, relative };
 
 struct Call {
   Problem problem;                                // its spans, columns and seed stay empty: those below are on the GPU
@@ -15,7 +15,8 @@ struct Call {
   const int32_t* prefix = nullptr;                             // global keys, one number per sequence; or
   int64_t columns = 0;                                         // one for all
   const int64_t* seed = nullptr;
-  int64_t tiles = 0;  // of a head, at most: of one sequence, of all if packed
+  const int32_t* counts = nullptr;  // with blocks: how often each entry of the lists counts
+  int64_t tiles = 0;                // of a head, at most: of one sequence, of all if packed
 };
 
 struct Forward {
@@ -28,6 +29,11 @@ struct Backward {
   Call call;
   Rows q, k, v, out, dout, dq, dk, dv;
   Rows lse, dlse, delta;  // float32, one number per row; dlse may be missing
+  Rows dquery;            // of a Relative; may be missing
+
+  // The gradient of a Dense, contiguous, in `sizes`; or of a Distance or of a table: one for each sequence and head.
+  float* dbias = nullptr;
+  int64_t sizes[4] = {};
 };
 
 }  // namespace cuda

@@ -10,24 +10,106 @@
 
 #include "careful.cuh"
 #include "philox.cuh"
+#include "relative.cuh"
 
 namespace pkernels {
 namespace cuda {
 
-template <int D>
+template <int D, Bias B = Bias::none>
 struct BackwardShape {
-  static constexpr int warps = 4, threads = 32 * warps, own = 16 * warps, other = D == 64 ? 64 : 32, slots = 2;
-  static constexpr int at_once = 8 / warps;  // CTAs of a multiprocessor, at least
-  static constexpr int own_bytes = own * D * 2, other_bytes = other * D * 2;
-  static constexpr int slot = 2 * other_bytes + 2 * other * 4;  // two tiles, and two numbers for each of their rows
-  static constexpr int shared = 2 * own_bytes + slots * slot;
+  static constexpr bool relative = B == Bias::relative;
+  static constexpr int warps = 4, threads = 32 * warps, own = 16 * warps, slots = 2;
+  static constexpr int other = (D == 64 ? 64 : 32) / (relative ? 2 : 1);
+  static constexpr int at_once = relative && D > 64 ? 1 : 8 / warps;  // CTAs of a multiprocessor, at least
+  static constexpr int window = relative ? own + other : 0;           // rows of a table that two tiles meet
+  // Two tiles, the queries and the window of a Relative, and two numbers for each row.
+  static constexpr int slot_rows = 2 * other + (relative ? other + window : 0), row_bytes = D * 2;
+  static constexpr int slot = slot_rows * row_bytes + 2 * other * 4;
+  static constexpr int own_rows = (relative ? 3 : 2) * own;
+  static constexpr int shared = own_rows * row_bytes + slots * slot;
+};
+
+// Where the rows of two tiles come from: K and V, or Q and dO.
+struct Sources {
+  Lines a, b;
+};
+
+PK_DEVICE Sources queries_of(const Backward& f, const Place& x, int64_t head) {
+  const Problem& p = f.call.problem;
+  const int64_t storage = p.storage(x.sequence);
+  return {lines_of(f.q, storage, head, x.queries.first, p.d), lines_of(f.dout, storage, head, x.queries.first, p.dv)};
+}
+
+PK_DEVICE Sources keys_of(const Backward& f, const Place& x, int64_t head) {
+  const Problem& p = f.call.problem;
+  const int64_t storage = p.storage(x.sequence);
+  return {lines_of(f.k, storage, head, x.keys.first, p.d), lines_of(f.v, storage, head, x.keys.first, p.dv)};
+}
+
+template <int D>
+struct Tiles {
+  Tile<D> a, b;
+
+  template <int Count, int Threads>
+  PK_DEVICE void load(const Sources& from, int first, int step, int exist, int begin = 0) const {
+    a.template load<Count, Threads>(from.a, first, step, exist, begin);
+    b.template load<Count, Threads>(from.b, first, step, exist, begin);
+  }
 };
 
 // What all threads of a CTA know of its work.
+template <class Over>
 struct BackwardPlan {
   Place place;
-  Visits visits;
-  Lines a, b;  // of the tile itself: Q and dO, or K and V
+  typename Over::Visits visits;
+  Sources own;
+};
+
+// A CTA's tiles, and how it takes part in a pass over the visits of its plan.
+template <class T, int D, Bias B, class Over>
+struct BackwardPass {
+  using Shape = BackwardShape<D, B>;
+
+  const Backward& f;
+  const BackwardPlan<Over>& plan;
+  const uint32_t memory;
+  const int row = threadIdx.x / 32 * 16;  // the warp's first one
+
+  PK_DEVICE Tile<D> own(int part) const { return {memory + part * Shape::own * Shape::row_bytes}; }
+  PK_DEVICE uint32_t slot(int number) const {
+    return memory + Shape::own_rows * Shape::row_bytes + number * Shape::slot;
+  }
+  // Of a slot: two tiles, the window of a table, the queries of a Relative.
+  PK_DEVICE Tile<D> other(int number, int part) const {
+    return {slot(number) + part * Shape::other * Shape::row_bytes};
+  }
+  PK_DEVICE Tile<D> window(int number) const { return other(number, 2); }
+  PK_DEVICE Tile<D> asking(int number) const { return window(number).from(Shape::window); }
+  // lse (part 0) and delta (1) of its rows.
+  PK_DEVICE uint32_t numbers(int number, int part) const {
+    return slot(number) + Shape::slot_rows * Shape::row_bytes + part * Shape::other * 4;
+  }
+
+  PK_DEVICE void load_own() const {
+    const QueryTile& tile = plan.place.tile;
+    Tiles<D>{own(0), own(1)}.template load<Shape::own, Shape::threads>(plan.own, tile.first, tile.step, tile.count);
+  }
+
+  PK_DEVICE void load_other(int number, const Sources& from, int first, int step, int exist) const {
+    Tiles<D>{other(number, 0), other(number, 1)}.template load<Shape::other, Shape::threads>(from, first, step, exist);
+  }
+
+  // Rows of the table that a tile of queries and one of keys meet, from that of the last query and the first key on.
+  PK_DEVICE void load_window(int number, int64_t head, int64_t query, int64_t key) const {
+    const Problem& p = f.call.problem;
+    load_table<Shape::window, Shape::threads>(window(number), lines_of(p.table, 0, head, 0, p.dr),
+                                              static_cast<int>(key - query + p.zero), p.table_rows);
+  }
+
+  PK_DEVICE Lines lines_of_asking(int64_t head) const {
+    const Problem& p = f.call.problem;
+    return lines_of(p.query, p.storage(plan.place.sequence), head, plan.place.queries.first, p.dr);
+  }
 };
 
 // A log-sum-exp as scores count, finite where a row has no key.
@@ -44,19 +126,36 @@ PK_DEVICE float gradient_of(float p, float dp, float delta, bool careful) {
   return careful && p == 0 ? 0.0f : p * (dp - delta);
 }
 
-template <class T, int D, int Columns>
-PK_DEVICE void add(Fragments<1, D>& sum, const Fragments<1, Columns>& weights, const Tile<D>& b, bool careful) {
-  if (careful) {
-    add_carefully<T, D, 1, Columns>(sum, weights, b);
-  } else {
-    add_weighted<T, D, 1, Columns>(sum, weights, b);
-  }
-}
-
 template <int N>
 PK_DEVICE void clear(float (&x)[1][N][4]) {
 #pragma unroll
   for (int i = 0; i < N * 4; ++i) x[0][i / 4][i % 4] = 0;
+}
+
+// s, the products of queries, which own the rows, and keys, becomes dS. there(c, o) says whether a pair of rows
+// exists; hide(s) puts 0 in place of weights that are not kept.
+template <class T, Bias B, int Columns, class Products, class There, class Hide>
+PK_DEVICE void to_gradients(Fragments<1, Columns>& s, const Problem& p, const Products& products,
+                            const Dropout& dropout, int64_t sequence, int64_t head, const Pairs<false>& pairs, int row,
+                            int m, const float (&lse)[2], const float (&delta)[2], There there, float to_all, Hide hide,
+                            bool careful) {
+  const float unit = unit_of<B>(p);
+  add_bias<T, B, false, 1, Columns>(s, p, sequence, head, pairs, row, m, there);
+  if (to_all != 0) add_to_all<1, Columns>(s, to_all / unit);
+#pragma unroll
+  for (int i = 0; i < Columns / 2; ++i) {
+    float& w = s[0][i / 4][i % 4];
+    w = weight_of<B>(w, unit, lse[i / 2 % 2]);
+  }
+  hide(s);
+  Fragments<1, Columns> dp = {};
+  products(dp);
+  if (p.threshold > 0) drop<1, Columns>(dp, dropout, pairs, row, m);
+#pragma unroll
+  for (int i = 0; i < Columns / 2; ++i) {
+    float& w = s[0][i / 4][i % 4];
+    w = gradient_of(w, dp[0][i / 4][i % 4] * p.keep_scale, delta[i / 2 % 2], careful);
+  }
 }
 
 // The warp's rows of a sum, times `factor`, by way of a tile that no other warp uses these rows of.

@@ -1,22 +1,19 @@
-// The module pkernels._C_cuda: the operators pkernels_cuda::band_*, tensors to plain numbers.
+// The module pkernels._C_cuda: the operators pkernels_cuda::band_* and blocks_*, tensors to plain numbers.
 // Only LibTorch's stable ABI and CPython's limited API are used, and nothing of CUDA: the library
 // loads without a driver, and beside every torch. Arguments were checked in Python (pkernels/cuda);
 // outputs are allocated there.
 #include <Python.h>
-#include <dlfcn.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "../band.h"
 #include "../names.h"
-#include "../tensors.h"
-#include "launch.h"
+#include "start.h"
 
 #ifndef PK_CUDA_ARCHS
 #define PK_CUDA_ARCHS ""
@@ -28,16 +25,14 @@ using namespace pkernels;
 using cuda::Bias;
 using cuda::Call;
 using cuda::Kernel;
-using Maybe = std::optional<Tensor>;
-
-template <class T>
-const T* pointer(const Maybe& x) {
-  return x ? static_cast<const T*>(x->data_ptr()) : nullptr;
-}
-
+using cuda::Maybe;
+using cuda::numbers_of;
+using cuda::pointer;
+using cuda::start;
 Call call_of(const Tensor& q, const Tensor& k, const Tensor& v, const Maybe& distance, const Maybe& dense,
-             const Maybe& q_spans, const Maybe& k_spans, const Maybe& prefix, const Maybe& seed, int64_t zero,
-             bool packed, double scale, double dropout, const std::vector<int64_t>& band) {
+             const Maybe& query, const Maybe& table, const Maybe& q_spans, const Maybe& k_spans, const Maybe& prefix,
+             const Maybe& seed, int64_t zero, bool packed, double scale, double dropout,
+             const std::vector<int64_t>& band) {
   Call c;
   Problem& p = c.problem;
   p.type = type_of(q);
@@ -54,6 +49,11 @@ Call call_of(const Tensor& q, const Tensor& k, const Tensor& v, const Maybe& dis
     p.distance = pointer<float>(distance), p.distance_head = distance->size(0) == 1 ? 0 : distance->stride(0);
     p.distance_width = distance->size(1), p.zero = zero;
   }
+  if (query && table) {
+    p.query = rows_of(*query), p.dr = query->size(3), p.zero = zero;
+    p.table = {table->data_ptr(), 0, table->size(0) == 1 ? 0 : table->stride(0), table->stride(1)};
+    p.table_rows = table->size(1);
+  }
   if (dense) {
     auto step = [&](int64_t i) { return dense->size(i) == 1 ? 0 : dense->stride(i); };
     p.dense = dense->data_ptr(), p.dense_type = type_of(*dense);
@@ -65,55 +65,30 @@ Call call_of(const Tensor& q, const Tensor& k, const Tensor& v, const Maybe& dis
   return c;
 }
 
-Bias bias_of(const Call& c) { return c.problem.distance ? Bias::distance : c.problem.dense ? Bias::dense : Bias::none; }
-
-Rows numbers_of(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.stride(1), 1}; }
-
-// The stream that torch uses on a device, asked of torch's CUDA library, which may not be there.
-void* current_stream(int device) {
-  void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
-  using Ask = int32_t (*)(int32_t, void**);
-  const auto ask = library ? reinterpret_cast<Ask>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
-  STD_TORCH_CHECK(ask, "backend 'cuda': this torch was built without CUDA");
-  void* stream = nullptr;
-  STD_TORCH_CHECK(ask(device, &stream) == 0, "backend 'cuda': torch names no current stream of device ", device);
-  return stream;
+Bias bias_of(const Problem& p) {
+  if (p.dr > 0) return Bias::relative;
+  return p.distance ? Bias::distance : p.dense ? Bias::dense : Bias::none;
 }
 
-// Launches a kernel; or, if there is a tensor for them, writes its arguments there. Returns its
-// name, CTAs, threads, and bytes of shared memory.
-template <class Arguments>
-std::string start(const Kernel& kernel, int64_t grid, Arguments& arguments, const Tensor& q, const Maybe& note) {
-  if (note) {
-    STD_TORCH_CHECK(note->numel() >= static_cast<int64_t>(sizeof arguments), "note: too small");
-    std::memset(note->data_ptr(), 0, note->numel());
-    std::memcpy(note->data_ptr(), &arguments, sizeof arguments);
-  } else if (grid > 0) {
-    STD_TORCH_CHECK(grid < int64_t{1} << 31, "backend 'cuda': ", grid, " tiles are more than one launch has");
-    const int device = q.get_device_index();
-    const char* wrong = cuda::launch(kernel, grid, &arguments, device, current_stream(device));
-    STD_TORCH_CHECK(!wrong, "backend 'cuda': the kernel ", kernel.name, " cannot be launched: ", wrong);
-  }
-  return std::string(kernel.name) + " " + std::to_string(grid) + " " + std::to_string(kernel.threads) + " " +
-         std::to_string(kernel.shared);
-}
+int64_t width_of(const Problem& p) { return std::max({p.d, p.dv, p.dr}); }
 
 int64_t count_tiles(const Call& c, int64_t rows, int64_t wide, int size) {
   const Problem& p = c.problem;
   return NumberedTiles::most(rows, p.packed ? p.batch : 1, wide, p.band.dilation, size);
 }
 
-#define PK_COMMON                                                                                                 \
-  Maybe distance, Maybe dense, Maybe q_spans, Maybe k_spans, Maybe prefix, Maybe seed, int64_t zero, bool packed, \
-      double scale, double dropout, std::vector<int64_t> band, Maybe note
-#define PK_CALL_OF call_of(q, k, v, distance, dense, q_spans, k_spans, prefix, seed, zero, packed, scale, dropout, band)
+#define PK_COMMON                                                                                                \
+  Maybe distance, Maybe dense, Maybe query, Maybe table, Maybe q_spans, Maybe k_spans, Maybe prefix, Maybe seed, \
+      int64_t zero, bool packed, double scale, double dropout, std::vector<int64_t> band, Maybe note
+#define PK_CALL_OF \
+  call_of(q, k, v, distance, dense, query, table, q_spans, k_spans, prefix, seed, zero, packed, scale, dropout, band)
 
 std::string band_forward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, PK_COMMON) {
   cuda::Forward f{};
   f.call = PK_CALL_OF;
   f.q = rows_of(q), f.k = rows_of(k), f.v = rows_of(v), f.out = rows_of(out), f.lse = numbers_of(lse);
   const Problem& p = f.call.problem;
-  const Kernel kernel = cuda::forward_kernel(p.type, std::max(p.d, p.dv), bias_of(f.call));
+  const Kernel kernel = cuda::forward_kernel(p.type, width_of(p), bias_of(p));
   f.call.tiles = count_tiles(f.call, f.call.rows_of_queries, p.band.rows, kernel.rows);
   return start(kernel, f.call.tiles * p.heads * (packed ? 1 : p.batch), f, q, note);
 }
@@ -128,12 +103,13 @@ cuda::Backward backward_of(const Call& call, const Tensor& q, const Tensor& k, c
 }
 
 std::string band_dq(Tensor q, Tensor k, Tensor v, Tensor out, Tensor dout, Maybe dlse, Tensor lse, Tensor delta,
-                    Tensor dq, PK_COMMON) {
+                    Tensor dq, Maybe dquery, PK_COMMON) {
   cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
   f.out = rows_of(out), f.dq = rows_of(dq);
+  if (dquery) f.dquery = rows_of(*dquery);
   if (dlse) f.dlse = {dlse->data_ptr(), dlse->stride(0), dlse->stride(1), dlse->stride(2)};
   const Problem& p = f.call.problem;
-  const Kernel kernel = cuda::dq_kernel(p.type, std::max(p.d, p.dv), bias_of(f.call));
+  const Kernel kernel = cuda::dq_kernel(p.type, width_of(p), bias_of(p));
   f.call.tiles = count_tiles(f.call, f.call.rows_of_queries, p.band.rows, kernel.rows);
   return start(kernel, f.call.tiles * p.heads * (packed ? 1 : p.batch), f, q, note);
 }
@@ -143,10 +119,82 @@ std::string band_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tens
   cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
   f.dk = rows_of(dk), f.dv = rows_of(dv);
   const Problem& p = f.call.problem;
-  const Kernel kernel = cuda::dkv_kernel(p.type, std::max(p.d, p.dv), bias_of(f.call));
+  const Kernel kernel = cuda::dkv_kernel(p.type, width_of(p), bias_of(p));
   const int64_t wide = prefix ? f.call.rows_of_keys : f.call.columns;
   f.call.tiles = count_tiles(f.call, f.call.rows_of_keys, wide, kernel.rows);
   return start(kernel, f.call.tiles * p.kv_heads * (packed ? 1 : p.batch), f, q, note);
+}
+
+// Sums along diagonals, (sequences, H, W) or (sequences, H, W, Dr).
+std::string band_diagonals(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor sums,
+                           PK_COMMON) {
+  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+  f.dbias = static_cast<float*>(sums.data_ptr());
+  const Problem& p = f.call.problem;
+  const Kernel kernel = cuda::diagonals_kernel(p.type, width_of(p), bias_of(p));
+  return start(kernel, ceil_div(sums.size(2), kernel.rows) * p.heads * p.batch, f, q, note);
+}
+
+// The gradient of a Dense, contiguous.
+std::string band_ddense(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor grad, PK_COMMON) {
+  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+  f.dbias = static_cast<float*>(grad.data_ptr());
+  for (int i = 0; i < 4; ++i) f.sizes[i] = grad.size(i);
+  const Problem& p = f.call.problem;
+  const Kernel kernel = cuda::ddense_kernel(p.type, width_of(p), Bias::dense);
+  const int64_t tiles = ceil_div(f.sizes[2], kernel.rows) * ceil_div(f.sizes[3], kernel.columns);
+  return start(kernel, f.sizes[0] * f.sizes[1] * tiles, f, q, note);
+}
+
+#define PK_LISTS Tensor offsets, Tensor columns, Tensor counts, int64_t size
+#define PK_SET_BLOCKS set_blocks(f.call, offsets, columns, counts, size)
+
+// The lists (L, M + 1), (E,) and (E,), contiguous, of the side whose tiles a kernel takes.
+void set_blocks(Call& c, const Tensor& offsets, const Tensor& columns, const Tensor& counts, int64_t size) {
+  Blocks& blocks = c.problem.blocks;
+  blocks.offsets = static_cast<const int32_t*>(offsets.data_ptr());
+  blocks.columns = static_cast<const int32_t*>(columns.data_ptr());
+  blocks.size = size, blocks.rows = offsets.size(1) - 1, blocks.lists = offsets.size(0);
+  c.counts = static_cast<const int32_t*>(counts.data_ptr());
+}
+
+template <class Arguments>
+std::string start_blocks(const Kernel& kernel, Arguments& f, int64_t heads, const Tensor& q, const Maybe& note) {
+  const Blocks& blocks = f.call.problem.blocks;
+  f.call.tiles = blocks.rows * ceil_div(blocks.size, kernel.rows);
+  return start(kernel, f.call.tiles * heads * f.call.problem.batch, f, q, note);
+}
+
+std::string blocks_forward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, PK_LISTS, PK_COMMON) {
+  cuda::Forward f{};
+  f.call = PK_CALL_OF;
+  PK_SET_BLOCKS;
+  f.q = rows_of(q), f.k = rows_of(k), f.v = rows_of(v), f.out = rows_of(out), f.lse = numbers_of(lse);
+  const Problem& p = f.call.problem;
+  const Kernel kernel = cuda::blocks_forward_kernel(p.type, width_of(p), bias_of(p));
+  return start_blocks(kernel, f, p.heads, q, note);
+}
+
+std::string blocks_dq(Tensor q, Tensor k, Tensor v, Tensor out, Tensor dout, Maybe dlse, Tensor lse, Tensor delta,
+                      Tensor dq, Maybe dquery, PK_LISTS, PK_COMMON) {
+  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+  PK_SET_BLOCKS;
+  f.out = rows_of(out), f.dq = rows_of(dq);
+  if (dquery) f.dquery = rows_of(*dquery);
+  if (dlse) f.dlse = {dlse->data_ptr(), dlse->stride(0), dlse->stride(1), dlse->stride(2)};
+  const Problem& p = f.call.problem;
+  const Kernel kernel = cuda::blocks_dq_kernel(p.type, width_of(p), bias_of(p));
+  return start_blocks(kernel, f, p.heads, q, note);
+}
+
+std::string blocks_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor dk, Tensor dv,
+                       PK_LISTS, PK_COMMON) {
+  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+  PK_SET_BLOCKS;
+  f.dk = rows_of(dk), f.dv = rows_of(dv);
+  const Problem& p = f.call.problem;
+  const Kernel kernel = cuda::blocks_dkv_kernel(p.type, width_of(p), bias_of(p));
+  return start_blocks(kernel, f, p.kv_heads, q, note);
 }
 
 // The compute capabilities that the kernels were compiled for, such as "80 90".
@@ -154,19 +202,32 @@ std::string archs() { return PK_CUDA_ARCHS; }
 
 }  // namespace
 
-#define PK_SCHEMA                                                                                               \
-  "Tensor? distance, Tensor? dense, Tensor? q_spans, Tensor? k_spans, Tensor? prefix, Tensor? seed, int zero, " \
-  "bool packed, float scale, float dropout, int[] band, Tensor(z!)? note=None) -> str"
+#define PK_SCHEMA                                                                                             \
+  "Tensor? distance, Tensor? dense, Tensor? query, Tensor? table, Tensor? q_spans, Tensor? k_spans, "         \
+  "Tensor? prefix, Tensor? seed, int zero, bool packed, float scale, float dropout, int[] band, Tensor(z!)? " \
+  "note=None) -> str"
+#define PK_LISTS_SCHEMA "Tensor offsets, Tensor columns, Tensor counts, int size, "
 
 PK_LIBRARY(PK_CUDA, m) {
   m.def("archs() -> str");
   m.def("band_forward(Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!) lse, " PK_SCHEMA);
   m.def(
       "band_dq(Tensor q, Tensor k, Tensor v, Tensor out, Tensor dout, Tensor? dlse, Tensor lse, "
-      "Tensor(a!) delta, Tensor(b!) dq, " PK_SCHEMA);
+      "Tensor(a!) delta, Tensor(b!) dq, Tensor(c!)? dquery, " PK_SCHEMA);
   m.def(
       "band_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor(a!) dk, "
       "Tensor(b!) dv, " PK_SCHEMA);
+  m.def(
+      "band_diagonals(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor(a!) "
+      "sums, " PK_SCHEMA);
+  m.def("band_ddense(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor(a!) grad, " PK_SCHEMA);
+  m.def("blocks_forward(Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!) lse, " PK_LISTS_SCHEMA PK_SCHEMA);
+  m.def(
+      "blocks_dq(Tensor q, Tensor k, Tensor v, Tensor out, Tensor dout, Tensor? dlse, Tensor lse, "
+      "Tensor(a!) delta, Tensor(b!) dq, Tensor(c!)? dquery, " PK_LISTS_SCHEMA PK_SCHEMA);
+  m.def(
+      "blocks_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor(a!) dk, "
+      "Tensor(b!) dv, " PK_LISTS_SCHEMA PK_SCHEMA);
 }
 
 PK_LIBRARY_IMPL(PK_CUDA, CompositeExplicitAutograd, m) {
@@ -174,6 +235,11 @@ PK_LIBRARY_IMPL(PK_CUDA, CompositeExplicitAutograd, m) {
   m.impl("band_forward", TORCH_BOX(&band_forward));
   m.impl("band_dq", TORCH_BOX(&band_dq));
   m.impl("band_dkv", TORCH_BOX(&band_dkv));
+  m.impl("band_diagonals", TORCH_BOX(&band_diagonals));
+  m.impl("band_ddense", TORCH_BOX(&band_ddense));
+  m.impl("blocks_forward", TORCH_BOX(&blocks_forward));
+  m.impl("blocks_dq", TORCH_BOX(&blocks_dq));
+  m.impl("blocks_dkv", TORCH_BOX(&blocks_dkv));
 }
 
 #ifndef PK_ONE_MODULE

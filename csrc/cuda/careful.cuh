@@ -78,5 +78,14 @@ PK_DEVICE void add_carefully(Fragments<Blocks, D>& sum, const Fragments<Blocks, 
   }
 }
 
+template <class T, int D, int Columns>
+PK_DEVICE void add(Fragments<1, D>& sum, const Fragments<1, Columns>& weights, const Tile<D>& b, bool careful) {
+  if (careful) {
+    add_carefully<T, D, 1, Columns>(sum, weights, b);
+  } else {
+    add_weighted<T, D, 1, Columns>(sum, weights, b);
+  }
+}
+
 }  // namespace cuda
 }  // namespace pkernels

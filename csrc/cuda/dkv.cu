@@ -2,4 +2,4 @@
 
 #include "instances.cuh"
 
-PK_KERNELS(dkv, Backward, BackwardShape)
+PK_KERNELS(dkv, Backward, BackwardShape, PK_EVERY_BIAS)

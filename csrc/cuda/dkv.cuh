@@ -7,50 +7,40 @@
 namespace pkernels {
 namespace cuda {
 
-PK_DEVICE void set_dkv_plan(BackwardPlan& plan, const Backward& f, int own, int other) {
-  const Problem& p = f.call.problem;
-  const Place x = place(f.call, p.kv_heads, [&](const Place& at) {
-    return numbered_key_tiles(p.band, columns_of(f.call, at.sequence), at.keys.count, own);
-  });
+template <class Over>
+PK_DEVICE void set_dkv_plan(BackwardPlan<Over>& plan, const Backward& f, int own, int other) {
+  const Place x = Over::place_keys(f.call, own);
   plan.place = x;
   if (x.tile.count == 0) return;
-  set_visiting_queries(plan.visits, f.call, x, other);
-  plan.a = lines_of(f.k, p.storage(x.sequence), x.head, x.keys.first, p.d);
-  plan.b = lines_of(f.v, p.storage(x.sequence), x.head, x.keys.first, p.dv);
+  Over::visit_queries(plan.visits, f.call, x, other);
+  plan.own = keys_of(f, x, x.head);
 }
 
-template <class T, int D, Bias B>
-struct KeyPass {
-  using Shape = BackwardShape<D>;
-
-  const Backward& f;
-  const BackwardPlan& plan;
-  const Tile<D> keys, values;
-  const int row = threadIdx.x / 32 * 16;  // the warp's first one
-
-  PK_DEVICE Tile<D> slot(int number, int part) const {
-    return {values.address + Shape::own_bytes + number * Shape::slot + part * Shape::other_bytes};
-  }
-  // lse (part 0) and delta (1) of a slot's queries.
-  PK_DEVICE uint32_t numbers(int number, int part) const { return slot(number, 2).address + part * Shape::other * 4; }
+template <class T, int D, Bias B, class Over>
+struct KeyPass : BackwardPass<T, D, B, Over> {
+  using Pass = BackwardPass<T, D, B, Over>;
+  using Shape = typename Pass::Shape;
+  using Pass::f, Pass::plan, Pass::row, Pass::own, Pass::other, Pass::window, Pass::asking, Pass::numbers;
 
   // Starts to load Q, dO, lse and delta of visit u: tile after tile of one head after another.
   PK_DEVICE void fetch(int u) const {
-    const int tiles = plan.visits.count();
     const Problem& p = f.call.problem;
-    if (u < tiles * p.group()) {
+    const int group = static_cast<int>(p.group());
+    if (u < plan.visits.count_of(group)) {
       const Place& x = plan.place;
-      const int64_t storage = p.storage(x.sequence), head = x.head * p.group() + u / tiles;
-      int m;
-      const Segment& s = plan.visits.at(u % tiles, Shape::other, m);
+      int t = u, m;
+      const int member = plan.visits.head_of(t, group);
+      const int64_t head = x.head * group + member;
+      const Segment& s = plan.visits.at(t, Shape::other, m, member);
       const int first = s.first + m * s.step, exist = s.count - m;
-      slot(u % 2, 0).template load<Shape::other, Shape::threads>(lines_of(f.q, storage, head, x.queries.first, p.d),
-                                                                 first, s.step, exist);
-      slot(u % 2, 1).template load<Shape::other, Shape::threads>(lines_of(f.dout, storage, head, x.queries.first, p.dv),
-                                                                 first, s.step, exist);
+      this->load_other(u % 2, queries_of(f, x, head), first, s.step, exist);
+      if (Shape::relative) {
+        asking(u % 2).template load<Shape::other, Shape::threads>(this->lines_of_asking(head), first, s.step, exist);
+        this->load_window(u % 2, head, first + Shape::other - 1, x.tile.first);
+      }
       const int part = threadIdx.x / Shape::other, c = threadIdx.x % Shape::other;
       if (part < 2) {
-        const float* from = numbers_of(part ? f.delta : f.lse, storage, head, x.queries.first);
+        const float* from = numbers_of(part ? f.delta : f.lse, p.storage(x.sequence), head, x.queries.first);
         copy_number(numbers(u % 2, part) + c * 4, from + (c < exist ? first + static_cast<int64_t>(c) * s.step : 0),
                     c < exist);
       }
@@ -62,25 +52,27 @@ struct KeyPass {
     const Problem& p = f.call.problem;
     const Place& x = plan.place;
     const float unit = unit_of<B>(p);
-    const int tiles = plan.visits.count(), all = tiles * static_cast<int>(p.group());
+    const int group = static_cast<int>(p.group()), all = plan.visits.count_of(group);
     clear(dk);
     clear(dv);
-    keys.template load<Shape::own, Shape::threads>(plan.a, x.tile.first, x.tile.step, x.tile.count);
-    values.template load<Shape::own, Shape::threads>(plan.b, x.tile.first, x.tile.step, x.tile.count);
+    this->load_own();
     fetch(0);
     for (int u = 0; u < all; ++u) {
       wait_for_copies<0>();
       __syncthreads();
       fetch(u + 1);
-      const int64_t head = x.head * p.group() + u / tiles;
+      int t = u, m;
+      const int member = plan.visits.head_of(t, group);
+      const int64_t head = x.head * group + member;
       Fragments<1, Shape::other> s = {}, dp = {};
-      multiply_rows<T, D, 1, Shape::other>(s, keys, row, slot(u % 2, 0));
-      int m;
-      const Segment& segment = plan.visits.at(u % tiles, Shape::other, m);
+      multiply_rows<T, D, 1, Shape::other>(s, own(0), row, other(u % 2, 0));
+      if (Shape::relative) add_relative(s[0], u % 2);
+      const Segment& segment = plan.visits.at(t, Shape::other, m, member);
       const Pairs<true> pairs = pairs_of<true>(x.tile, segment);
       const int rows = static_cast<int>(x.tile.count);
       add_bias<T, B, true, 1, Shape::other>(s, p, x.sequence, head, pairs, row, m,
                                             [&](int c, int o) { return c < rows && o < segment.count; });
+      if (Over::counts) add_to_all<1, Shape::other>(s, segment.added / unit);
 #pragma unroll
       for (int n = 0; n < Shape::other / 8; ++n) {
         const float2 lse = load_two(numbers(u % 2, 0) + column_of(n, 0) * 4);
@@ -88,10 +80,19 @@ struct KeyPass {
         for (int e = 0; e < 4; ++e) s[0][n][e] = weight_of<B>(s[0][n][e], unit, lse_of(e % 2 ? lse.y : lse.x));
       }
       if (!is_full(segment, rows, m, Shape::other)) mask<1, Shape::other>(s, 0, segment, row, m);
-      multiply_rows<T, D, 1, Shape::other>(dp, values, row, slot(u % 2, 1));
+      multiply_rows<T, D, 1, Shape::other>(dp, own(1), row, other(u % 2, 1));
       add_up(dk, dv, s, dp, pairs, m, u % 2, dropout_of(f.call, head, x.sequence), careful);
     }
     wait_for_copies<0>();
+  }
+
+  PK_DEVICE void add_relative(float (&s)[Shape::other / 8][4], int number) const {
+#pragma unroll
+    for (int n = 0; n < Shape::other / 8; n += 2) {
+      Fragments<2, 16> products = {};
+      multiply_rows<T, D, 2, 16>(products, window(number), row + Shape::other - 16 - 8 * n, asking(number).from(8 * n));
+      add_shifted_rows(s[n], s[n + 1], products);
+    }
   }
 
   PK_DEVICE void add_up(Fragments<1, D>& dk, Fragments<1, D>& dv, Fragments<1, Shape::other>& s,
@@ -111,8 +112,8 @@ struct KeyPass {
             gradient_of(weight, stays ? dp[0][n][e] * p.keep_scale : 0.0f, e % 2 ? delta.y : delta.x, careful);
       }
     }
-    add<T, D, Shape::other>(dv, s, slot(number, 1), careful);
-    add<T, D, Shape::other>(dk, dp, slot(number, 0), careful);
+    add<T, D, Shape::other>(dv, s, other(number, 1), careful);
+    add<T, D, Shape::other>(dk, dp, other(number, 0), careful);
   }
 
   PK_DEVICE void run() const {
@@ -124,21 +125,20 @@ struct KeyPass {
       gather(dk, dv, careful);
       if (!__syncthreads_or(!careful && !(all_finite<1, D>(dk) && all_finite<1, D>(dv)))) break;
     }
-    write_rows<T, D>(dk, p.scale, keys, row, lines_of(f.dk, storage, x.head, x.keys.first, p.d), x.tile);
-    write_rows<T, D>(dv, p.keep_scale, values, row, lines_of(f.dv, storage, x.head, x.keys.first, p.dv), x.tile);
+    write_rows<T, D>(dk, p.scale, own(0), row, lines_of(f.dk, storage, x.head, x.keys.first, p.d), x.tile);
+    write_rows<T, D>(dv, p.keep_scale, own(1), row, lines_of(f.dv, storage, x.head, x.keys.first, p.dv), x.tile);
   }
 };
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Over = OverBand>
 PK_DEVICE void dkv(const Backward& f) {
-  using Shape = BackwardShape<D>;
+  using Shape = BackwardShape<D, B>;
   extern __shared__ uint4 memory[];
-  __shared__ BackwardPlan plan;
+  __shared__ BackwardPlan<Over> plan;
   if (threadIdx.x == 0) set_dkv_plan(plan, f, Shape::own, Shape::other);
   __syncthreads();
   if (plan.place.tile.count == 0) return;
-  const uint32_t start = shared_address(memory);
-  KeyPass<T, D, B>{f, plan, {start}, {start + Shape::own_bytes}}.run();
+  KeyPass<T, D, B, Over>{{f, plan, shared_address(memory)}}.run();
 }
 
 }  // namespace cuda

@@ -2,4 +2,4 @@
 
 #include "instances.cuh"
 
-PK_KERNELS(dq, Backward, BackwardShape)
+PK_KERNELS(dq, Backward, BackwardShape, PK_EVERY_BIAS)

@@ -1,5 +1,5 @@
-// The gradient of queries, a CTA per tile of them: it visits keys as the forward does. It also
-// writes delta, which the pass over keys reads.
+// The gradient of queries, and that of the queries of a Relative, a CTA per tile of them: it visits
+// keys as the forward does. It also writes delta, which the other passes read.
 #pragma once
 
 #include "backward.cuh"
@@ -7,44 +7,35 @@
 namespace pkernels {
 namespace cuda {
 
-PK_DEVICE void set_dq_plan(BackwardPlan& plan, const Backward& f, int own, int other) {
-  const Problem& p = f.call.problem;
-  const Place x = place(f.call, p.heads, [&](const Place& at) {
-    return numbered_query_tiles(p.band, at.queries.count, at.keys.count, own);
-  });
+template <class Over>
+PK_DEVICE void set_dq_plan(BackwardPlan<Over>& plan, const Backward& f, int own, int other) {
+  const Place x = Over::place_queries(f.call, own);
   plan.place = x;
   if (x.tile.count == 0) return;
-  set_visited_keys(plan.visits, f.call, x, other);
-  plan.a = lines_of(f.q, p.storage(x.sequence), x.head, x.queries.first, p.d);
-  plan.b = lines_of(f.dout, p.storage(x.sequence), x.head, x.queries.first, p.dv);
+  Over::visit_keys(plan.visits, f.call, x, other);
+  plan.own = queries_of(f, x, x.head);
 }
 
-template <class T, int D, Bias B>
-struct QueryPass {
-  using Shape = BackwardShape<D>;
+template <class T, int D, Bias B, class Over>
+struct QueryPass : BackwardPass<T, D, B, Over> {
+  using Pass = BackwardPass<T, D, B, Over>;
+  using Shape = typename Pass::Shape;
+  using Pass::f, Pass::plan, Pass::row, Pass::own, Pass::other, Pass::window;
 
-  const Backward& f;
-  const BackwardPlan& plan;
-  const Tile<D> queries, douts;
-  const int row = threadIdx.x / 32 * 16;  // the warp's first one
+  // The sums of the warp's rows: dQ, and that of a Relative.
+  struct Sums {
+    Fragments<1, D> dq, dquery;
+  };
 
-  PK_DEVICE Tile<D> slot(int number, int part) const {
-    return {douts.address + Shape::own_bytes + number * Shape::slot + part * Shape::other_bytes};
-  }
-
-  // Starts to load K and V of visited tile t.
+  // Starts to load K and V of visited tile t, and the rows of the table that it meets.
   PK_DEVICE void fetch(int t) const {
     if (t < plan.visits.count()) {
       const Place& x = plan.place;
-      const Problem& p = f.call.problem;
-      const int64_t storage = p.storage(x.sequence), head = x.head / p.group();
       int m;
       const Segment& s = plan.visits.at(t, Shape::other, m);
-      const int first = s.first + m * s.step, exist = s.count - m;
-      slot(t % 2, 0).template load<Shape::other, Shape::threads>(lines_of(f.k, storage, head, x.keys.first, p.d), first,
-                                                                 s.step, exist);
-      slot(t % 2, 1).template load<Shape::other, Shape::threads>(lines_of(f.v, storage, head, x.keys.first, p.dv),
-                                                                 first, s.step, exist);
+      const int first = s.first + m * s.step;
+      this->load_other(t % 2, keys_of(f, x, x.head / f.call.problem.group()), first, s.step, s.count - m);
+      if (Shape::relative) this->load_window(t % 2, x.head, x.tile.first + Shape::own - 1, first);
     }
     commit_copies();
   }
@@ -54,9 +45,12 @@ struct QueryPass {
     const Place& x = plan.place;
     const QueryTile& tile = x.tile;
     const int64_t storage = f.call.problem.storage(x.sequence), rows = x.queries.first + tile.first;
-    const Tile<D> outs = slot(0, 0);
-    queries.template load<Shape::own, Shape::threads>(plan.a, tile.first, tile.step, tile.count);
-    douts.template load<Shape::own, Shape::threads>(plan.b, tile.first, tile.step, tile.count);
+    const Tile<D> outs = other(0, 0), douts = own(1);
+    this->load_own();
+    if (Shape::relative) {
+      own(2).template load<Shape::own, Shape::threads>(this->lines_of_asking(x.head), tile.first, tile.step,
+                                                       tile.count);
+    }
     outs.template load<Shape::own, Shape::threads>(lines_of(f.out, storage, x.head, x.queries.first, f.call.problem.dv),
                                                    tile.first, tile.step, tile.count);
     commit_copies();
@@ -89,68 +83,80 @@ struct QueryPass {
     __syncthreads();
   }
 
-  PK_DEVICE void gather(Fragments<1, D>& dq, const float (&lse)[2], const float (&delta)[2], bool careful) const {
+  PK_DEVICE void gather(Sums& sums, const float (&lse)[2], const float (&delta)[2], bool careful) const {
     const Problem& p = f.call.problem;
     const Place& x = plan.place;
     const Dropout dropout = dropout_of(f.call, x.head, x.sequence);
-    const float unit = unit_of<B>(p);
-    clear(dq);
+    clear(sums.dq);
+    if (Shape::relative) clear(sums.dquery);
     fetch(0);
     for (int t = 0; t < plan.visits.count(); ++t) {
       wait_for_copies<0>();
       __syncthreads();
       fetch(t + 1);
-      Fragments<1, Shape::other> s = {}, dp = {};
-      multiply_rows<T, D, 1, Shape::other>(s, queries, row, slot(t % 2, 0));
+      Fragments<1, Shape::other> s = {};
+      multiply_rows<T, D, 1, Shape::other>(s, own(0), row, other(t % 2, 0));
+      const Tile<D> table = window(t % 2).from(Shape::own - 16 - row);  // what the warp's rows meet
+      if (Shape::relative) add_relative(s[0], table);
       int m;
       const Segment& segment = plan.visits.at(t, Shape::other, m);
-      const Pairs<false> pairs = pairs_of<false>(x.tile, segment);
       const int rows = static_cast<int>(x.tile.count);
-      add_bias<T, B, false, 1, Shape::other>(s, p, x.sequence, x.head, pairs, row, m,
-                                             [&](int c, int o) { return c < rows && o < segment.count; });
-#pragma unroll
-      for (int i = 0; i < Shape::other / 2; ++i) {
-        float& w = s[0][i / 4][i % 4];
-        w = weight_of<B>(w, unit, lse[i / 2 % 2]);
+      to_gradients<T, B, Shape::other>(
+          s, p,
+          [&](Fragments<1, Shape::other>& dp) {
+            multiply_rows<T, D, 1, Shape::other>(dp, own(1), row, other(t % 2, 1));
+          },
+          dropout, x.sequence, x.head, pairs_of<false>(x.tile, segment), row, m, lse, delta,
+          [&](int c, int o) { return c < rows && o < segment.count; }, Over::counts ? segment.added : 0,
+          [&](Fragments<1, Shape::other>& weights) {
+            if (!is_full(segment, rows, m, Shape::other)) mask<1, Shape::other>(weights, 0, segment, row, m);
+          },
+          careful);
+      add<T, D, Shape::other>(sums.dq, s, other(t % 2, 0), careful);
+      if (Shape::relative) {
+        Fragments<1, Shape::other + 16> shifted;
+        shift_back<Shape::other>(shifted[0], s[0]);
+        add<T, D, Shape::other + 16>(sums.dquery, shifted, table, careful);
       }
-      if (!is_full(segment, rows, m, Shape::other)) mask<1, Shape::other>(s, 0, segment, row, m);
-      multiply_rows<T, D, 1, Shape::other>(dp, douts, row, slot(t % 2, 1));
-      if (p.threshold > 0) drop<1, Shape::other>(dp, dropout, pairs, row, m);
-#pragma unroll
-      for (int i = 0; i < Shape::other / 2; ++i) {
-        float& w = s[0][i / 4][i % 4];
-        w = gradient_of(w, dp[0][i / 4][i % 4] * p.keep_scale, delta[i / 2 % 2], careful);
-      }
-      add<T, D, Shape::other>(dq, s, slot(t % 2, 0), careful);
     }
     wait_for_copies<0>();
+  }
+
+  PK_DEVICE void add_relative(float (&s)[Shape::other / 8][4], const Tile<D>& table) const {
+    Fragments<1, Shape::other + 16> products = {};
+    multiply_rows<T, D, 1, Shape::other + 16>(products, own(2), row, table);
+    add_shifted<Shape::other>(s, products[0]);
   }
 
   PK_DEVICE void run() const {
     const Place& x = plan.place;
     const Problem& p = f.call.problem;
+    const int64_t storage = p.storage(x.sequence);
     float lse[2], delta[2];
-    Fragments<1, D> dq;
+    Sums sums;
     start(lse, delta);
     for (bool careful = false;; careful = true) {
-      gather(dq, lse, delta, careful);
-      if (!__syncthreads_or(!careful && !all_finite<1, D>(dq))) break;
+      gather(sums, lse, delta, careful);
+      const bool finite = all_finite<1, D>(sums.dq) && (!Shape::relative || all_finite<1, D>(sums.dquery));
+      if (!__syncthreads_or(!careful && !finite)) break;
     }
-    write_rows<T, D>(dq, p.scale, queries, row, lines_of(f.dq, p.storage(x.sequence), x.head, x.queries.first, p.d),
-                     x.tile);
+    write_rows<T, D>(sums.dq, p.scale, own(0), row, lines_of(f.dq, storage, x.head, x.queries.first, p.d), x.tile);
+    if (Shape::relative && f.dquery.data) {
+      write_rows<T, D>(sums.dquery, p.scale, own(2), row, lines_of(f.dquery, storage, x.head, x.queries.first, p.dr),
+                       x.tile);
+    }
   }
 };
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Over = OverBand>
 PK_DEVICE void dq(const Backward& f) {
-  using Shape = BackwardShape<D>;
+  using Shape = BackwardShape<D, B>;
   extern __shared__ uint4 memory[];
-  __shared__ BackwardPlan plan;
+  __shared__ BackwardPlan<Over> plan;
   if (threadIdx.x == 0) set_dq_plan(plan, f, Shape::own, Shape::other);
   __syncthreads();
   if (plan.place.tile.count == 0) return;
-  const uint32_t start = shared_address(memory);
-  QueryPass<T, D, B>{f, plan, {start}, {start + Shape::own_bytes}}.run();
+  QueryPass<T, D, B, Over>{{f, plan, shared_address(memory)}}.run();
 }
 
 }  // namespace cuda

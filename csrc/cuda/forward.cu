@@ -1,4 +1,4 @@
 #include "forward.cuh"
 #include "instances.cuh"
 
-PK_KERNELS(forward, Forward, ForwardShape)
+PK_KERNELS(forward, Forward, ForwardShape, PK_EVERY_BIAS)

@@ -7,54 +7,66 @@
 
 #include "careful.cuh"
 #include "philox.cuh"
+#include "relative.cuh"
 #include "softmax.cuh"
 
 namespace pkernels {
 namespace cuda {
 
-template <int D>
+template <int D, Bias B = Bias::none, int Rows = OverBand::rows>
 struct ForwardShape {
-  static constexpr int warps = D == 64 ? 4 : 8, blocks = D == 64 ? 2 : 1, slots = D == 64 ? 4 : 3;
+  static constexpr bool relative = B == Bias::relative;
+  static constexpr int blocks = D == 64 ? Rows / 64 : 1, warps = Rows / 16 / blocks;
+  static constexpr int slots = relative ? 2 : D == 64 ? 4 : 3;
   static constexpr int at_once = 8 / warps;  // CTAs of a multiprocessor, at least
   static constexpr int threads = 32 * warps, own = 16 * blocks * warps, other = 64;
-  static constexpr int slot = other * D * 2, shared = own * D * 2 + slots * slot;
+  static constexpr int window = relative ? own + other : 0;  // rows of a table that two tiles meet
+  static constexpr int slot = other * D * 2, before = (own + (relative ? own + window : 0)) * D * 2;
+  static constexpr int shared = before + slots * slot;
 };
 
 // What all threads of a CTA know of its work.
+template <class Over>
 struct ForwardPlan {
   Place place;
-  Visits visits;
+  typename Over::Visits visits;
   Lines queries, keys, values, out;
-  float* lse;  // of the first row of the sequence
+  Lines asking, table;  // the queries and the table of a Relative
+  float* lse;           // of the first row of the sequence
 };
 
-PK_DEVICE void set_plan(ForwardPlan& plan, const Forward& f, int own, int other) {
+template <class Over>
+PK_DEVICE void set_plan(ForwardPlan<Over>& plan, const Forward& f, int own, int other) {
   const Problem& p = f.call.problem;
-  const Place x = place(f.call, p.heads, [&](const Place& at) {
-    return numbered_query_tiles(p.band, at.queries.count, at.keys.count, own);
-  });
+  const Place x = Over::place_queries(f.call, own);
   plan.place = x;
   if (x.tile.count == 0) return;
-  set_visited_keys(plan.visits, f.call, x, other);
+  Over::visit_keys(plan.visits, f.call, x, other);
   const int64_t storage = p.storage(x.sequence), head = x.head / p.group();
   plan.queries = lines_of(f.q, storage, x.head, x.queries.first, p.d);
   plan.keys = lines_of(f.k, storage, head, x.keys.first, p.d);
   plan.values = lines_of(f.v, storage, head, x.keys.first, p.dv);
   plan.out = lines_of(f.out, storage, x.head, x.queries.first, p.dv);
+  if (p.dr > 0) {
+    plan.asking = lines_of(p.query, storage, x.head, x.queries.first, p.dr);
+    plan.table = lines_of(p.table, 0, x.head, 0, p.dr);
+  }
   plan.lse = numbers_of(f.lse, storage, x.head, x.queries.first);
 }
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Over>
 struct ForwardPass {
-  using Shape = ForwardShape<D>;
+  using Shape = ForwardShape<D, B, Over::rows>;
   using State = Running<Shape::blocks, D>;
 
   const Call& call;
-  const ForwardPlan& plan;
+  const ForwardPlan<Over>& plan;
   const Tile<D> queries;
   const int row = threadIdx.x / 32 * 16 * Shape::blocks;  // the warp's first one
 
-  PK_DEVICE Tile<D> slot(int number) const { return {queries.address + Shape::own * D * 2 + number * Shape::slot}; }
+  PK_DEVICE Tile<D> slot(int number) const { return {queries.address + Shape::before + number * Shape::slot}; }
+  PK_DEVICE Tile<D> asking() const { return queries.from(Shape::own); }
+  PK_DEVICE Tile<D> window() const { return asking().from(Shape::own); }
 
   // Starts to load part u of the tiles, keys at even u, values at odd ones, and closes its group.
   PK_DEVICE void fetch(int u, int to) const {
@@ -67,16 +79,42 @@ struct ForwardPass {
     commit_copies();
   }
 
+  // Starts to load the rows of the table that tile t of keys meets, with the part that is loaded next.
+  PK_DEVICE void fetch_window(int t) const {
+    if (t >= plan.visits.count()) return;
+    const Problem& p = call.problem;
+    int m;
+    const Segment& s = plan.visits.at(t, Shape::other, m);
+    const int64_t last = plan.place.tile.first + Shape::own - 1;
+    load_table<Shape::window, Shape::threads>(window(), plan.table, static_cast<int>(s.first + m - last + p.zero),
+                                              p.table_rows);
+  }
+
+  PK_DEVICE void add_relative(Fragments<Shape::blocks, Shape::other>& s) const {
+#pragma unroll
+    for (int b = 0; b < Shape::blocks; ++b) {
+      const int first = row + 16 * b;
+      Fragments<1, Shape::other + 16> products = {};
+      multiply_rows<T, D, 1, Shape::other + 16>(products, asking(), first, window().from(Shape::own - 16 - first));
+      add_shifted<Shape::other>(s[b], products[0]);
+    }
+  }
+
   // Waits for part u, and starts the one that takes the slot used last.
   PK_DEVICE void next(int u, int at) const {
     wait_for_copies<Shape::slots - 2>();
     __syncthreads();
+    if (Shape::relative && u % 2) fetch_window(u / 2 + 1);
     fetch(u + Shape::slots - 1, at == 0 ? Shape::slots - 1 : at - 1);
   }
 
   PK_DEVICE void attend(State& run, bool careful) const {
     queries.template load<Shape::own, Shape::threads>(plan.queries, plan.place.tile.first, plan.place.tile.step,
                                                       plan.place.tile.count);
+    if (Shape::relative) {
+      asking().template load<Shape::own, Shape::threads>(plan.asking, plan.place.tile.first, 1, plan.place.tile.count);
+      fetch_window(0);
+    }
 #pragma unroll 1
     for (int u = 0; u < Shape::slots - 1; ++u) fetch(u, u);
     run.start();
@@ -88,6 +126,7 @@ struct ForwardPass {
       Fragments<Shape::blocks, Shape::other> s = {};
       next(2 * t, at);
       multiply_rows<T, D, Shape::blocks, Shape::other>(s, queries, row, slot(at));
+      if (Shape::relative) add_relative(s);
       at = at + 1 == Shape::slots ? 0 : at + 1;
       int m;
       const Segment& segment = plan.visits.at(t, Shape::other, m);
@@ -95,6 +134,7 @@ struct ForwardPass {
       const int rows = static_cast<int>(plan.place.tile.count);
       add_bias<T, B, false, Shape::blocks, Shape::other>(s, p, plan.place.sequence, plan.place.head, pairs, row, m,
                                                          [&](int c, int o) { return c < rows && o < segment.count; });
+      if (Over::counts) add_to_all<Shape::blocks, Shape::other>(s, segment.added / unit);
       if (!is_full(segment, rows, m, Shape::other)) mask<Shape::blocks, Shape::other>(s, -INFINITY, segment, row, m);
       run.template soften<Shape::other>(s, unit);
       if (p.threshold > 0) drop<Shape::blocks, Shape::other>(s, dropout, pairs, row, m);
@@ -144,15 +184,15 @@ struct ForwardPass {
   }
 };
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Over = OverBand>
 PK_DEVICE void forward(const Forward& f) {
-  using Shape = ForwardShape<D>;
+  using Shape = ForwardShape<D, B, Over::rows>;
   extern __shared__ uint4 memory[];
-  __shared__ ForwardPlan plan;
+  __shared__ ForwardPlan<Over> plan;
   if (threadIdx.x == 0) set_plan(plan, f, Shape::own, Shape::other);
   __syncthreads();
   if (plan.place.tile.count == 0) return;
-  ForwardPass<T, D, B>{f.call, plan, {shared_address(memory)}}.run();
+  ForwardPass<T, D, B, Over>{f.call, plan, {shared_address(memory)}}.run();
 }
 
 }  // namespace cuda

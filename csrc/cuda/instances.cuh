@@ -4,32 +4,58 @@
 
 #include "launch.h"
 
-#define PK_KERNEL(pass, Arguments, Shape, type, T, D, B)                                                             \
-  extern "C" __global__ void __launch_bounds__(pkernels::cuda::Shape<D>::threads, pkernels::cuda::Shape<D>::at_once) \
-      pass##_##type##_##D##_##B(const __grid_constant__ pkernels::cuda::Arguments f) {                               \
-    pkernels::cuda::pass<pkernels::cuda::T, D, pkernels::cuda::Bias::B>(f);                                          \
-  }
-#define PK_ENTRY(pass, Shape, type, D, B)                                                                    \
-  Kernel {                                                                                                   \
-    #pass "_" #type "_" #D "_" #B, reinterpret_cast<const void*>(&pass##_##type##_##D##_##B), Shape<D>::own, \
-        Shape<D>::threads, Shape<D>::shared                                                                  \
-  }
+namespace pkernels {
+namespace cuda {
 
-#define PK_EACH_BIAS(what, ...) what(__VA_ARGS__, none) what(__VA_ARGS__, distance) what(__VA_ARGS__, dense)
-#define PK_KERNELS(pass, Arguments, Shape)                                                                           \
-  PK_EACH_BIAS(PK_KERNEL, pass, Arguments, Shape, bf16, Bf16, 64)                                                    \
-  PK_EACH_BIAS(PK_KERNEL, pass, Arguments, Shape, bf16, Bf16, 128)                                                   \
-  PK_EACH_BIAS(PK_KERNEL, pass, Arguments, Shape, f16, F16, 64)                                                      \
-  PK_EACH_BIAS(PK_KERNEL, pass, Arguments, Shape, f16, F16, 128)                                                     \
-  namespace pkernels {                                                                                               \
-  namespace cuda {                                                                                                   \
-  Kernel pass##_kernel(Type type, int64_t d, Bias bias) {                                                            \
-    static const Kernel kernels[2][2][3] = {{PK_ENTRIES(pass, Shape, bf16, 64), PK_ENTRIES(pass, Shape, bf16, 128)}, \
-                                            {PK_ENTRIES(pass, Shape, f16, 64), PK_ENTRIES(pass, Shape, f16, 128)}};  \
-    return kernels[type == Type::f16][d > 64][static_cast<int>(bias)];                                               \
-  }                                                                                                                  \
-  }                                                                                                                  \
+struct Instance {
+  Type type;
+  int64_t d;
+  Bias bias;
+  Kernel kernel;
+};
+
+// The first that is for a dtype and kind of bias and wide enough; none: without a function.
+template <int N>
+Kernel find(const Instance (&instances)[N], Type type, int64_t d, Bias bias) {
+  for (const Instance& x : instances) {
+    if (x.type == type && d <= x.d && x.bias == bias) return x.kernel;
   }
-#define PK_ENTRIES(pass, Shape, type, D)                                           \
-  {PK_ENTRY(pass, Shape, type, D, none), PK_ENTRY(pass, Shape, type, D, distance), \
-   PK_ENTRY(pass, Shape, type, D, dense)}
+  return {};
+}
+
+}  // namespace cuda
+}  // namespace pkernels
+
+#define PK_KERNEL(pass, Arguments, Shape, type, T, D, B)                                                   \
+  extern "C" __global__ void __launch_bounds__(pkernels::cuda::Shape<D, pkernels::cuda::Bias::B>::threads, \
+                                               pkernels::cuda::Shape<D, pkernels::cuda::Bias::B>::at_once) \
+      pass##_##type##_##D##_##B(const __grid_constant__ pkernels::cuda::Arguments f) {                     \
+    pkernels::cuda::pass<pkernels::cuda::T, D, pkernels::cuda::Bias::B>(f);                                \
+  }
+#define PK_INSTANCE(pass, Arguments, Shape, type, T, D, B)                                                            \
+  {Type::type,                                                                                                        \
+   D,                                                                                                                 \
+   Bias::B,                                                                                                           \
+   {#pass "_" #type "_" #D "_" #B, reinterpret_cast<const void*>(&pass##_##type##_##D##_##B), Shape<D, Bias::B>::own, \
+    Shape<D, Bias::B>::other, Shape<D, Bias::B>::threads, Shape<D, Bias::B>::shared}},
+
+#define PK_EVERY_BIAS(what, ...) \
+  what(__VA_ARGS__, none) what(__VA_ARGS__, distance) what(__VA_ARGS__, dense) what(__VA_ARGS__, relative)
+#define PK_ABSOLUTE(what, ...) what(__VA_ARGS__, none) what(__VA_ARGS__, distance) what(__VA_ARGS__, dense)
+#define PK_DISTANCE_OR_RELATIVE(what, ...) what(__VA_ARGS__, distance) what(__VA_ARGS__, relative)
+#define PK_DENSE(what, ...) what(__VA_ARGS__, dense)
+#define PK_NO_BIAS(what, ...) what(__VA_ARGS__, none)
+
+#define PK_EACH(biases, what, ...)                                                     \
+  biases(what, __VA_ARGS__, bf16, Bf16, 64) biases(what, __VA_ARGS__, bf16, Bf16, 128) \
+      biases(what, __VA_ARGS__, f16, F16, 64) biases(what, __VA_ARGS__, f16, F16, 128)
+#define PK_KERNELS(pass, Arguments, Shape, biases)                                              \
+  PK_EACH(biases, PK_KERNEL, pass, Arguments, Shape)                                            \
+  namespace pkernels {                                                                          \
+  namespace cuda {                                                                              \
+  Kernel pass##_kernel(Type type, int64_t d, Bias bias) {                                       \
+    static const Instance instances[] = {PK_EACH(biases, PK_INSTANCE, pass, Arguments, Shape)}; \
+    return find(instances, type, d, bias);                                                      \
+  }                                                                                             \
+  }                                                                                             \
+  }

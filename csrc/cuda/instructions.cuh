@@ -114,6 +114,12 @@ PK_DEVICE uint4 load_shared(uint32_t from) {
   return x;
 }
 
+PK_DEVICE float load_one(uint32_t from) {
+  float x;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(from) : "memory");
+  return x;
+}
+
 PK_DEVICE float2 load_two(uint32_t from) {
   float2 x;
   asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(from) : "memory");

@@ -9,13 +9,19 @@ namespace cuda {
 struct Kernel {
   const char* name;
   const void* function;
-  int rows, threads, shared;  // rows of a tile, threads and bytes of dynamic shared memory of a CTA
+  int rows, columns, threads, shared;  // of a tile: its rows and those of the other side; of a CTA: its threads and
+                                       // bytes of dynamic shared memory
 };
 
 // For head dimensions up to `d`, at most 128.
 Kernel forward_kernel(Type type, int64_t d, Bias bias);
 Kernel dq_kernel(Type type, int64_t d, Bias bias);
 Kernel dkv_kernel(Type type, int64_t d, Bias bias);
+Kernel diagonals_kernel(Type type, int64_t d, Bias bias);
+Kernel ddense_kernel(Type type, int64_t d, Bias bias);
+Kernel blocks_forward_kernel(Type type, int64_t d, Bias bias);
+Kernel blocks_dq_kernel(Type type, int64_t d, Bias bias);
+Kernel blocks_dkv_kernel(Type type, int64_t d, Bias bias);
 
 // On a device's stream. Returns what went wrong, or nullptr.
 const char* launch(const Kernel& kernel, int64_t grid, void* arguments, int device, void* stream);

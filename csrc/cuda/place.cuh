@@ -43,7 +43,7 @@ PK_DEVICE Place place(const Call& c, int64_t heads, F tiles) {
     if (x.sequence == c.problem.batch) return x.tile.count = 0, x;
     x.queries = span(c.query_spans, x.sequence, c.rows_of_queries);
     x.keys = span(c.key_spans, x.sequence, c.rows_of_keys);
-    const NumberedTiles numbered = tiles(x);
+    const auto numbered = tiles(x);
     const int64_t count = c.problem.packed ? numbered.count() : index + 1;
     if (index < count) return x.tile = numbered[index], x;
     index -= count;
@@ -54,6 +54,7 @@ PK_DEVICE Place place(const Call& c, int64_t heads, F tiles) {
 // iff c + low <= m <= c + high and skip <= m < count.
 struct Segment {
   int first, step, count, skip, low, high;
+  float added;  // to every score, in units of log 2
 };
 
 struct Bounds {
@@ -82,9 +83,17 @@ struct Visits {
   Segment segments[3];
 
   PK_DEVICE int count() const { return ends[2]; }
+  PK_DEVICE int count_of(int heads) const { return count() * heads; }
+
+  // Of several heads that visit alike, one after another: the head of visit t, which becomes one of that head.
+  PK_DEVICE int head_of(int& t, int) const {
+    const int head = t / count();
+    t -= head * count();
+    return head;
+  }
 
   // The segment of tile t, and its first row there.
-  PK_DEVICE const Segment& at(int t, int size, int& m) const {
+  PK_DEVICE const Segment& at(int t, int size, int& m, int = 0) const {
     const int i = (t >= ends[0]) + (t >= ends[1]);
     m = (t - (i ? ends[i - 1] : 0)) * size;
     return segments[i];
@@ -119,6 +128,30 @@ PK_DEVICE void set_visiting_queries(Visits& v, const Call& c, const Place& x, in
     v.ends[i] = tiles_end(v.segments[i], i ? v.ends[i - 1] : 0, size);
   }
 }
+
+// A shape of patterns, as the passes ask for it: which tiles there are, and what they visit.
+struct OverBand {
+  using Visits = cuda::Visits;
+  static constexpr int rows = 128;  // of a tile of the forward
+  static constexpr bool counts = false;
+
+  static PK_DEVICE Place place_queries(const Call& c, int size) {
+    return place(c, c.problem.heads, [&](const Place& at) {
+      return numbered_query_tiles(c.problem.band, at.queries.count, at.keys.count, size);
+    });
+  }
+  static PK_DEVICE Place place_keys(const Call& c, int size) {
+    return place(c, c.problem.kv_heads, [&](const Place& at) {
+      return numbered_key_tiles(c.problem.band, columns_of(c, at.sequence), at.keys.count, size);
+    });
+  }
+  static PK_DEVICE void visit_keys(Visits& v, const Call& c, const Place& x, int size) {
+    set_visited_keys(v, c, x, size);
+  }
+  static PK_DEVICE void visit_queries(Visits& v, const Call& c, const Place& x, int size) {
+    set_visiting_queries(v, c, x, size);
+  }
+};
 
 }  // namespace cuda
 }  // namespace pkernels

@@ -40,11 +40,15 @@ PK_DEVICE float row_sum(float x) {
   return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-// Scores count in units of log 2, so that the softmax is exp2 of a difference. Without a bias they
-// stay products, `unit` of which make a score; it is positive, so that maxima stay maxima.
+// Whether scores are products alone, that of a Relative added to them.
+template <Bias B>
+constexpr bool scaled_later = B == Bias::none || B == Bias::relative;
+
+// Scores count in units of log 2, so that the softmax is exp2 of a difference. Products alone stay
+// what they are, `unit` of which make a score; it is positive, so that maxima stay maxima.
 template <Bias B>
 PK_DEVICE float unit_of(const Problem& p) {
-  return B == Bias::none ? fmaxf(fabsf(p.scale) * log2e, 1e-30f) : 1.0f;
+  return scaled_later<B> ? fmaxf(fabsf(p.scale) * log2e, 1e-30f) : 1.0f;
 }
 
 PK_DEVICE float distance_at(const Problem& p, int64_t head, int query, int key) {
@@ -63,7 +67,7 @@ PK_DEVICE float dense_at(const Problem& p, int64_t sequence, int64_t head, int q
 template <class T, Bias B, bool OwnKeys, int Blocks, int Columns, class F>
 PK_DEVICE void add_bias(Fragments<Blocks, Columns>& s, const Problem& p, int64_t sequence, int64_t head,
                         const Pairs<OwnKeys>& pairs, int row, int m, F there) {
-  if (B == Bias::none) {
+  if (scaled_later<B>) {
     if (p.scale >= 0) return;
 #pragma unroll
     for (int i = 0; i < Blocks * Columns / 2; ++i) (&s[0][0][0])[i] = -(&s[0][0][0])[i];
@@ -87,6 +91,14 @@ PK_DEVICE void add_bias(Fragments<Blocks, Columns>& s, const Problem& p, int64_t
       }
     }
   }
+}
+
+// The same number added to all scores of a tile.
+template <int Blocks, int Columns>
+PK_DEVICE void add_to_all(Fragments<Blocks, Columns>& s, float added) {
+  if (added == 0) return;
+#pragma unroll
+  for (int i = 0; i < Blocks * Columns / 2; ++i) (&s[0][0][0])[i] += added;
 }
 
 // `hidden` in place of the pairs of a tile that are not kept.

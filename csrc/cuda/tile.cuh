@@ -33,17 +33,21 @@ struct Tile {
 
   PK_DEVICE uint32_t at(int row, int chunk) const { return address + row * row_bytes + ((chunk ^ (row & 7)) << 4); }
 
-  // Starts to load rows first, first + step, ...: `Count` of them, of which `exist` exist; the others become zeros.
+  // The tile from row `row` on, a multiple of 8.
+  PK_DEVICE Tile from(int row) const { return {address + row * row_bytes}; }
+
+  // Starts to load rows first, first + step, ...: `Count` of them, of which those from `begin` to `exist` exist; the
+  // others become zeros.
   template <int Count, int Threads>
-  PK_DEVICE void load(const Lines& x, int first, int step, int exist) const {
+  PK_DEVICE void load(const Lines& x, int first, int step, int exist, int begin = 0) const {
     static_assert(Count * chunks % Threads == 0 && Threads % chunks == 0);
     const int chunk = threadIdx.x % chunks, row = threadIdx.x / chunks;
     const int bytes = min(16, max(0, (x.width - chunk * 8) * 2));
-    const char* from = x.data + first * x.step + chunk * 16;
+    const char* from = x.data + static_cast<int64_t>(first) * x.step + chunk * 16;
     if (x.whole) {
 #pragma unroll
       for (int r = row; r < Count; r += Threads / chunks) {
-        const bool there = r < exist && bytes > 0;
+        const bool there = r < exist && r >= begin && bytes > 0;
         copy_async(at(r, chunk), there ? from + static_cast<int64_t>(r) * step * x.step : x.data, there ? bytes : 0);
       }
       return;
@@ -54,7 +58,7 @@ struct Tile {
       const auto* numbers = reinterpret_cast<const uint16_t*>(from + static_cast<int64_t>(r) * step * x.step);
 #pragma unroll
       for (int c = 0; c < 8; ++c) {
-        if (r < exist && 2 * c < bytes) words[c / 2] |= static_cast<uint32_t>(numbers[c]) << c % 2 * 16;
+        if (r < exist && r >= begin && 2 * c < bytes) words[c / 2] |= static_cast<uint32_t>(numbers[c]) << c % 2 * 16;
       }
       store_shared(at(r, chunk), make_uint4(words[0], words[1], words[2], words[3]));
     }
@@ -90,15 +94,16 @@ struct Tile {
 template <int Blocks, int Columns>
 using Fragments = float[Blocks][Columns / 8][4];
 
-// sum[rows of a, rows of b] += a bᵀ over D features, for the warp's rows of a, from `row` on.
+// sum[rows of a, rows of b] += a bᵀ over D features; block m of the warp's rows of a begins at rows[m].
 template <class T, int D, int Blocks, int Columns>
-PK_DEVICE void multiply_rows(Fragments<Blocks, Columns>& sum, const Tile<D>& a, int row, const Tile<D>& b) {
+PK_DEVICE void multiply_rows(Fragments<Blocks, Columns>& sum, const Tile<D>& a, const int (&rows)[Blocks],
+                             const Tile<D>& b) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int k = 0; k < D / 16; ++k) {
     uint32_t x[Blocks][4];
 #pragma unroll
-    for (int m = 0; m < Blocks; ++m) load_matrices(x[m], a.at(row + m * 16 + lane % 16, k * 2 + lane / 16));
+    for (int m = 0; m < Blocks; ++m) load_matrices(x[m], a.at(rows[m] + lane % 16, k * 2 + lane / 16));
 #pragma unroll
     for (int n = 0; n < Columns / 16; ++n) {
       uint32_t y[4];
@@ -110,6 +115,15 @@ PK_DEVICE void multiply_rows(Fragments<Blocks, Columns>& sum, const Tile<D>& a, 
       }
     }
   }
+}
+
+// The same, the warp's rows neighbours from `row` on.
+template <class T, int D, int Blocks, int Columns>
+PK_DEVICE void multiply_rows(Fragments<Blocks, Columns>& sum, const Tile<D>& a, int row, const Tile<D>& b) {
+  int rows[Blocks];
+#pragma unroll
+  for (int m = 0; m < Blocks; ++m) rows[m] = row + m * 16;
+  multiply_rows<T, D, Blocks, Columns>(sum, a, rows, b);
 }
 
 // 16 columns of weights, from 16 k on, as the left operand of a product.

@@ -1,6 +1,8 @@
-"""The ``cuda`` backend for a Band."""
+"""The ``cuda`` backend for a Band, and for shapes whose kernels take the same and the ``lists`` of theirs."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,10 +10,12 @@ from torch import Tensor
 from ..problem import Problem, rows_like
 from . import call
 
-Grads = tuple[Tensor, Tensor, Tensor, None, None, None, None]
+Grads = tuple[Tensor | None, ...]
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, problem: Problem, shape: str = "band", lists: tuple[Any, ...] = ()
+) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` of shapes ``(B, H, Sq, Dv)`` and ``(B, H, Sq)``, float32 lse."""
     out = rows_like(q, v.shape[-1])
     lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
@@ -19,28 +23,59 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
         out.zero_()
         lse.fill_(-torch.inf)
     if out.numel():
-        call.launch("band_forward", *map(call.rows, (q, k, v)), out, lse, *call.arguments(problem))
+        call.launch(f"{shape}_forward", *map(call.rows, (q, k, v)), out, lse, *lists, *call.arguments(problem))
     return out, lse
 
 
 def backward(
-    dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
-) -> Grads:
-    """``(dq, dk, dv)``, and None for the gradients of biases, which are not there yet."""
-    if problem.distance_grad or problem.dense_grad:
-        raise NotImplementedError("backend 'cuda': gradient of a bias: the kernels are not there yet")
+    dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem,
+    shape: str = "band", lists: tuple[Any, ...] = (), back: tuple[Any, ...] = (),
+) -> Grads:  # fmt: skip
+    """``(dq, dk, dv, ddistance, ddense, dquery, dtable)``; those of biases are None where not asked for."""
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
+    dquery = None
+    if problem.query is not None and problem.query_grad:
+        dquery = rows_like(problem.query, problem.query.shape[-1])
     if problem.q_spans is not None or q.numel() == 0:  # rows of no sequence
-        dq.zero_()
+        for x in (dq, dquery):
+            if x is not None:
+                x.zero_()
     if problem.k_spans is not None or q.numel() == 0:
         dk.zero_()
         dv.zero_()
+    q, k, v, dout, out = map(call.rows, (q, k, v, dout, out))
+    lse = lse.contiguous()
+    delta = torch.empty_like(lse)
+    rest = call.arguments(problem)
     if q.numel():
-        q, k, v, dout, out = map(call.rows, (q, k, v, dout, out))
-        lse = lse.contiguous()
-        delta = torch.empty_like(lse)
         dlse = None if dlse is None else dlse.float()
-        rest = call.arguments(problem)
-        call.launch("band_dq", q, k, v, out, dout, dlse, lse, delta, dq, *rest)
-        call.launch("band_dkv", q, k, v, dout, lse, delta, dk, dv, *rest)
-    return dq, dk, dv, None, None, None, None
+        call.launch(f"{shape}_dq", q, k, v, out, dout, dlse, lse, delta, dq, dquery, *lists, *rest)
+        call.launch(f"{shape}_dkv", q, k, v, dout, lse, delta, dk, dv, *back, *rest)
+    ddistance, ddense, dtable = _of_biases((q, k, v, dout, lse, delta), problem, rest)
+    return dq, dk, dv, ddistance, ddense, dquery, dtable
+
+
+def _of_biases(tensors: tuple[Tensor, ...], problem: Problem, rest: tuple) -> tuple[Tensor | None, ...]:
+    """Gradients of the values of a Distance, of a Dense and of a table, float32, None where not asked for."""
+    q = tensors[0]
+
+    def diagonals(values: Tensor) -> Tensor:
+        """One sum for each sequence and head, the sum of which over sequences has a fixed order."""
+        shape = (problem.batch(q), q.shape[1], *values.shape[1:])
+        sums = torch.empty(shape, dtype=torch.float32, device=q.device)
+        if q.numel() == 0:
+            sums.zero_()
+        elif sums.numel():
+            call.launch("band_diagonals", *tensors, sums, *rest)
+        return sums.sum(0).sum_to_size(values.shape)
+
+    ddistance = ddense = dtable = None
+    if problem.distance is not None and problem.distance_grad:
+        ddistance = diagonals(problem.distance)
+    if problem.dense is not None and problem.dense_grad:
+        ddense = torch.zeros(problem.dense.shape, dtype=torch.float32, device=q.device)
+        if q.numel() and ddense.numel():
+            call.launch("band_ddense", *tensors, ddense, *rest)
+    if problem.table is not None and problem.table_grad:
+        dtable = diagonals(problem.table)
+    return ddistance, ddense, dtable

@@ -23,11 +23,12 @@ def rows(x: Tensor) -> Tensor:
 
 def arguments(problem: Problem) -> tuple[Any, ...]:
     """What an operator takes behind its own tensors."""
-    pattern: Band = problem.pattern  # type: ignore[assignment]
+    pattern = problem.pattern if isinstance(problem.pattern, Band) else Band()
     prefix = pattern.columns if isinstance(pattern.columns, Tensor) else None
     tensors = (problem.distance, problem.q_spans, problem.k_spans, prefix)
     distance, q_spans, k_spans, prefix = (None if x is None else x.contiguous() for x in tensors)
     band = [pattern.left, pattern.right, pattern.columns if prefix is None else 0, pattern.rows, pattern.dilation]
     seed = problem.seed if problem.dropout > 0 else None
     numbers = (problem.zero, problem.packed, problem.scale, problem.dropout, band)
-    return (distance, problem.dense, q_spans, k_spans, prefix, seed, *numbers)
+    query, table = (None if x is None else rows(x) for x in (problem.query, problem.table))
+    return (distance, problem.dense, query, table, q_spans, k_spans, prefix, seed, *numbers)

@@ -17,7 +17,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ..bias import Bias, Relative
+from ..bias import Bias, Relative, tensors_of
 from ..problem import Pattern
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
@@ -77,7 +77,7 @@ def _why_not_written(backend: str, shape: str, x: Tensor) -> str | None:
     if x.dtype not in _DTYPES:
         name = str(x.dtype).removeprefix("torch.")
         return f'dtype {name}: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
-    if backend == "cuda" and importlib.util.find_spec(f"{_MODULES[backend]}.{shape}") is None:
+    if backend == "cuda" and shape == "lstm":
         return f"{shape}: the kernels are not there yet"
     return None
 
@@ -89,12 +89,12 @@ def _why_not_for(
     if backend == "reference":
         return None
     relative = bias if isinstance(bias, Relative) else None
-    if relative is not None and backend == "triton" and getattr(pattern, "dilation", 1) != 1:
+    if relative is not None and backend in ("triton", "cuda") and getattr(pattern, "dilation", 1) != 1:
         return "Relative: over Blocks and a Band without dilation alone"
     for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
-    return _why_not_cuda(q, v, bias) if backend == "cuda" else None
+    return _why_not_cuda(shape, q, v, bias) if backend == "cuda" else None
 
 
 def _why_not_here(backend: str, x: Tensor) -> str | None:
@@ -120,15 +120,17 @@ def _why_not_triton(q: Tensor) -> str | None:
     return None
 
 
-def _why_not_cuda(q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
+def _why_not_cuda(shape: str, q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
     if q.dtype == torch.float32:
         return "dtype float32: the kernels are not there yet"
-    if max(q.shape[-1], v.shape[-1]) > 128:
+    given = () if bias is None else tensors_of(bias)
+    widths = [x.shape[-1] for x in (q, v, *(given if isinstance(bias, Relative) else ()))]
+    if max(widths) > 128:
         return "head dimension above 128: the kernels are not there yet"
-    if isinstance(bias, Relative):
-        return "Relative: the kernels are not there yet"
-    if bias is not None and bias.values.requires_grad:
-        return f"gradient of a {type(bias).__name__} bias: the kernels are not there yet"
+    if shape != "band" and isinstance(bias, Relative):
+        return "Relative: over a Band alone"
+    if shape != "band" and any(x.requires_grad for x in given):
+        return f"gradient of a {type(bias).__name__} bias: over a Band alone"
     return None
 
 

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..buckets import Buckets
+from ..buckets import Buckets, apart_from_own
 from ..problem import Problem, rows_like
 from . import tune
 from .arguments import Launch, View, dense_rows, view
@@ -251,7 +251,7 @@ def backward(
     dead = lse == -torch.inf
     delta = (dout.float() * out.float()).sum(-1)
     delta = (delta if dlse is None else delta - dlse).masked_fill(dead, 0)
-    total, own = _separate(lse.masked_fill(dead, 0), problem.pattern.own)  # type: ignore[union-attr]
+    total, own = apart_from_own(lse.masked_fill(dead, 0), problem.pattern.own)  # type: ignore[union-attr]
     widths = (q.shape[3], q.shape[3], v.shape[3])
     sum_q, sum_k, sum_v = (torch.zeros(*q.shape[:3], d, dtype=torch.float32, device=q.device) for d in widths)
     numbers: list[View | None] = [view(x.contiguous()[..., None]) for x in (total, delta)]
@@ -265,15 +265,3 @@ def backward(
     for grad, of in ((dk, sum_k), (dv, sum_v)):
         grad.copy_(of.unflatten(1, (k.shape[1], launch.heads // max(1, k.shape[1]))).sum(2))
     return dq, dk, dv, None, None, None, None
-
-
-def _separate(lse: Tensor, own: float | None) -> tuple[Tensor, Tensor | None]:
-    """The lse, and what each row scores against itself, moved to where they are exact: of a row
-    that sees nothing but itself the lse is own + log(count), and its rounding would spoil the
-    weights; but the count is a whole number, and can be told."""
-    if own is None:
-        return lse, None
-    above = lse - own
-    alone = (above < 5) & (own < -1000)
-    count = torch.where(alone, above, 0).exp().round()
-    return torch.where(alone, count.log(), lse), torch.where(alone, 0.0, own).to(torch.float32)

@@ -209,7 +209,7 @@ def decode_atomic(i: Instruction, kernel: Kernel) -> Step:
                 new.append(_combine(kind, name, old[n][lanes], *[vector[n][lanes] for vector in given]))
             memory.data[cells] = pack(new).view(memory.data.dtype)
             if within == "shared":
-                cta.shared.stamp(cells, np.broadcast_to(lanes[:, None], cells.shape))
+                cta.shared.stamp(cells, np.broadcast_to(lanes[:, None], cells.shape), atomic=True)
         for target, value in zip(targets, old, strict=bool(targets)):
             cta.write(target, value)
 
@@ -230,7 +230,9 @@ def _claim(cta: Cta, space: str, at: Array, size: int, lanes: Array) -> Array:
         cta.memory.claim_atomic(cells)
         return cells
     cells = cta.shared.locate(at, size, lanes, "atomic")
-    # Atomics do not race with one another; that they do not race with plain accesses is checked at those.
+    # Atomics do not race with one another. What was read before is not looked at.
+    plain = ~cta.shared.atomic[cells].any(1)
+    cta.shared.check_arrived(cells[plain], lanes[plain], "atomic")
     return cells
 
 

@@ -28,6 +28,8 @@ class Shared:
         self.data = np.full(self.cells, -1, f"i{granule}").view(UNSIGNED[granule])
         self.written = np.full(self.cells, NEVER, np.int32)
         self.writer = np.zeros(self.cells, np.int16)
+        self.atomic = np.zeros(self.cells, np.bool_)
+        """Whether the last write was an atomic's."""
         self.read_at = np.full(warps * self.cells, NEVER, np.int32)
         self.reader = np.zeros(warps * self.cells, np.int16)
         self.pinned = np.zeros(self.cells, np.int16)
@@ -90,9 +92,10 @@ class Shared:
         self._refuse(other, cells, thread, RaceError, f"shared {what} races with another value for the cell")
         return bool(lost.any())
 
-    def stamp(self, cells: Array, threads: Array) -> None:
+    def stamp(self, cells: Array, threads: Array, atomic: bool = False) -> None:
         self.written[cells] = self.clocks.now
         self.writer[cells] = threads
+        self.atomic[cells] = atomic
 
     def check_free(self, cells: Array, threads: Array, what: str, values: Array | None = None) -> None:
         """These threads may overwrite the cells: earlier writes and reads are ordered before."""

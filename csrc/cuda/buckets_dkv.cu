@@ -1,0 +1,5 @@
+#include "buckets_dkv.cuh"
+
+#include "instances.cuh"
+
+PK_KERNELS(buckets_dkv, BucketsBackward, BucketsKeyShape, PK_NO_BIAS)

@@ -1,0 +1,5 @@
+#include "buckets_dq.cuh"
+
+#include "instances.cuh"
+
+PK_KERNELS(buckets_dq, BucketsBackward, BucketsQueryShape, PK_NO_BIAS)

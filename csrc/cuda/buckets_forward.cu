@@ -1,0 +1,5 @@
+#include "buckets_forward.cuh"
+
+#include "instances.cuh"
+
+PK_KERNELS(buckets_forward, BucketsForward, BucketsForwardShape, PK_NO_BIAS)

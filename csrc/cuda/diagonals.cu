@@ -1,0 +1,5 @@
+#include "diagonals.cuh"
+
+#include "instances.cuh"
+
+PK_KERNELS(diagonals, Backward, DiagonalShape, PK_DISTANCE_OR_RELATIVE)

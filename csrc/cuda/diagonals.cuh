@@ -1,0 +1,244 @@
+// The gradients that are sums along diagonals, a CTA per sequence, query head and 64 of these (dS as
+// in backward.cuh):
+//
+//   dDistance[h, t] = sum over b, i of dS[b, h, i, i + t - zero]
+//   dTable[h, t]    = scale * sum over b, i of dS[b, h, i, i + t - zero] Query[b, h, i]
+//
+// A CTA walks down its diagonals, some queries at a time; the keys that they meet move on with them,
+// so that their tiles are rings of rows. A warp owns 16 diagonals: of 16 queries and the 32 keys
+// there it takes the half that lies on them. It writes a sum for each sequence; the rest is summed
+// where there are no kernels. Memory: O(B H S), or O(B H S Dr).
+#pragma once
+
+#include "backward.cuh"
+#include "kept.cuh"
+
+namespace pkernels {
+namespace cuda {
+
+template <int D, Bias B>
+struct DiagonalShape {
+  static constexpr bool relative = B == Bias::relative;
+  static constexpr int warps = 4, threads = 32 * warps, own = 16 * warps, other = D == 64 ? 64 : 16;
+  static constexpr int at_once = 8 / warps, row_bytes = D * 2;
+  static constexpr int ring = own + other;  // keys that the diagonals of `other` queries meet
+  static constexpr int rows = 2 * ring + 2 * other + (relative ? other + own : 0);
+  static constexpr int shared = rows * row_bytes + 2 * other * 4;
+};
+
+// What all threads of a CTA know of its work.
+struct DiagonalPlan {
+  Place place;  // its tile is of no use
+  Kept kept;
+  Sources queries, keys;
+  Lines asking, table;
+  float *lse, *delta;
+  int first, t, begin, end;  // row `first` of the values, key - query of it; queries [begin, end) meet the diagonals
+};
+
+PK_DEVICE void set_diagonal_plan(DiagonalPlan& plan, const Backward& f, int own, int width) {
+  const Problem& p = f.call.problem;
+  const int blocks = (width + own - 1) / own;
+  const int64_t row = blockIdx.x / blocks;
+  Place& x = plan.place;
+  x.head = row % p.heads, x.sequence = row / p.heads;
+  x.queries = span(f.call.query_spans, x.sequence, f.call.rows_of_queries);
+  x.keys = span(f.call.key_spans, x.sequence, f.call.rows_of_keys);
+  plan.kept = kept_of(f.call, x.sequence, x.queries, x.keys);
+  plan.queries = queries_of(f, x, x.head), plan.keys = keys_of(f, x, x.head / p.group());
+  const int64_t storage = p.storage(x.sequence);
+  plan.lse = numbers_of(f.lse, storage, x.head, x.queries.first);
+  plan.delta = numbers_of(f.delta, storage, x.head, x.queries.first);
+  if (p.dr > 0) {
+    plan.asking = lines_of(p.query, storage, x.head, x.queries.first, p.dr);
+    plan.table = lines_of(p.table, 0, x.head, 0, p.dr);
+  }
+  plan.first = blockIdx.x % blocks * own;
+  plan.t = plan.first - static_cast<int>(p.zero);
+  plan.begin = max(0, -(plan.t + own - 1));
+  plan.end = static_cast<int>(smaller(x.queries.count, x.keys.count - plan.t));
+}
+
+template <class T, int D, Bias B>
+struct DiagonalPass {
+  using Shape = DiagonalShape<D, B>;
+
+  const Backward& f;
+  const DiagonalPlan& plan;
+  const uint32_t memory;
+  const int row = threadIdx.x / 32 * 16;  // the warp's first diagonal
+
+  // What the warp sums: of a Distance two numbers a lane, of a table rows as wide as its own.
+  struct Sums {
+    float distance[2];
+    Fragments<1, D> table;
+  };
+
+  PK_DEVICE Tile<D> at(int rows) const { return {memory + rows * Shape::row_bytes}; }
+  PK_DEVICE Tile<D> keys() const { return at(0); }
+  PK_DEVICE Tile<D> values() const { return at(Shape::ring); }
+  PK_DEVICE Tile<D> queries() const { return at(2 * Shape::ring); }
+  PK_DEVICE Tile<D> douts() const { return at(2 * Shape::ring + Shape::other); }
+  PK_DEVICE Tile<D> asking() const { return at(2 * Shape::ring + 2 * Shape::other); }
+  PK_DEVICE Tile<D> table() const { return at(2 * Shape::ring + 3 * Shape::other); }
+  PK_DEVICE uint32_t numbers(int part) const { return at(Shape::rows).address + part * Shape::other * 4; }
+
+  // Loads what queries i, i + 1, ... need; of the keys all those of the ring, or what is new in it.
+  PK_DEVICE void load(int i, int at, bool all) const {
+    const int n_q = plan.kept.n_q, n_k = plan.kept.n_k, key = i + plan.t;
+    if (all) {
+      Tiles<D>{keys(), values()}.template load<Shape::ring, Shape::threads>(plan.keys, key, 1, n_k - key, -key);
+    } else {
+      const int fresh = (at + Shape::own) % Shape::ring, next = key + Shape::own;
+      Tiles<D>{keys().from(fresh), values().from(fresh)}.template load<Shape::other, Shape::threads>(plan.keys, next, 1,
+                                                                                                     n_k - next, -next);
+    }
+    Tiles<D>{queries(), douts()}.template load<Shape::other, Shape::threads>(plan.queries, i, 1, n_q - i);
+    if (Shape::relative) asking().template load<Shape::other, Shape::threads>(plan.asking, i, 1, n_q - i);
+    const int part = threadIdx.x / Shape::other, c = threadIdx.x % Shape::other;
+    if (part < 2) copy_number(numbers(part) + c * 4, (part ? plan.delta : plan.lse) + min(i + c, n_q - 1), i + c < n_q);
+    commit_copies();
+  }
+
+  // Which of the lane's pairs of diagonals and queries i, ... dropout keeps: bit 4 n + e. A lane draws for
+  // a query and 8 keys, of which those of 16 diagonals meet three times as many at most.
+  PK_DEVICE uint32_t survivors_of(const Dropout& dropout, int i) const {
+    const int lane = threadIdx.x % 32, key = i + plan.t + row;  // the first diagonal's, of the first query
+    uint32_t stay = 0;
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const int c = n * 8 + lane % 8;
+      const uint32_t drawn = dropout.draw(i + c, ((key + c) >> 3) + lane / 8);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int o = column_of(n, e), of = key + o + row_of(0, 0, e), group = (of >> 3) - ((key + o) >> 3);
+        stay |= (__shfl_sync(~0u, drawn, group * 8 + o % 8) >> (of & 7) & 1) << (4 * n + e);
+      }
+    }
+    return stay;
+  }
+
+  // dS of the warp's diagonals and the 16 queries from row c of the tile on.
+  PK_DEVICE void gradients(Fragments<1, 16>& s, int i, int at, int c, const float (&added)[2],
+                           const Dropout& dropout) const {
+    const Problem& p = f.call.problem;
+    const float scale = p.scale * log2e;
+    Fragments<1, 16> dp;
+    {
+      const int rows[2] = {(at + row + c) % Shape::ring, (at + row + c + 16) % Shape::ring};
+      Fragments<2, 16> products = {};
+      multiply_rows<T, D, 2, 16>(products, keys(), rows, queries().from(c));
+      to_diagonals(s, products);
+#pragma unroll
+      for (int k = 0; k < 16; ++k) products[k / 8][k / 4 % 2][k % 4] = 0;
+      multiply_rows<T, D, 2, 16>(products, values(), rows, douts().from(c));
+      to_diagonals(dp, products);
+    }
+    if (Shape::relative) multiply_rows<T, D, 1, 16>(s, table(), row, asking().from(c));
+    const uint32_t stay = p.threshold > 0 ? survivors_of(dropout, i + c) : ~0u;
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const float2 lse = load_two(numbers(0) + (c + column_of(n, 0)) * 4);
+      const float2 delta = load_two(numbers(1) + (c + column_of(n, 0)) * 4);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int query = i + c + column_of(n, e), key = query + plan.t + row_of(row, 0, e);
+        float& x = s[0][n][e];
+        const float weight = exp2(x * scale + added[e / 2] - lse_of(e % 2 ? lse.y : lse.x));
+        const float dropped = stay >> (4 * n + e) & 1 ? dp[0][n][e] * p.keep_scale : 0.0f;
+        x = gradient_of(plan.kept(query, key) ? weight : 0.0f, dropped, e % 2 ? delta.y : delta.x, true);
+      }
+    }
+  }
+
+  PK_DEVICE void gather(Sums& sums, bool careful) const {
+    const Problem& p = f.call.problem;
+    const Dropout dropout = dropout_of(f.call, plan.place.head, plan.place.sequence);
+    float added[2] = {};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      sums.distance[half] = 0;
+      if (B == Bias::distance) {
+        added[half] = distance_at(p, plan.place.head, 0, plan.t + row_of(row, 0, 2 * half)) * log2e;
+      }
+    }
+    if (Shape::relative) clear(sums.table);
+    bool all = true;
+    int at = 0;
+    for (int i = plan.begin; i < plan.end; i += Shape::other) {
+      if (!plan.kept.meets(plan.t, Shape::own, i, Shape::other)) {
+        all = true;
+        continue;
+      }
+      at = all ? 0 : (at + Shape::other) % Shape::ring;
+      __syncthreads();
+      load(i, at, all);
+      all = false;
+      wait_for_copies<0>();
+      __syncthreads();
+#pragma unroll 1
+      for (int c = 0; c < Shape::other; c += 16) {
+        Fragments<1, 16> s;
+        gradients(s, i, at, c, added, dropout);
+        if (Shape::relative) {
+          add<T, D, 16>(sums.table, s, asking().from(c), careful);
+        } else {
+#pragma unroll
+          for (int k = 0; k < 8; ++k) sums.distance[k / 2 % 2] += s[0][k / 4][k % 4];
+        }
+      }
+    }
+  }
+
+  PK_DEVICE void run() const {
+    const Problem& p = f.call.problem;
+    if (Shape::relative) load_table<Shape::own, Shape::threads>(table(), plan.table, plan.first, p.table_rows);
+    Sums sums;
+    for (bool careful = false;; careful = true) {
+      gather(sums, careful);
+      if (!__syncthreads_or(!careful && Shape::relative && !all_finite<1, D>(sums.table))) break;
+    }
+    wait_for_copies<0>();
+    write(sums);
+  }
+
+  PK_DEVICE void write(const Sums& sums) const {
+    const Problem& p = f.call.problem;
+    const int64_t width = Shape::relative ? p.table_rows : p.distance_width;
+    const int64_t of = (plan.place.sequence * p.heads + plan.place.head) * width;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int t = plan.first + row_of(row, 0, 2 * half);
+      const float sum = row_sum(sums.distance[half]);
+      if (t >= width) continue;
+      if (!Shape::relative) {
+        if (threadIdx.x % 4 == 0) f.dbias[of + t] = sum;
+        continue;
+      }
+      float* to = f.dbias + (of + t) * p.dr;
+#pragma unroll
+      for (int n = 0; n < D / 8; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int column = column_of(n, e);
+          if (column < p.dr) to[column] = sums.table[0][n][2 * half + e] * p.scale;
+        }
+      }
+    }
+  }
+};
+
+template <class T, int D, Bias B>
+PK_DEVICE void diagonals(const Backward& f) {
+  using Shape = DiagonalShape<D, B>;
+  extern __shared__ uint4 memory[];
+  __shared__ DiagonalPlan plan;
+  const Problem& p = f.call.problem;
+  const int64_t width = Shape::relative ? p.table_rows : p.distance_width;
+  if (threadIdx.x == 0) set_diagonal_plan(plan, f, Shape::own, static_cast<int>(width));
+  __syncthreads();
+  DiagonalPass<T, D, B>{f, plan, shared_address(memory)}.run();
+}
+
+}  // namespace cuda
+}  // namespace pkernels

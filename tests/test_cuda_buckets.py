@@ -1,0 +1,79 @@
+"""The CUDA kernels over Buckets, executed: their PTX runs on the emulator, and is judged as in ``test_cuda_band``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="cuobjdump, which reads the PTX, comes with Triton")
+
+from pkernels import Buckets, attention, cuda
+from tests import test_attention as shared
+from tests.budget import assert_within_budget, run
+from tests.cases import Case, solved
+from tests.shapes import LAST, sorted_rows
+
+if cuda.why_missing() is not None:
+    pytest.skip(str(cuda.why_missing()), allow_module_level=True)
+
+from tests.gpu.nvcc import emulated
+
+ONE: dict[str, Any] = {"batch": 1, "heads": 1, "dtype": torch.bfloat16}
+TWO: dict[str, Any] = {**ONE, "heads": 2, "kv_heads": 1}
+HALF: dict[str, Any] = {**ONE, "dtype": torch.float16}
+CASES = [
+    (None, Case("buckets of 64, causal, D 64", Buckets(sorted_rows(100, 64), 64, True, own=LAST), sq=100, d=64,
+                **ONE)),
+    (1, Case("buckets of 12, 2 rounds, 2:1, D 80, Dv 41", Buckets(sorted_rows(22, 12, 2, 2, missing=0.3), 12), sq=22,
+             d=80, dv=41, scale=-0.3, **TWO)),
+    (None, Case("buckets, dropout, both neighbours, fp16", Buckets(sorted_rows(30, 16), 16, before=1, after=1, own=0.5),
+                sq=30, d=26, dropout=0.3, **HALF)),
+    (None, Case("buckets of 70, lengths, D 128", Buckets(sorted_rows(70, 70), 70, before=0), sq=70, d=128,
+                lengths=[65], **HALF)),
+    (2, Case("buckets, last resort, causal, 3 rounds", Buckets(sorted_rows(9, 8, 3, seed=1), 8, True, own=LAST), sq=9,
+             d=16, **ONE)),
+    (None, Case("buckets of nothing", Buckets(torch.full((1, 1, 1, 16), -1, dtype=torch.int32), 8), sq=16, **ONE)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seed", "case"), CASES, ids=lambda x: getattr(x, "id", x))
+def test_buckets(seed: int | None, case: Case) -> None:
+    call, exact, plain = solved(case)
+    with emulated(seed) as reports:
+        got = run(call, "cuda")
+    assert_within_budget(got, exact, plain, case.dtype)
+    rounds = case.pattern.order.shape[2]
+    assert ["_".join(report.kernel.split("_")[:2]) for report in reports] == [
+        name for name in ("buckets_forward", "buckets_dq", "buckets_dkv") for _ in range(rounds)
+    ]
+    for report in reports:
+        assert report.ambiguous == [] and report.conflicts == {}, report.kernel
+
+
+LEAKY = Case("buckets, leaks", Buckets(sorted_rows(14, 8), 8, True, before=0), sq=14, d=16, lse_grad=True, **ONE)
+
+
+def test_results_are_the_same_bits_again() -> None:
+    with emulated():
+        first = run(LEAKY.call(), "cuda")
+    with emulated(7):
+        shared.assert_same_bits(run(LEAKY.call(), "cuda"), first)
+
+
+def test_nothing_leaks() -> None:
+    with emulated():
+        shared.test_rows_that_meet_nothing_may_hold_anything(LEAKY, torch.nan, "cuda")
+        shared.test_keys_reach_the_rows_that_see_them_alone(LEAKY, torch.nan, "cuda")
+        shared.test_queries_reach_the_keys_they_see_alone(LEAKY, "cuda")
+
+
+def test_an_order_that_names_no_row_stays_inside_the_tensors() -> None:
+    """The emulator would see an access outside; values on a GPU are not looked at before the launch."""
+    wild = Buckets(torch.tensor([[[[0, 99, -7, 2, 1 << 30, 1]]]], dtype=torch.int32), 3)
+    tame = Buckets(torch.tensor([[[[0, -1, -1, 2, -1, 1]]]], dtype=torch.int32), 3)
+    q, k, v = torch.randn(3, 1, 1, 4, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with emulated():
+        one, other = (attention(q, k, v, pattern, backend="cuda") for pattern in (wild, tame))
+    assert torch.equal(one, other) and (one[:, :, 3] == 0).all()
