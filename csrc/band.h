@@ -137,9 +137,10 @@ PK_BOTH inline KeySegment queries_within_reach(const Band& band, int64_t n_q, in
   return within_reach(keys.first + n_q - n_k, keys.count, band.dilation, band.right, band.left, begin, end);
 }
 
-// The key segments of a tile, at most two, each key once: global columns, then the band.
-inline int segments(const Band& band, int64_t columns, int64_t n_q, int64_t n_k, const QueryTile& tile,
-                    KeySegment out[2]) {
+// The key segments of a tile, at most two, each key once: global columns, then the band. Always inlined: of several
+// copies the linker would keep one for all instruction sets, and it might be one for AVX-512.
+[[gnu::always_inline]] inline int segments(const Band& band, int64_t columns, int64_t n_q, int64_t n_k,
+                                           const QueryTile& tile, KeySegment out[2]) {
   int found = 0;
   const KeySegment both[2] = {leading_keys(columns, n_k, tile), keys_within_reach(band, columns, n_q, n_k, tile)};
   for (const KeySegment& segment : both) {

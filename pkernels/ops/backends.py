@@ -77,7 +77,7 @@ def _why_not_written(backend: str, shape: str, x: Tensor) -> str | None:
     if x.dtype not in _DTYPES:
         name = str(x.dtype).removeprefix("torch.")
         return f'dtype {name}: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
-    if backend == "cuda" and importlib.util.find_spec(f"{_MODULES[backend]}.{shape}") is None:
+    if backend == "cuda" and shape == "lstm":
         return f"{shape}: the kernels are not there yet"
     return None
 
@@ -91,8 +91,6 @@ def _why_not_for(
     relative = bias if isinstance(bias, Relative) else None
     if relative is not None and backend in ("triton", "cuda") and getattr(pattern, "dilation", 1) != 1:
         return "Relative: over Blocks and a Band without dilation alone"
-    if relative is not None and backend == "cuda" and shape != "band":
-        return "Relative: over a Band alone"
     for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
@@ -133,6 +131,8 @@ def _why_not_cuda(shape: str, q: Tensor, v: Tensor, bias: Bias | None) -> str | 
         return f"Relative of head dimension {width}: the kernels go up to 128, in float32 up to 64"
     if shape != "band" and (exact or width > 128):
         return f"{shape}: the kernels are for bfloat16 and float16, and head dimensions up to 128"
+    if shape != "band" and relative:
+        return "Relative: over a Band alone"
     if shape != "band" and any(x.requires_grad for x in given):
         return f"gradient of a {type(bias).__name__} bias: over a Band alone"
     return None
