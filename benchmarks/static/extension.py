@@ -18,9 +18,9 @@ from unittest import mock
 
 import torch
 
-from pkernels import Band, Blocks, Buckets, Dense, Distance, attention, cuda
+from pkernels import Band, Blocks, Buckets, Dense, Distance, Relative, attention, cuda
 from pkernels.bias import Bias
-from pkernels.cuda import call
+from pkernels.cuda import call, order
 from pkernels.ops import backends
 
 from .listing import Code, sass, tool
@@ -86,6 +86,7 @@ def shapes() -> dict[str, Shape]:
             except NotImplementedError:
                 continue
             out.backward(torch.ones_like(out))
+        order.order(torch.zeros(1, 1, ROWS, 64), torch.zeros(1, 64, 1, 2), None, [4], ROWS)
     missing = set(codes(chips()[0])) - set(found)
     if missing:
         raise LookupError(f"no call here reaches {', '.join(sorted(missing))}: add one to {__file__}")
@@ -101,11 +102,13 @@ def _calls() -> Iterator[tuple[torch.Tensor, Any, Bias | None]]:
         for width in (64, 128, 256):
             x = torch.zeros(1, 1, ROWS, width, dtype=dtype, requires_grad=True)
             distance, dense = torch.zeros(1, 2 * ROWS - 1), torch.zeros(1, 1, ROWS, ROWS, dtype=dtype)
+            table = torch.zeros(1, 2 * ROWS - 1, width, dtype=dtype)
             for pattern in patterns:
                 yield x, pattern, None
-                for learned in (False, True):
+                for learned in () if isinstance(pattern, Buckets) else (False, True):
                     yield x, pattern, Distance(distance.clone().requires_grad_(learned))
                     yield x, pattern, Dense(dense.clone().requires_grad_(learned))
+                    yield x, pattern, Relative(x, table.clone().requires_grad_(learned))
 
 
 def _files(folder: str) -> list[Path]:

@@ -48,8 +48,8 @@ def row(kernel: str, chip: str, code: Code, shape: extension.Shape) -> Row:
     tile at an edge is masked; and what is ``missed`` of its goals. Where there are no products there are no shares.
     """
     reading, known = read(code), CHIPS[chip]
-    loop = reading.loops[0]
-    full, masked = turn(loop), masked_turn(loop)
+    loop = reading.loops[0] if reading.loops else None
+    full, masked = (turn(loop), masked_turn(loop)) if loop else ([], [])
     shared = code.shared + shape.shared
     blocks = known.at_once(code.registers, shape.warps, shared)
     products = sum(TENSOR.match(i.opcode) is not None for i in full)
@@ -57,8 +57,8 @@ def row(kernel: str, chip: str, code: Code, shape: extension.Shape) -> Row:
         "kernel": kernel,
         "chip": chip,
         "registers": code.registers,
-        "spills": loop.spills,
-        "barriers": loop.barriers,
+        "spills": loop.spills if loop else reading.spills,
+        "barriers": loop.barriers if loop else 0,
         "shared": shared,
         "warps": shape.warps,
         "blocks": blocks,
