@@ -16,11 +16,11 @@ import torch
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
 from benchmarks.static.launches import TARGETS, compiled, flaws, launches
-from benchmarks.static.shipped import DTYPES, FAR, PASSES, ROWS, launched, rows_of_table
-from pkernels import Band
+from benchmarks.static.shipped import CHUNK, DTYPES, FAR, PASSES, ROWS, launched, rows_of_table
+from pkernels import Band, Blocks
 from pkernels.problem import Problem
 from pkernels.recurrence import Recurrence
-from pkernels.triton import band, lstm, order, tune
+from pkernels.triton import band, blocks, lstm, order, tune
 
 CONFIGS = [(family, *row) for family in tune.FAMILIES for row in rows_of_table(family)]
 
