@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks run | gpu | train | distill | digits | plot | compare``."""
+"""The command line: ``python -m benchmarks run | gpu | train | distill | digits | static | plot | compare``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from . import cases, compare, decoding, digits, distill, lessons, long, machine, plot, rows, table, text, training
 from .gpu import day as gpu_day
-from .measure import Pace, measure
+from .measure import Pace, measure, progress
 from .models import LEARNERS
 from .runner import Runner
 
@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="run | gpu | train | distill | digits | plot | compare")
+    names = "run | gpu | train | distill | digits | static | plot | compare"
+    verbs = parser.add_subparsers(required=True, metavar=names)
     run = verbs.add_parser("run", help="check, measure, write JSON lines and print tables")
     run.add_argument("--full", action="store_true", help="all sizes, S from 128 to 65,536 (an hour or more)")
     run.add_argument("--only", default="*", metavar="PATTERN", help='cases such as "window*" or "*bfloat16*S=2048"')
@@ -62,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (run, train, students, images):
         verb.add_argument("--out", type=Path, metavar="FILE", help="rows are appended here")
         verb.add_argument("--threads", type=int, metavar="N", help="torch's threads (default: as torch has it)")
+    code = verbs.add_parser("static", help="what the machine code of the GPU kernels shows, without a GPU")
+    code.add_argument("--only", default="", metavar="TEXT", help='part of their names, such as "triton dq"')
+    code.add_argument("--update", action="store_true", help="compile all again and write the table (minutes)")
+    code.set_defaults(run=_static)
     draw = verbs.add_parser("plot", help="draw one figure per family")
     draw.add_argument("results", type=Path, nargs="*", help="result files (default: the newest)")
     draw.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the figures (default: beside the results)")
@@ -167,10 +172,9 @@ def _learn(options: argparse.Namespace, name: str, module: Learning, total: int,
         raise ValueError(reason)
     console, facts = _begin(options)
     out = _out(options, name)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(name, total=total)
-        found = learn(facts, lambda said: progress.update(task, advance=1, description=said))
+    with progress(console) as bar:
+        task = bar.add_task(name, total=total)
+        found = learn(facts, lambda said: bar.update(task, advance=1, description=said))
     rows.append(out, found)
     table.show(console, found)
     for line in (*module.summary(found), *map(str, [out, *plot.plot(found, out.with_suffix(""))])):
@@ -187,10 +191,10 @@ def _digits(options: argparse.Namespace) -> int:
     console, facts = _begin(options)
     out, data = _out(options, f"digits-{options.model}"), digits.load()
     torch.manual_seed(0)
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), transient=True) as progress:
-        task = progress.add_task(options.model, total=options.steps)
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), transient=True) as bar:
+        task = bar.add_task(options.model, total=options.steps)
         learned = digits.LEARNERS[options.model](
-            data, options.steps, lambda loss: progress.update(task, advance=1, description=f"{options.model}: {loss}")
+            data, options.steps, lambda loss: bar.update(task, advance=1, description=f"{options.model}: {loss}")
         )
     rows.append(out, [digits.row(learned, facts)])
     figure = digits.draw(learned, data, out.with_suffix("") / "rollout.png")
@@ -204,6 +208,19 @@ def _verdict(found: list[rows.Row], console: Console) -> int:
     for line in dict.fromkeys(f"{row['family']}: {row['case']}: {row.get('skip')}" for row in red):
         console.print(line, style="bold red", markup=False)
     return 1 if red else 0
+
+
+def _static(options: argparse.Namespace) -> int:
+    from .static import show, table  # they need Triton, and its tools
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    if options.update:
+        kernels = table.kernels()
+        with progress(console) as bar:
+            task = bar.add_task("", total=len(kernels))
+            table.update(kernels, lambda said: bar.update(task, advance=1, description=said))
+    show.show(console, table.load(), options.only)
+    return 0
 
 
 def _plot(options: argparse.Namespace) -> int:

@@ -47,23 +47,28 @@ class Pace:
         return max(0.0, min(self.most, (self.end - now) / cases / 2))
 
 
+def progress(console: Console) -> Progress:
+    """How far a run is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
 def measure(
     chosen: Sequence[Case | Long | Decoding], runner: Measurer, pace: Pace, out: Path, console: Console
 ) -> list[rows.Row]:
     """Run cases, append their rows to a file and show them."""
     found: list[rows.Row] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(chosen))
+    with progress(console) as bar:
+        task = bar.add_task("", total=len(chosen))
         for index, case in enumerate(chosen):
-            progress.update(task, description=case.title)
+            bar.update(task, description=case.title)
             if not console.is_terminal:
                 console.print(f"[{index + 1}/{len(chosen)}] {case.title}", markup=False)
             seconds = pace.share(len(chosen) - index, time.perf_counter())
             new = runner.run(case, seconds) if seconds else runner.late(case)
             rows.append(out, new)
             found += new
-            progress.advance(task)
+            bar.advance(task)
             if index + 1 == len(chosen) or chosen[index + 1].family != case.family:
-                table.show(progress.console, [row for row in found if row["family"] == case.family])
+                table.show(bar.console, [row for row in found if row["family"] == case.family])
     return found

@@ -434,6 +434,7 @@ CORE = [
 def narrow(dtype: torch.dtype, name: str) -> list[Case]:
     sizes = [Case(f"causal, D {d}", causal, sq=33, batch=1, d=d) for d in (7, 16, 26, 32, 64, 256)]
     layouts = [Case(name, window(9, 2), d=26, layout=name) for name in ("last dimension strided", "NaN border")]
+    sizes += [Case("scale negative", window(9, 2), sq=33, batch=1, d=26, scale=-0.3)]
     long = [Case("causal, S 300", causal, sq=300, batch=1, heads=1, d=64)]
     wide = {"sq": 200, "sk": 300, "batch": 1, "heads": 1, "d": 64, "bias": "relative"}
     long += [Case("relative, S 200x300", **wide), Case("relative, S 200x300, scale 0.3", **wide, scale=0.3)]

@@ -17,8 +17,9 @@ import torch
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
-from tests.gpu import sample, static
-from tests.gpu.compile import TARGETS, Binary, Launch, compiled, flaws, launches
+from benchmarks.static import loops
+from benchmarks.static.launches import TARGETS, Binary, Launch, compiled, flaws, launches
+from tests.gpu import sample
 
 ROOT = Path(__file__).parents[1]
 
@@ -115,7 +116,7 @@ start:
 	s_endpgm
 	.vgpr_count: 32
 """
-    reading = static.read_amdgcn(listing)
+    reading = loops.read_amdgcn(listing)
     assert (reading.registers, reading.spills) == (32, 3)
     assert [(loop.tensor, loop.spills, len(loop.body)) for loop in reading.loops] == [(1, 1, 5)]
 

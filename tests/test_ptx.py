@@ -41,6 +41,8 @@ def test_band(target: str, seed: int | None, case: Case, monkeypatch: pytest.Mon
     assert {"forward_kernel", "dq_kernel", "dkv_kernel"} <= {report.kernel for report in reports}
     for report in reports:
         assert report.ambiguous == [], report.kernel
+        if target == "sm_80" and not case.dropout:
+            assert report.conflicts == {}, f"{report.kernel}: banks of shared memory"
     products = sum(
         n for report in reports for opcode, n in report.executed.items() if opcode.startswith(PRODUCT[target])
     )

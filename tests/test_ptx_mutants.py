@@ -15,8 +15,8 @@ import torch
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
+from benchmarks.static.launches import Launch, compiled, launches
 from tests.gpu import sample
-from tests.gpu.compile import Launch, compiled, launches
 from tests.gpu.ptx import (
     DivergenceError,
     InFlightError,

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tests.gpu.compile import Launch, compiled
+from benchmarks.static.launches import Launch, compiled
 from tests.gpu.ptx import DeadlockError, InFlightError, PtxError, RaceError, UninitialisedError
 from tests.gpu.ptx.triton import launch
 

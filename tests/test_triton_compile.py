@@ -8,7 +8,6 @@ spill in the main loop, and wgmma and tcgen05 wherever the tile is tall enough f
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import pytest
@@ -16,47 +15,14 @@ import torch
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
-from pkernels import Band, Blocks, Buckets
+from benchmarks.static.launches import TARGETS, compiled, flaws, launches
+from benchmarks.static.shipped import CHUNK, DTYPES, FAR, PASSES, ROWS, launched, rows_of_table
+from pkernels import Band, Blocks
 from pkernels.problem import Problem
 from pkernels.recurrence import Recurrence
-from pkernels.triton import band, blocks, buckets, lstm, order, tune
-from tests.gpu.compile import TARGETS, Launch, compiled, flaws, launches
-
-DTYPES = {2: torch.bfloat16, 4: torch.float32}
-PASSES = ("forward", "dq", "dkv")
-KERNELS = (*PASSES, "distance", "dense", *(f"{shape}_{name}" for shape in ("blocks", "buckets") for name in PASSES))
-ROWS, FAR, CHUNK = 512, 2**30, 64
-
-
-def rows_of_table(family: str) -> list[tuple[str, int, int]]:
-    """(kernel, itemsize, width) of every kernel at every width of the table that it may be given."""
-    table = tune._TABLE | tune._OVERRIDES[family]
-    keys = {(kernel, key) for kernel in KERNELS for key in table if key[0] in (kernel, kernel.rpartition("_")[2])}
-    return sorted({(kernel, itemsize, width) for kernel, (_, itemsize, width) in keys})
-
+from pkernels.triton import band, blocks, lstm, order, tune
 
 CONFIGS = [(family, *row) for family in tune.FAMILIES for row in rows_of_table(family)]
-
-
-@functools.cache
-def launched(family: str, kernel: str, itemsize: int, width: int) -> list[Launch]:
-    """The launches of a kernel, e.g. "dq": the usual one, and that for rows which hold infinities."""
-    q, k, v, dout = (torch.zeros(2, 4, ROWS, width, dtype=DTYPES[itemsize]) for _ in range(4))
-    lse = torch.zeros(2, 4, ROWS)
-    values = {"distance": torch.zeros(4, 2 * ROWS - 1), "dense": torch.zeros(1, 4, ROWS, ROWS)}
-    bias: dict[str, Any] = {kernel: values[kernel], f"{kernel}_grad": True} if kernel in values else {}
-    if kernel.startswith("blocks"):
-        module, pattern = blocks, Blocks.from_mask(torch.eye(ROWS // CHUNK).bool(), CHUNK)
-    elif kernel.startswith("buckets"):
-        entries = torch.arange(ROWS, dtype=torch.int32).expand(2, 4, 2, ROWS)
-        module, pattern = buckets, Buckets(entries, CHUNK, before=1, causal=True, own=-1e5)
-    else:
-        module, pattern = band, Band(FAR, 0)
-    problem = Problem(pattern, width**-0.5, zero=ROWS - 1, **bias)
-    with tune.using(family=family), launches() as made:
-        module.forward(q, k, v, problem)
-        module.backward(dout, None, q, k, v, q, lse, problem)
-    return [launch for launch in made if launch.name == f"{kernel}_kernel"]
 
 
 @pytest.mark.parametrize(("family", "kernel", "itemsize", "width"), CONFIGS)

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..problem import Problem, rows_like
 from .arguments import Launch, dense_rows, view
 from .band_backward import backward
+from .measure import factor_of, measure, one_of, turned
 from .philox import survivors
 from .step import (
     band_of_queries,
@@ -38,7 +39,6 @@ from .step import (
     report,
     rows_of,
     schedule,
-    scores,
     span,
     store_numbers,
     store_tile,
@@ -57,6 +57,8 @@ def _attend(
     STAGES: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """Online softmax of query rows i over the keys their band reaches: (m, total, acc)."""
+    factor = factor_of(scale, bias, D, PRECISION)
+    q = turned(q, scale, bias, D, PRECISION)
     m = tl.full([i.shape[0]], -float("inf"), tl.float32)
     total = tl.zeros([i.shape[0]], tl.float32)
     acc = tl.zeros([i.shape[0], padded(DV)], tl.float32)
@@ -70,23 +72,27 @@ def _attend(
         k = load_tile(keys, j0, step, n_k, BN, D, OFFSET)
         v = load_tile(values, j0, step, n_k, BN, DV, OFFSET)
         # (BM, BN)
-        s = scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION)
+        s = measure(q, k, i[:, None], j[None, :], sequence, head, scale, bias, D, PRECISION)
         if CAREFUL:
             keep = not_hidden(kept(i, j, n_k, band, dilation), i[:, None], j[None, :], sequence, head, bias)
             s = tl.where(keep, tl.where(unclean_rows(k)[None, :], float("nan"), s), -float("inf"))
             lost = reach(lost, keep, v)
             v = clean(v)
         else:
-            if not is_full(first, last, j0, step, n_k, band, dilation, BN):
-                s = tl.where(kept(i, j, n_k, band, dilation), s, -float("inf"))
-        p, alpha, m, total = online_softmax(s, m, total, PRECISION)
+            full = is_full(first, last, j0, step, n_k, band, dilation, BN)
+            masked = s
+            if not full:
+                masked = tl.where(kept(i, j, n_k, band, dilation), s, -float("inf"))
+            # Wide heads have no registers left for all columns of a row in one warp.
+            s = one_of(full, s, masked) if padded(DV) <= 64 else masked
+        p, alpha, m, total = online_softmax(s, m, total, PRECISION, factor)
         if dropout is not None:
             p = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, dilation is not None), p, 0.0)
         # (BM, Dv)
         acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=PRECISION)
     if CAREFUL:
         acc = tl.where(lost > 0, float("nan"), acc)
-    return m, total, acc
+    return m * factor, total, acc
 
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..problem import Problem, rows_like
 from . import band_bias, band_relative
 from .arguments import Launch, dense_rows, view
+from .measure import factor_of, measure, one_of, turned
 from .philox import survivors
 from .step import (
     band_of_keys,
@@ -41,7 +42,6 @@ from .step import (
     report,
     rows_of,
     schedule,
-    scores,
     span,
     store_numbers,
     store_tile,
@@ -58,6 +58,8 @@ def _sum_dq(
     STAGES: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """dS K of query rows i, over the keys their band reaches: (BM, D)."""
+    factor = factor_of(scale, bias, D, PRECISION)
+    q = turned(q, scale, bias, D, PRECISION)
     dq = tl.zeros([i.shape[0], padded(D)], tl.float32)
     tiles, count, start = schedule(first, last, n_k, band, dilation, BN)
     for t in tl.range(0, count, num_stages=STAGES):
@@ -67,10 +69,14 @@ def _sum_dq(
         k = load_tile(keys, j0, step, n_k, BN, D, OFFSET)
         v = load_tile(values, j0, step, n_k, BN, DV, OFFSET)
         # (BM, BN)
-        s = scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION)
-        p = power(s - lse[:, None], PRECISION)
-        if not CAREFUL and not is_full(first, last, j0, step, n_k, band, dilation, BN):
-            p = tl.where(kept(i, j, n_k, band, dilation), p, 0.0)
+        s = measure(q, k, i[:, None], j[None, :], sequence, head, scale, bias, D, PRECISION)
+        p = power(s * factor - lse[:, None], PRECISION)
+        if not CAREFUL:
+            full = is_full(first, last, j0, step, n_k, band, dilation, BN)
+            masked = p
+            if not full:
+                masked = tl.where(kept(i, j, n_k, band, dilation), p, 0.0)
+            p = one_of(full, p, masked) if padded(D) <= 128 else masked  # as in the forward
         dp = product(do, v, PRECISION)
         if dropout is not None:
             dp = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, dilation is not None), dp * dropout[2], 0.0)
@@ -134,6 +140,8 @@ def _sum_dkv(
     STAGES: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """dSᵀ Q and (P ∘ Z)ᵀ dO of key rows j, over the queries that reach them: (BN, D), (BN, Dv)."""
+    factor = factor_of(scale, bias, D, PRECISION)
+    k = turned(k, scale, bias, D, PRECISION)
     dk = tl.zeros([j.shape[0], padded(D)], tl.float32)
     dv = tl.zeros([j.shape[0], padded(DV)], tl.float32)
     if CAREFUL:
@@ -151,8 +159,8 @@ def _sum_dkv(
             total = load_lse(totals, i0, step, n_q, BM, PRECISION)
             change = load_numbers(changes, i0, step, n_q, BM)
             # (BN, BM)
-            s = scores(k, q_tile, i[None, :], j[:, None], sequence, h, scale, bias, PRECISION)
-            p = power(s - total[None, :], PRECISION)
+            s = measure(k, q_tile, i[None, :], j[:, None], sequence, h, scale, bias, D, PRECISION)
+            p = power(s * factor - total[None, :], PRECISION)
             dp = product(v, do, PRECISION)
             if CAREFUL:
                 keep = not_hidden(kept(j, i, n_q, band, dilation), i[None, :], j[:, None], sequence, h, bias)
@@ -160,8 +168,11 @@ def _sum_dkv(
                 lost = reach(lost, keep, do)
                 dp = tl.where(unclean_rows(do)[None, :], float("nan"), dp)
             else:
-                if not is_full(first, last, i0, step, n_q, band, dilation, BM):
-                    p = tl.where(kept(j, i, n_q, band, dilation), p, 0.0)
+                full = is_full(first, last, i0, step, n_q, band, dilation, BM)
+                masked = p
+                if not full:
+                    masked = tl.where(kept(j, i, n_q, band, dilation), p, 0.0)
+                p = one_of(full, p, masked) if padded(D) <= 128 else masked  # as in the forward
             weights = p
             if dropout is not None:
                 stay = survivors(dropout, sequence, h, i, j, first, 0, dilation is not None)

@@ -186,8 +186,7 @@ def schedule(first, last, n, band, dilation, N: tl.constexpr):
 def visit(t, head, start, dilation, N: tl.constexpr):
     """(first row, distance of its rows) of tile t of a schedule."""
     step = stride_of(dilation)
-    first = tl.where(t < head, t * N, start + (t - head) * N * step)
-    return first, tl.where(t < head, 1, step)
+    return tl.where(t < head, t * N, start + (t - head) * N * step), tl.where(t < head, 1, step)
 
 
 @triton.jit
@@ -308,12 +307,13 @@ def not_hidden(keep, i, j, sequence, head, bias):
 
 
 @triton.jit
-def online_softmax(s, m, total, PRECISION: tl.constexpr):
-    """One step of the running maximum and sum: (p, factor of what was summed, maximum, sum)."""
+def online_softmax(s, m, total, PRECISION: tl.constexpr, factor=1.0):
+    """One step of the running maximum and sum: (p, factor of what was summed, maximum, sum);
+    ``factor`` makes scores of s and of maxima."""
     m_new = tl.maximum(m, tl.max(s, 1))
-    pivot = tl.where(m_new == -float("inf"), 0.0, m_new)  # of rows with no key so far
-    p = power(s - pivot[:, None], PRECISION)
-    alpha = power(m - pivot, PRECISION)
+    pivot = tl.where(m_new == -float("inf"), 0.0, m_new * factor)  # of rows with no key so far
+    p = power(s * factor - pivot[:, None], PRECISION)
+    alpha = power(m * factor - pivot, PRECISION)
     return p, alpha, m_new, total * alpha + tl.sum(p, 1)
 
 

@@ -74,11 +74,15 @@ _TABLE = {
 # lanes on gfx942, and whatever keeps registers from spilling.
 _OVERRIDES = {
     "sm_80": {
+        ("dq", 2, 128): Config(64, 64, 4, 2),
+        ("dkv", 2, 128): Config(64, 32, 4, 2),
         ("blocks_forward", 4, 64): Config(32, 32, 4, 2),
         ("blocks_forward", 4, 128): Config(32, 32, 4, 2),
         ("blocks_dkv", 4, 64): Config(32, 32, 4, 2),
     },
     "sm_90": {
+        ("forward", 2, 128): Config(128, 128, 8, 2),
+        ("blocks_forward", 2, 128): Config(128, 64, 8, 3),
         ("forward", 2, 256): Config(64, 64, 8, 2),
         ("dq", 2, 128): Config(128, 64, 8, 2),
         ("dq", 2, 256): Config(64, 32, 8, 1),

@@ -1,5 +1,5 @@
 """Judging GPU kernels on a machine without a GPU.
 
 ``interpreter``: runs Triton kernels on CPU tensors and checks every memory access.
-``compile``, ``static``: compile them for real GPUs and read the binaries.
+``ptx``: runs what the compilers made of a kernel. ``benchmarks.static`` reads the machine code.
 """

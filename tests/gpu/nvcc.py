@@ -1,4 +1,4 @@
-"""The kernels of ``csrc/cuda`` as the built extension holds them: their PTX, and their machine code.
+"""The kernels of ``csrc/cuda`` as the built extension holds them: their PTX, and what they take.
 
 :func:`emulated` runs calls of the ``cuda`` backend on CPU tensors: C++ says what it would launch, and
 the emulator runs the PTX of that kernel.
@@ -8,42 +8,29 @@ from __future__ import annotations
 
 import functools
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 
+from benchmarks.static.extension import binary
+from benchmarks.static.listing import tool
 from pkernels import cuda
 from pkernels.cuda import call
 from pkernels.ops import backends
 
 from .ptx import Report, run
 from .ptx.launch import Record
-from .static import TOOLS, Reading, read_cubin
-
-
-def binary() -> Path:
-    """The path of the extension."""
-    from pkernels import _C_cuda
-
-    return Path(_C_cuda.__file__)
-
-
-def _tool(name: str, *arguments: str | Path, cwd: Path | None = None) -> str:
-    command = [str(TOOLS / name), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout
 
 
 @functools.cache
 def kernels() -> dict[str, str]:
     """The PTX of each kernel, by name, each a module of its own."""
     found = {}
-    for module in _tool("cuobjdump", "-ptx", binary()).split(".version ")[1:]:
+    for module in tool("cuobjdump", "-ptx", binary()).split(".version ")[1:]:
         head, *entries = re.split(r"^(?=\.visible \.entry )", module, flags=re.M)
         for entry in entries:
             found[entry.split("(")[0].split()[-1]] = f".version {head}{entry}"
@@ -64,7 +51,7 @@ class Usage:
 def usages() -> dict[tuple[str, str], Usage]:
     """By chip ("sm_80") and kernel."""
     found, chip = {}, ""
-    for line in _tool("cuobjdump", "-res-usage", binary()).splitlines():
+    for line in tool("cuobjdump", "-res-usage", binary()).splitlines():
         if line.startswith("arch = "):
             chip = line.split()[-1]
         elif m := re.match(r"\s*Function (\w+):", line):
@@ -72,17 +59,6 @@ def usages() -> dict[tuple[str, str], Usage]:
         elif m := re.match(r"\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
             found[chip, name] = Usage(int(m[1]), int(m[2]) + int(m[4]), int(m[3]))
     return found
-
-
-def reading(chip: str, name: str, directory: Path) -> Reading:
-    """The machine code of a kernel; ``directory`` is for files on the way."""
-    listed = _tool("cuobjdump", "-lelf", binary())
-    for file in re.findall(rf"\S+\.{chip}\.cubin", listed):
-        if not (directory / file).exists():
-            _tool("cuobjdump", "-xelf", file, binary(), cwd=directory)
-        if name in _tool("cuobjdump", "-elf", "-fun", name, directory / file):
-            return read_cubin((directory / file).read_bytes(), name)
-    raise LookupError(f"{name}: not in the binary for {chip}")
 
 
 @contextmanager

@@ -31,6 +31,7 @@ NAMES = (
     "dropout, globals", "dropout, S 131", "dropout, heads 4:2", "dropout, offsets", "dropout, dense",
     "rows before heads, D 26", "NaN border, D 26", "one row, expanded, D 16", "last dimension strided, D 16",
     "bf16, causal, 70x37", "bf16, dense bias of keys, lengths", "bf16, offsets, D 128", "bf16, dropout, Dv 41",
+    "bf16, scale negative",
     "fp16, window, heads 4:2", "fp16, distance, causal, D 1", "fp16, everything",
 )  # fmt: skip
 CHOSEN = [case for case in CASES if case.id in NAMES]

@@ -10,7 +10,8 @@ from unittest import mock
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ..compile import Binary, Launch, compiled
+from benchmarks.static.launches import Binary, Launch, compiled
+
 from .launch import Argument, Report, run
 from .tma import TensorMap
 

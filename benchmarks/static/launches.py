@@ -20,7 +20,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from . import static
+from .chips import CHIPS
+from .loops import Reading, read_amdgcn, read_cubin
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,7 @@ class Target:
 
     Attributes:
         gpu: Triton's name of it.
-        shared: Bytes of shared memory a block may have (CUDA C++ programming guide, table of
-            technical specifications: 163 and 227 KiB; CDNA3 instruction set: 64 KiB of LDS).
+        shared: Bytes of shared memory a block may have (CDNA3 instruction set: 64 KiB of LDS).
         registers: Vector registers that one thread can name.
         products: Its tensor-core instructions, the newest first.
         columns: Columns of tensor memory (PTX ISA, tcgen05). A kernel that asks for more is
@@ -45,9 +45,9 @@ class Target:
 
 
 TARGETS = {
-    "sm_80": Target(GPUTarget("cuda", 80, 32), 166_912, 255, ("HMMA",)),
-    "sm_90": Target(GPUTarget("cuda", 90, 32), 232_448, 255, ("HGMMA", "HMMA")),
-    "sm_100": Target(GPUTarget("cuda", 100, 32), 232_448, 255, ("UTCHMMA", "HMMA"), columns=512),
+    "sm_80": Target(GPUTarget("cuda", 80, 32), CHIPS["sm_80"].block, 255, ("HMMA",)),
+    "sm_90": Target(GPUTarget("cuda", 90, 32), CHIPS["sm_90"].block, 255, ("HGMMA", "HMMA")),
+    "sm_100": Target(GPUTarget("cuda", 100, 32), CHIPS["sm_100"].block, 255, ("UTCHMMA", "HMMA"), columns=512),
     "gfx942": Target(GPUTarget("hip", "gfx942", 64), 65_536, 512, ("v_mfma",)),
 }
 
@@ -99,11 +99,11 @@ class Binary:
         return self.kernel.metadata.num_warps
 
     @cached_property
-    def reading(self) -> static.Reading:
+    def reading(self) -> Reading:
         """What its machine code shows."""
         if "cubin" in self.kernel.asm:
-            return static.read_cubin(self.image)
-        return static.read_amdgcn(self.assembly)
+            return read_cubin(self.image)
+        return read_amdgcn(self.assembly)
 
 
 def compiled(launch: Launch, target: str) -> Binary:

@@ -1,0 +1,115 @@
+"""The kernels of ``csrc/cuda`` as the built extension holds them: their machine code, and how each is launched.
+
+Nothing here lists them: their names are those in the binary, and C++ itself says how it would launch one, in
+answer to calls of every dtype, head dimension, pattern and bias that the backend takes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from pkernels import Band, Blocks, Buckets, Dense, Distance, Relative, attention, cuda
+from pkernels.bias import Bias
+from pkernels.cuda import call, order
+from pkernels.ops import backends
+
+from .listing import Code, sass, tool
+
+ROWS, CHUNK = 512, 64
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a kernel is launched with: warps and dynamic shared memory of a block, rows of the tile it owns."""
+
+    warps: int
+    shared: int
+    own: int
+
+
+def binary() -> Path:
+    """The path of the extension."""
+    return Path(str(importlib.import_module("pkernels._C_cuda").__file__))
+
+
+def compiler() -> str:
+    """The compiler's version, as it notes it in what it makes."""
+    with tempfile.TemporaryDirectory() as folder:
+        tool("cuobjdump", "-xelf", f"{chips()[0]}.cubin", binary(), cwd=Path(folder))
+        found = [
+            re.search(rb"Cuda compilation tools, release [\d.]+, V([\d.]+)", x.read_bytes()) for x in _files(folder)
+        ]
+    return next((m[1].decode() for m in found if m), "unknown")
+
+
+def chips() -> list[str]:
+    """The chips that it was compiled for: "sm_80", ..."""
+    return sorted({f"sm_{arch}" for arch in cuda.archs()}, key=lambda chip: int(chip[3:]))
+
+
+@functools.cache
+def codes(chip: str) -> dict[str, Code]:
+    """The machine code of every kernel for a chip, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        tool("cuobjdump", "-xelf", f"{chip}.cubin", binary(), cwd=Path(folder))
+        return {name: code for file in _files(folder) for name, code in sass(file.read_bytes()).items()}
+
+
+@functools.cache
+def shapes() -> dict[str, Shape]:
+    """How each kernel is launched, by name.
+
+    Raises:
+        LookupError: If no call here reaches a kernel that is there.
+    """
+    found: dict[str, Shape] = {}
+
+    def note(name: str, *arguments: Any) -> None:
+        said = getattr(cuda.operators(), name)(*arguments, torch.zeros(4096, dtype=torch.uint8))
+        kernel, blocks, threads, shared = said.split()
+        found[kernel] = Shape(int(threads) // 32, int(shared), -(-ROWS // int(blocks)))
+
+    with mock.patch.object(call, "launch", note), mock.patch.object(backends, "_why_not_nvidia", return_value=None):
+        for x, pattern, bias in _calls():
+            try:
+                out, _ = attention(x, x, x, pattern, bias, return_lse=True, backend="cuda")
+            except NotImplementedError:
+                continue
+            out.backward(torch.ones_like(out))
+        order.order(torch.zeros(1, 1, ROWS, 64), torch.zeros(1, 64, 1, 2), None, [4], ROWS)
+    missing = set(codes(chips()[0])) - set(found)
+    if missing:
+        raise LookupError(f"no call here reaches {', '.join(sorted(missing))}: add one to {__file__}")
+    return found
+
+
+def _calls() -> Iterator[tuple[torch.Tensor, Any, Bias | None]]:
+    """One head of one sequence each, so that a block is a tile."""
+    entries = torch.arange(ROWS, dtype=torch.int32).expand(1, 1, 1, ROWS)
+    near = torch.eye(ROWS // CHUNK).bool()
+    patterns = (Band(right=0), Blocks.from_mask(near, CHUNK), Buckets(entries, CHUNK, before=1, causal=True))
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        for width in (64, 128, 256):
+            x = torch.zeros(1, 1, ROWS, width, dtype=dtype, requires_grad=True)
+            distance, dense = torch.zeros(1, 2 * ROWS - 1), torch.zeros(1, 1, ROWS, ROWS, dtype=dtype)
+            table = torch.zeros(1, 2 * ROWS - 1, width, dtype=dtype)
+            for pattern in patterns:
+                yield x, pattern, None
+                for learned in () if isinstance(pattern, Buckets) else (False, True):
+                    yield x, pattern, Distance(distance.clone().requires_grad_(learned))
+                    yield x, pattern, Dense(dense.clone().requires_grad_(learned))
+                    yield x, pattern, Relative(x, table.clone().requires_grad_(learned))
+
+
+def _files(folder: str) -> list[Path]:
+    return sorted(Path(folder).glob("*.cubin"))

@@ -1,0 +1,31 @@
+"""What the table shall reach: kernels over a Band without a bias, on sm_80.
+
+There is an estimate for each of the others too, but no goal: a bias, lists of blocks and sorted buckets cost
+instructions that no published kernel with a known speed has.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+FORWARD = {"bound": 0.85, "estimate": 0.6}
+BACKWARD = {"estimate": 0.45}
+WINDOW = 0.1
+"""What an estimate may lose in a window of 256 keys on either side."""
+
+_PLAIN = re.compile(r"(?:cuda (forward|dq|dkv)_b?f16_\d+_none|triton (forward|dq|dkv)_bf16_\d+)")
+
+
+def goals(row: dict[str, Any]) -> dict[str, float]:
+    """The least that each share of a row shall be; nothing if it has no goal."""
+    plain = _PLAIN.fullmatch(row["kernel"])
+    if plain is None or row["chip"] != "sm_80":
+        return {}
+    shares = FORWARD if "forward" in plain.groups() else BACKWARD
+    return {**shares, "window": round(row["estimate"] - WINDOW, 2)}
+
+
+def missed(row: dict[str, Any]) -> list[str]:
+    """The shares that are below their goals."""
+    return [share for share, least in goals(row).items() if row[share] < least]
