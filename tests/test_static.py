@@ -1,12 +1,14 @@
 """What compilers make of the GPU kernels, against the committed table and its goals; and the tool that counts.
 
-If a kernel was changed on purpose, ``python -m benchmarks static --update`` writes the table again. Compared
-are the rows of bf16, of Triton's those over a Band and one of each other shape; of f16 only what is read at once.
+If a kernel was changed on purpose, ``python -m benchmarks static --update`` writes the table again. Compared are
+rows of bf16: of the extension those without a bias, of Triton's those over a Band and one of each other shape.
+Of all others what is read at once, registers and stack.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -30,8 +32,15 @@ ROWS = {(row["kernel"], row["chip"]): row for row in table.load()["rows"]}
 
 # What falls short of its goal, and why. Improve it, and take it from here.
 MISSES = {
-    # All overlaps, by the bound; but a turn's stalls leave two warps of a sub-partition less than that.
-    **{f"cuda forward_{dtype}_{d}_none": {"estimate": 0.56} for dtype in ("bf16", "f16") for d in (64, 128)},
+    # Six other instructions for each product, Triton's has four: a barrier before each of both products, and every
+    # copy finds its place anew. At 128 a warp has one block of rows: it multiplies once what it reads of keys.
+    "cuda forward_bf16_64_none": {"bound": 0.74, "estimate": 0.47},
+    "cuda forward_bf16_128_none": {"bound": 0.68, "estimate": 0.46},
+    # Seven and more for each product, Triton's have four at most.
+    "cuda dq_bf16_64_none": {"estimate": 0.43},
+    "cuda dq_bf16_128_none": {"estimate": 0.43},
+    "cuda dkv_bf16_64_none": {"estimate": 0.42},
+    "cuda dkv_bf16_128_none": {"estimate": 0.44},
     # Without spills one warp cannot hold whole rows of a tile: its columns go to two warps, and every
     # exponential through shared memory.
     "triton forward_bf16_128": {"bound": 0.82, "estimate": 0.54},
@@ -46,6 +55,8 @@ def same_compiler(name: str) -> None:
 
 
 UPDATE = "python -m benchmarks static --update, if this is meant"
+BARE = r"_bf16_(?:64|128)_none|_rows$"
+ALONE = re.compile(r"cuda (hash_rows|sort_rows|merge_\w+)")  # they have no use for the tensor cores
 PASSES = ("forward", "dq", "dkv")
 TRITON = [
     (f"triton {name}_bf16_{width}", chip)
@@ -71,31 +82,33 @@ def test_triton_kernels_are_those_of_the_table(kernel: str, chip: str) -> None:
 @pytest.mark.parametrize("chip", table.TARGETS)
 def test_cuda_kernels_are_those_of_the_table(chip: str) -> None:
     same_compiler("nvcc")
-    names = [key for key in ROWS if key[1] == chip and key[0].startswith("cuda ") and "_bf16_" in key[0]]
-    assert len(names) >= 18
+    names = extension.codes(chip, BARE)
+    assert len(names) == 3 * 3 * 2 + 2  # passes, shapes, head dimensions; and those that hash and sort
     for name in names:
-        assert table.cuda_row(name[0].split()[1], chip) == ROWS[name], UPDATE
+        assert table.cuda_row(name, chip, BARE) == ROWS[f"cuda {name}", chip], UPDATE
 
 
 @pytest.mark.parametrize("chip", table.TARGETS)
-def test_kernels_of_f16_take_what_the_table_says(chip: str) -> None:
+def test_no_cuda_kernel_spills_and_registers_are_those_of_the_table(chip: str) -> None:
     same_compiler("nvcc")
-    for name, code in extension.codes(chip).items():
-        assert code.registers == ROWS[f"cuda {name}", chip]["registers"], name
-        assert code.stack == 0, name
+    found = extension.usages(chip)
+    assert set(extension.shapes()) == set(found)
+    assert [name for name, taken in found.items() if taken.stack] == []
+    held = {name: ROWS[f"cuda {name}", chip]["registers"] for name in extension.tabled(chip)}
+    assert {name: found[name].registers for name in held} == held, UPDATE
 
 
 def test_main_loops_neither_spill_nor_wait_for_memory() -> None:
     for row in ROWS.values():
         assert row["spills"] == 0 and row["barriers"] == 0, row
         assert row["shared"] <= CHIPS[row["chip"]].block and row["registers"] <= 255 and row["blocks"] > 0, row
-        assert row["products"] > 0 or row["kernel"].startswith("cuda lsh"), row
+        assert row["products"] > 0 or ALONE.fullmatch(row["kernel"]), row
 
 
 def test_goals() -> None:
     """On sm_80 a forward's bound is 85 % and its estimate 60 %, a backward's 45 %; a window costs at most 10 points."""
     held = [row for row in ROWS.values() if goals(row)]
-    assert len(held) == 3 * 2 * 3
+    assert len(held) == 3 * 2 * 2
     for row in held:
         assert set(row.get("missed", ())) == set(missed(row)) == set(MISSES.get(row["kernel"], ())), row
         for share, reached in MISSES.get(row["kernel"], {}).items():
@@ -142,6 +155,8 @@ def test_shares_of_a_loop() -> None:
     waiting = utilisation([*products, *some("BRA", 1, stall=390)], 2, RATES)
     assert waiting is not None and (waiting.bound, waiting.limit) == (0.4, "stalls")
     assert utilisation(some("FFMA", 3), 2, RATES) is None
+    exact = utilisation(some("HMMA.1688.F32.TF32", 10), 8, RATES)
+    assert exact is not None and exact.cycles["tensor"] == 80 and exact.bound == 1  # half as fast as 16 bits
     group = utilisation(some("HGMMA.64x128x16.F32.BF16", 1), 2, CHIPS["sm_90"].rates)  # type: ignore[arg-type]
     assert group is not None and group.cycles["tensor"] == 64 * 128 * 16 / 4 / 512
 

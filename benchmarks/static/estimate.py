@@ -84,13 +84,14 @@ def utilisation(turn: Sequence[Instruction], warps: float, rates: Rates) -> Util
 
 
 def multiply_adds(instruction: Instruction) -> float:
-    """Those of one warp; of ``wgmma``, in which four warps take part, a quarter."""
+    """Those of one warp; of ``wgmma``, in which four warps take part, a quarter. One of tf32 takes the time of
+    two of 16 bits (A100 whitepaper: 156 TFLOP/s), and counts as two."""
     opcode = instruction.opcode
     if not TENSOR.match(opcode):
         return 0
     if m := _SHAPE.search(opcode):
         return int(m[1]) * int(m[2]) * int(m[3]) / 4
-    return next((n for part, n in _SYNC.items() if part in opcode), 0) / (2 if "TF32" in opcode else 1)
+    return next((n for part, n in _SYNC.items() if part in opcode), 0) * (2 if "TF32" in opcode else 1)
 
 
 def _cycles(turn: Sequence[Instruction], rates: Rates) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """The kernels of ``csrc/cuda`` as the built extension holds them: their machine code, and how each is launched.
 
 Nothing here lists them: their names are those in the binary, and C++ itself says how it would launch one, in
-answer to calls of every dtype, head dimension, pattern and bias that the backend takes.
+answer to calls of every dtype, head dimension, pattern and bias that the backend takes. Only ``TABLED`` ones
+have rows, in bf16 and f32 up to head dimension 128: those of f16 differ from those of bf16 by their opcodes.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from pkernels.bias import Bias
 from pkernels.cuda import call, order
 from pkernels.ops import backends
 
-from .listing import Code, sass, tool
+from .listing import Code, Usage, sass, tool, usage
 
 ROWS, CHUNK = 512, 64
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+TABLED = r"_(?:bf16|f32)(?:_(?:64|128)_|$)|_rows$"
+"""Names of the kernels of which the table has rows."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,8 @@ def binary() -> Path:
 
 def compiler() -> str:
     """The compiler's version, as it notes it in what it makes."""
-    with tempfile.TemporaryDirectory() as folder:
-        tool("cuobjdump", "-xelf", f"{chips()[0]}.cubin", binary(), cwd=Path(folder))
-        found = [
-            re.search(rb"Cuda compilation tools, release [\d.]+, V([\d.]+)", x.read_bytes()) for x in _files(folder)
-        ]
-    return next((m[1].decode() for m in found if m), "unknown")
+    noted = (re.search(rb"Cuda compilation tools, release [\d.]+, V([\d.]+)", x) for x in _cubins(chips()[0]))
+    return next((m[1].decode() for m in noted if m), "unknown")
 
 
 def chips() -> list[str]:
@@ -58,11 +58,20 @@ def chips() -> list[str]:
 
 
 @functools.cache
-def codes(chip: str) -> dict[str, Code]:
-    """The machine code of every kernel for a chip, by name."""
-    with tempfile.TemporaryDirectory() as folder:
-        tool("cuobjdump", "-xelf", f"{chip}.cubin", binary(), cwd=Path(folder))
-        return {name: code for file in _files(folder) for name, code in sass(file.read_bytes()).items()}
+def usages(chip: str) -> dict[str, Usage]:
+    """What every kernel for a chip takes, by name."""
+    return {name: taken for cubin in _cubins(chip) for name, taken in usage(cubin).items()}
+
+
+def tabled(chip: str) -> list[str]:
+    """Names of the kernels for a chip of which the table has rows."""
+    return sorted(name for name in usages(chip) if re.search(TABLED, name))
+
+
+@functools.cache
+def codes(chip: str, wanted: str = TABLED) -> dict[str, Code]:
+    """The machine code for a chip of the kernels in whose names ``wanted`` is found, by name."""
+    return {name: code for cubin in _cubins(chip) for name, code in sass(cubin, wanted).items()}
 
 
 @functools.cache
@@ -86,8 +95,11 @@ def shapes() -> dict[str, Shape]:
             except NotImplementedError:
                 continue
             out.backward(torch.ones_like(out))
+        for dtype in DTYPES:
+            parts, merged = torch.zeros(2, 1, 1, ROWS, 64), torch.zeros(1, 1, ROWS, 64, dtype=dtype)
+            call.launch("merge_parts", parts, parts[..., 0].clone(), merged, torch.zeros(1, 1, ROWS))
         order.order(torch.zeros(1, 1, ROWS, 64), torch.zeros(1, 64, 1, 2), None, [4], ROWS)
-    missing = set(codes(chips()[0])) - set(found)
+    missing = set(usages(chips()[0])) - set(found)
     if missing:
         raise LookupError(f"no call here reaches {', '.join(sorted(missing))}: add one to {__file__}")
     return found
@@ -98,7 +110,7 @@ def _calls() -> Iterator[tuple[torch.Tensor, Any, Bias | None]]:
     entries = torch.arange(ROWS, dtype=torch.int32).expand(1, 1, 1, ROWS)
     near = torch.eye(ROWS // CHUNK).bool()
     patterns = (Band(right=0), Blocks.from_mask(near, CHUNK), Buckets(entries, CHUNK, before=1, causal=True))
-    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+    for dtype in DTYPES:
         for width in (64, 128, 256):
             x = torch.zeros(1, 1, ROWS, width, dtype=dtype, requires_grad=True)
             distance, dense = torch.zeros(1, 2 * ROWS - 1), torch.zeros(1, 1, ROWS, ROWS, dtype=dtype)
@@ -111,5 +123,7 @@ def _calls() -> Iterator[tuple[torch.Tensor, Any, Bias | None]]:
                     yield x, pattern, Relative(x, table.clone().requires_grad_(learned))
 
 
-def _files(folder: str) -> list[Path]:
-    return sorted(Path(folder).glob("*.cubin"))
+def _cubins(chip: str) -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        tool("cuobjdump", "-xelf", f"{chip}.cubin", binary(), cwd=Path(folder))
+        return [file.read_bytes() for file in sorted(Path(folder).glob("*.cubin"))]

@@ -14,7 +14,7 @@ BACKWARD = {"estimate": 0.45}
 WINDOW = 0.1
 """What an estimate may lose in a window of 256 keys on either side."""
 
-_PLAIN = re.compile(r"(?:cuda (forward|dq|dkv)_b?f16_\d+_none|triton (forward|dq|dkv)_bf16_\d+)")
+_PLAIN = re.compile(r"(?:cuda (forward|dq|dkv)_bf16_\d+_none|triton (forward|dq|dkv)_bf16_\d+)")
 
 
 def goals(row: dict[str, Any]) -> dict[str, float]:

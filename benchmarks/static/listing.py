@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import functools
 import re
+import struct
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,20 +65,59 @@ def tool(name: str, *arguments: str | Path, cwd: Path | None = None) -> str:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout
 
 
+@dataclass(frozen=True)
+class Usage:
+    """What a thread takes, registers and bytes of the stack, and a block: bytes of static shared memory."""
+
+    registers: int
+    stack: int
+    shared: int
+
+
+def usage(cubin: bytes) -> dict[str, Usage]:
+    """What each kernel of an NVIDIA binary takes, by name: read off, nothing is disassembled."""
+    with _file(cubin) as path:
+        said = tool("cuobjdump", "-res-usage", path)
+    found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", said)
+    return {
+        name: Usage(int(registers), int(stack) + int(local), int(shared))
+        for name, registers, stack, shared, local in found
+    }
+
+
 @functools.lru_cache(8)
-def sass(cubin: bytes) -> dict[str, Code]:
-    """The kernels of an NVIDIA binary by name."""
+def sass(cubin: bytes, wanted: str = "") -> dict[str, Code]:
+    """The kernels of an NVIDIA binary by name, those in whose names the regular expression ``wanted`` is found."""
+    taken = {name: x for name, x in usage(cubin).items() if re.search(wanted, name)}
+    symbols = ",".join(str(i) for i, name in enumerate(_symbols(cubin)) if name in taken)
+    if not symbols:
+        return {}
+    with _file(cubin) as path:
+        listing = tool("nvdisasm", "-c", "-hex", "-fun", symbols, path)
+    texts = dict(zip(*[iter(re.split(r"^\.text\.(\S+):$", listing, flags=re.M)[1:])] * 2, strict=True))
+    return {name: Code(*_listed(texts[name], _SASS), x.registers, x.stack, x.shared) for name, x in taken.items()}
+
+
+@contextmanager
+def _file(cubin: bytes) -> Iterator[Path]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage, listing = tool("cuobjdump", "-res-usage", file.name), tool("nvdisasm", "-c", "-hex", file.name)
-    found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage)
-    texts = dict(zip(*[iter(re.split(r"^\.text\.(\S+):$", listing, flags=re.M)[1:])] * 2, strict=True))
-    return {
-        name: Code(*_listed(texts[name], _SASS), int(registers), int(stack) + int(local), int(shared))
-        for name, registers, stack, shared, local in found
-        if name in texts
-    }
+        yield Path(file.name)
+
+
+def _symbols(elf: bytes) -> list[str]:
+    """The names in an ELF file's table of symbols, in its order; "" for those that are no functions."""
+    (start,), (count,) = struct.unpack_from("<Q", elf, 0x28), struct.unpack_from("<H", elf, 0x3C)
+    # A section's type (2: symbols), offset, size, and the section of its strings; each header has 64 bytes.
+    sections = [struct.unpack_from("<4xI16xQQI", elf, start + 64 * i) for i in range(count)]
+    _, offset, size, link = next(x for x in sections if x[0] == 2)
+    strings = sections[link][1]
+    names = []
+    for name, info in (struct.unpack_from("<IB", elf, i) for i in range(offset, offset + size, 24)):
+        at = strings + name
+        names.append(elf[at : elf.index(0, at)].decode() if info & 15 == 2 else "")
+    return names
 
 
 def amdgcn(assembly: str) -> Code:

@@ -96,9 +96,9 @@ class Kernel:
 
 
 def kernels() -> list[Kernel]:
-    """All that can be compiled or read here: those of ``csrc/cuda``, and the Triton kernels of 16 bits."""
+    """All that can be compiled or read here: of ``csrc/cuda`` what is ``TABLED``, and the Triton kernels of 16 bits."""
     built = [] if cuda.why_missing() else [chip for chip in extension.chips() if chip in TARGETS]
-    ours = [(name, chip) for chip in built for name in sorted(extension.codes(chip))]
+    ours = [(name, chip) for chip in built for name in extension.tabled(chip)]
     passes = [f"{shape}{name}" for shape in ("", "blocks_", "buckets_") for name in shipped.PASSES]
     compiled_late = itertools.product(TARGETS, passes, WIDTHS)
     return [Kernel(f"cuda {name}", chip, functools.partial(cuda_row, name, chip)) for name, chip in ours] + [
@@ -107,9 +107,9 @@ def kernels() -> list[Kernel]:
     ]
 
 
-def cuda_row(name: str, chip: str) -> Row:
-    """Of a kernel of the extension."""
-    return row(f"cuda {name}", chip, extension.codes(chip)[name], extension.shapes()[name])
+def cuda_row(name: str, chip: str, wanted: str = extension.TABLED) -> Row:
+    """Of a kernel of the extension, disassembled together with the others that are ``wanted``."""
+    return row(f"cuda {name}", chip, extension.codes(chip, wanted)[name], extension.shapes()[name])
 
 
 def triton_row(name: str, width: int, chip: str) -> Row:
