@@ -1,4 +1,4 @@
-"""BART writing beside a text that its encoder has read."""
+"""BART over padded texts, which it reads and writes; and writing beside a text that its encoder has read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pkernels.models.bart import Config
 
 from .. import corpus
 from .authors import BESIDE, Author
+from .base import Encoder
+from .house import ROWS
 
 
 def _base(places: int, layers: int) -> Config:
@@ -16,6 +18,8 @@ def _base(places: int, layers: int) -> Config:
         eos_token_id=corpus.LAST, decoder_start_token_id=corpus.LAST,
     )  # fmt: skip
 
+
+ENCODER = Encoder("BART base", "BartModel", _base, sizes=((128, 6), (512, 6)), rows=ROWS)
 
 AUTHOR = Author(
     name="BART base",
