@@ -1,5 +1,5 @@
-// Rows that will be read soon, asked for while others are worked on: after other work has swept the
-// caches, a short call would spend a third of its time waiting for its own inputs.
+// Rows that will be read soon, asked for while others are worked on: a tenth of the time of a short call
+// after other work, or of a window.
 #pragma once
 
 #include "kernels.h"

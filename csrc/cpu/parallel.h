@@ -10,8 +10,8 @@
 
 namespace pkernels {
 
-// Memory of a thread. A little of it stays for the next call: an allocator that gives pages back and
-// asks for them again takes longer than a short call.
+// Memory of a thread, which has one of these at a time. A little of it stays for the next call: an
+// allocator that gives pages back and asks for them again takes longer than a short call.
 class Scratch {
  public:
   explicit Scratch(int64_t floats) {
