@@ -1,4 +1,4 @@
-"""How fast, and in how much memory: ``python -m benchmarks run | train | distill | digits | static | plot | compare``.
+"""Speed and memory: ``python -m benchmarks run | gpu | train | distill | digits | static | plot | compare``.
 
 ``case.py`` and ``cases.py`` say what is measured, ``contenders/`` who runs, ``check.py``
 that all compute the same, ``timing.py`` and ``memory.py`` how it is measured, ``rows.py``
