@@ -28,7 +28,7 @@ from tests.gpu.judge import (
     nothing_leaks,
     same_bits_again,
     unambiguous,
-)  # fmt: skip
+)
 from tests.gpu.nvcc import emulated
 
 PASSES = ("forward", "dq", "dkv")
