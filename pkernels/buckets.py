@@ -135,6 +135,17 @@ class Buckets:
         return f"Buckets({', '.join(shown)})\n" + "\n".join("".join("■·"[not kept] for kept in row) for row in mask)
 
 
+def numbers_of_rows(
+    dout: Tensor, dlse: Tensor | None, out: Tensor, lse: Tensor, own: float | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """What a backward knows of each row, float32: its lse and its score against itself, see
+    :func:`apart_from_own`, and delta; 0 where the row sees nothing."""
+    dead = lse == -torch.inf
+    delta = (dout.float() * out.float()).sum(-1)
+    delta = (delta if dlse is None else delta - dlse).masked_fill(dead, 0)
+    return *apart_from_own(lse.masked_fill(dead, 0), own), delta
+
+
 def apart_from_own(lse: Tensor, own: float | None) -> tuple[Tensor, Tensor | None]:
     """The lse, and what each row scores against itself, moved to where they are exact: of a row
     that sees nothing but itself the lse is own + log(count), and its rounding would spoil the

@@ -12,22 +12,26 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="cuobjdump, which reads the PTX, comes with Triton")
-
-from pkernels import Band, causal, cuda, prefix_lm, window
+from pkernels import Band, causal, prefix_lm, window
 from pkernels.cuda import split
 from pkernels.problem import Problem
-from tests import test_attention as shared
 from tests.budget import assert_within_budget, run
 from tests.cases import Case, solved
-
-if cuda.why_missing() is not None:
-    pytest.skip(str(cuda.why_missing()), allow_module_level=True)
-
+from tests.gpu.judge import (
+    EXACT,
+    HALF,
+    ONE,
+    TWO,
+    instance,
+    judged,
+    not_executed,
+    nothing_leaks,
+    same_bits_again,
+    unambiguous,
+)
 from tests.gpu.nvcc import emulated
 
-ONE: dict[str, Any] = {"batch": 1, "heads": 1, "dtype": torch.bfloat16}
-HALF: dict[str, Any] = {**ONE, "dtype": torch.float16}
+PASSES = ("forward", "dq", "dkv")
 CASES = [
     (None, Case("causal, S 130, D 64", causal, sq=130, d=64, **ONE)),
     (1, Case("causal, S 70, D 128, fp16", causal, sq=70, d=128, **HALF)),
@@ -43,23 +47,12 @@ CASES = [
 ]  # fmt: skip
 
 
-def judged(case: Case, seed: int | None) -> None:
-    call, exact, plain = solved(case)
-    with emulated(seed) as reports:
-        got = run(call, "cuda")
-    assert_within_budget(got, exact, plain, case.dtype)
-    assert [report.kernel.split("_")[0] for report in reports] == ["forward", "dq", "dkv"]
-    for report in reports:
-        assert sum(n for name, n in report.executed.items() if name.startswith("mma.sync.aligned.m16n8k")) > 0
-        assert report.ambiguous == [] and report.conflicts == {}, report.kernel
-
-
 @pytest.mark.parametrize(("seed", "case"), CASES, ids=lambda x: getattr(x, "id", x))
 def test_band(seed: int | None, case: Case) -> None:
-    judged(case, seed)
+    for report in judged(case, PASSES, seed):
+        assert sum(n for name, n in report.executed.items() if name.startswith("mma.sync.aligned.m16n8k")) > 0
 
 
-EXACT: dict[str, Any] = {**ONE, "dtype": torch.float32}
 WIDE = [
     Case("fp32, causal, S 70", causal, sq=70, d=64, **EXACT),
     Case("fp32, window, dropout, 2:1, D 80, Dv 41", window(20, 9, globals=3), sq=50, sk=70, d=80, dv=41, dropout=0.3,
@@ -73,10 +66,9 @@ WIDE = [
 @pytest.mark.parametrize("case", WIDE, ids=lambda case: case.id)
 def test_wide_rows(case: Case) -> None:
     """Of 256 bytes and more: fp32, within the budget of plain torch in fp32, and head dimensions above 128."""
-    judged(case, None)
+    judged(case, PASSES)
 
 
-TWO: dict[str, Any] = {**ONE, "heads": 2, "kv_heads": 1}
 BIASED = [
     Case("distance, 40x70, heads 2:1", causal, sq=40, sk=70, d=64, bias="distance", **TWO),
     Case("distance of one head, dilation, D 128", window(9, dilation=2, globals=3), sq=50, d=128, dropout=0.3,
@@ -92,6 +84,15 @@ BIASED += [
     Case("dense, fp32, D 128", window(9, 2), sq=40, d=128, bias="dense 1x1x40x40", **EXACT),
     Case("distance, D 256", causal, sq=40, sk=50, d=256, bias="distance", **ONE),
 ]
+# The other kernels there are, each over a few rows.
+FEW: dict[str, Any] = {"sq": 9, "sk": 12}
+BIASED += [
+    Case(f"{bias}, D {d}, {given['dtype']}", causal, d=d, bias=bias, **FEW, **given)
+    for bias, d, given in [
+        ("distance", 128, ONE), ("distance", 256, HALF), ("distance", 128, EXACT),
+        ("dense", 256, ONE), ("dense", 128, HALF), ("dense", 256, HALF), ("dense", 64, EXACT),
+    ]
+]  # fmt: skip
 RELATIVE = [
     Case("relative, fp32", causal, sq=50, sk=70, d=64, bias="relative", dropout=0.3, **EXACT),
     Case("relative, 70x130, heads 2:1, dropout", causal, sq=70, sk=130, d=64, bias="relative", dropout=0.3, **TWO),
@@ -101,25 +102,16 @@ RELATIVE = [
          offsets=[0, 23, 24, 24, 57], bias="relative", **ONE),
     Case("relative shared, lengths", window(9, 2), sq=40, d=16, lengths=[40, 17], bias="relative shared", scale=-0.3,
          **{**ONE, "batch": 2}),
+    Case("relative, few, D 128", causal, d=128, bias="relative", **FEW, **ONE),
+    Case("relative, few, fp16", causal, d=64, bias="relative", **FEW, **HALF),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BIASED + RELATIVE, ids=lambda case: case.id)
 def test_biases(case: Case) -> None:
     """Forward and all gradients, those of the bias too."""
-    call, exact, plain = solved(case)
-    with emulated() as reports:
-        got = run(call, "cuda")
-    assert got.dbias is not None
-    assert_within_budget(got, exact, plain, case.dtype)
     assert case.bias is not None
-    kind = case.bias.split()[0]
-    last = "ddense" if kind == "dense" else "diagonals"
-    names = [report.kernel.split("_") for report in reports]
-    assert [name[0] for name in names] == ["forward", "dq", "dkv", last]
-    assert {name[-1] for name in names} == {kind}
-    for report in reports:
-        assert report.ambiguous == [] and report.conflicts == {}, report.kernel
+    judged(case, [*PASSES, "ddense" if case.bias.startswith("dense") else "diagonals"])
 
 
 PARTS = [
@@ -138,9 +130,17 @@ def test_few_queries_meet_keys_in_parts(monkeypatch: pytest.MonkeyPatch, case: C
     with emulated(4) as reports:
         got = run(call, "cuda")
     assert_within_budget(got, exact, plain, case.dtype)
-    names = [report.kernel.split("_")[0] for report in reports]
-    assert names[:2] == ["forward", "merge"]
-    assert all(report.ambiguous == [] and report.conflicts == {} for report in reports)
+    of_call, last = instance(case), [] if case.bias is None else ["diagonals"]
+    assert [report.kernel for report in reports] == [
+        f"forward_{of_call}", f"merge_{of_call.split('_')[0]}", *(f"{name}_{of_call}" for name in ("dq", "dkv", *last))
+    ]  # fmt: skip
+    unambiguous(reports)
+
+
+def test_every_kernel_is_executed() -> None:
+    every = [*(case for _, case in CASES), *WIDE, *BIASED, *RELATIVE, *PARTS]
+    assert not_executed((*PASSES, "ddense", "diagonals"), every) == []
+    assert {case.dtype for case in PARTS} == {torch.bfloat16, torch.float16, torch.float32}  # those of merge
 
 
 def test_parts_are_as_many_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,27 +166,15 @@ def test_dropout_draws_the_same_bits_as_on_the_cpu() -> None:
 
 @pytest.mark.parametrize("case", [BIASED[0], BIASED[3], RELATIVE[0]], ids=lambda case: case.id)
 def test_gradients_of_biases_are_the_same_bits_again(case: Case) -> None:
-    with emulated():
-        first = run(case.call(), "cuda")
-    with emulated(5):
-        shared.assert_same_bits(run(case.call(), "cuda"), first)
+    same_bits_again(case, 5)
 
 
 LEAKY = Case("", Band(left=5, right=-2, columns=2), sq=70, d=16, lse_grad=True, **ONE)
 
 
 def test_results_are_the_same_bits_again() -> None:
-    with emulated():
-        first = run(LEAKY.call(), "cuda")
-    with emulated(7):
-        shared.assert_same_bits(run(LEAKY.call(), "cuda"), first)
+    same_bits_again(LEAKY)
 
 
-@pytest.mark.parametrize("check", [
-    lambda: shared.test_rows_that_meet_nothing_may_hold_anything(LEAKY, torch.nan, "cuda"),
-    lambda: shared.test_keys_reach_the_rows_that_see_them_alone(LEAKY, torch.nan, "cuda"),
-    lambda: shared.test_queries_reach_the_keys_they_see_alone(LEAKY, "cuda"),
-], ids=["rows of nothing", "keys", "queries"])  # fmt: skip
-def test_nothing_leaks(check: Any) -> None:
-    with emulated():
-        check()
+def test_nothing_leaks() -> None:
+    nothing_leaks(LEAKY)

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="cuobjdump, which reads the PTX, comes with Triton")
-
-from pkernels import Blocks, attention, cuda
-from tests import test_attention as shared
-from tests.budget import assert_within_budget, run
-from tests.cases import Case, solved
+from pkernels import Blocks, attention
+from tests.cases import Case
+from tests.gpu.judge import HALF, ONE, TWO, judged, not_executed, nothing_leaks, same_bits_again
 from tests.oracle import Call, Result
 from tests.shapes import listed
 
-if cuda.why_missing() is not None:
-    pytest.skip(str(cuda.why_missing()), allow_module_level=True)
-
-from tests.gpu.nvcc import emulated
-
-ONE: dict[str, Any] = {"batch": 1, "heads": 1, "dtype": torch.bfloat16}
-TWO: dict[str, Any] = {**ONE, "heads": 2, "kv_heads": 1}
-HALF: dict[str, Any] = {**ONE, "dtype": torch.float16}
+PASSES = ("blocks_forward", "blocks_dq", "blocks_dkv")
 CASES = [
     (None, Case("blocks of 64, D 64", listed(64, 70, 150, most=2, seed=1), sq=70, sk=150, d=64, **ONE)),
     (1, Case("blocks of 16, per head, 2:1, dropout, fp16", listed(16, 20, 37, heads=2, most=2, seed=3), sq=20, sk=37,
@@ -39,6 +26,10 @@ CASES = [
     (None, Case("blocks, dense hidden, lengths", listed(16, 20, 20, most=2, seed=1), sq=20, bias="dense hidden",
                 lengths=[18], **ONE)),
 ]  # fmt: skip
+CASES += [
+    (None, Case(f"blocks, {bias}, D {d}, {given['dtype']}", listed(8, 9, 12), sq=9, sk=12, d=d, bias=bias, **given))
+    for bias in ("distance", "dense") for d, given in ((128, ONE), (64, HALF), (128, HALF))
+]  # fmt: skip
 
 
 def of_biased(call: Call) -> Result:
@@ -52,32 +43,22 @@ def of_biased(call: Call) -> Result:
 
 @pytest.mark.parametrize(("seed", "case"), CASES, ids=lambda x: getattr(x, "id", x))
 def test_blocks(seed: int | None, case: Case) -> None:
-    call, exact, plain = solved(case)
-    with emulated(seed) as reports:
-        if case.bias is None:
-            got = run(call, "cuda")
-        else:  # whose gradient is not there yet
-            got, exact = of_biased(call), replace(exact, dbias=None)
-    assert_within_budget(got, exact, plain, case.dtype)
-    assert ["_".join(report.kernel.split("_")[:2]) for report in reports] == [
-        "blocks_forward", "blocks_dq", "blocks_dkv"
-    ]  # fmt: skip
-    for report in reports:
-        assert report.ambiguous == [] and report.conflicts == {}, report.kernel
+    if case.bias is None:
+        judged(case, PASSES, seed)
+    else:  # whose gradient is not there yet
+        judged(case, PASSES, seed, of_biased, dbias=None)
+
+
+def test_every_kernel_is_executed() -> None:
+    assert not_executed(PASSES, [case for _, case in CASES]) == []
 
 
 LEAKY = Case("blocks, leaks", Blocks.of([[0], [1, 0], [0, 0]], 8), sq=19, d=16, lse_grad=True, **ONE)
 
 
 def test_results_are_the_same_bits_again() -> None:
-    with emulated():
-        first = run(LEAKY.call(), "cuda")
-    with emulated(7):
-        shared.assert_same_bits(run(LEAKY.call(), "cuda"), first)
+    same_bits_again(LEAKY)
 
 
 def test_nothing_leaks() -> None:
-    with emulated():
-        shared.test_rows_that_meet_nothing_may_hold_anything(LEAKY, torch.nan, "cuda")
-        shared.test_keys_reach_the_rows_that_see_them_alone(LEAKY, torch.nan, "cuda")
-        shared.test_queries_reach_the_keys_they_see_alone(LEAKY, "cuda")
+    nothing_leaks(LEAKY)

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="cuobjdump, which reads the PTX, comes with Triton")
-
-from pkernels import Buckets, attention, cuda
-from tests import test_attention as shared
-from tests.budget import assert_within_budget, run
-from tests.cases import Case, solved
+from pkernels import Buckets, attention
+from tests.cases import Case
+from tests.gpu.judge import HALF, ONE, TWO, judged, not_executed, nothing_leaks, same_bits_again
+from tests.gpu.nvcc import emulated
 from tests.shapes import LAST, sorted_rows
 
-if cuda.why_missing() is not None:
-    pytest.skip(str(cuda.why_missing()), allow_module_level=True)
-
-from tests.gpu.nvcc import emulated
-
-ONE: dict[str, Any] = {"batch": 1, "heads": 1, "dtype": torch.bfloat16}
-TWO: dict[str, Any] = {**ONE, "heads": 2, "kv_heads": 1}
-HALF: dict[str, Any] = {**ONE, "dtype": torch.float16}
+PASSES = ("buckets_forward", "buckets_dq", "buckets_dkv")
 CASES = [
     (None, Case("buckets of 64, causal, D 64", Buckets(sorted_rows(100, 64), 64, True, own=LAST), sq=100, d=64,
                 **ONE)),
@@ -40,33 +29,23 @@ CASES = [
 
 @pytest.mark.parametrize(("seed", "case"), CASES, ids=lambda x: getattr(x, "id", x))
 def test_buckets(seed: int | None, case: Case) -> None:
-    call, exact, plain = solved(case)
-    with emulated(seed) as reports:
-        got = run(call, "cuda")
-    assert_within_budget(got, exact, plain, case.dtype)
     rounds = case.pattern.order.shape[2]
-    assert ["_".join(report.kernel.split("_")[:2]) for report in reports] == [
-        name for name in ("buckets_forward", "buckets_dq", "buckets_dkv") for _ in range(rounds)
-    ]
-    for report in reports:
-        assert report.ambiguous == [] and report.conflicts == {}, report.kernel
+    judged(case, [name for name in PASSES for _ in range(rounds)], seed)
+
+
+def test_every_kernel_is_executed() -> None:
+    assert not_executed(PASSES, [case for _, case in CASES]) == []
 
 
 LEAKY = Case("buckets, leaks", Buckets(sorted_rows(14, 8), 8, True, before=0), sq=14, d=16, lse_grad=True, **ONE)
 
 
 def test_results_are_the_same_bits_again() -> None:
-    with emulated():
-        first = run(LEAKY.call(), "cuda")
-    with emulated(7):
-        shared.assert_same_bits(run(LEAKY.call(), "cuda"), first)
+    same_bits_again(LEAKY)
 
 
 def test_nothing_leaks() -> None:
-    with emulated():
-        shared.test_rows_that_meet_nothing_may_hold_anything(LEAKY, torch.nan, "cuda")
-        shared.test_keys_reach_the_rows_that_see_them_alone(LEAKY, torch.nan, "cuda")
-        shared.test_queries_reach_the_keys_they_see_alone(LEAKY, "cuda")
+    nothing_leaks(LEAKY)
 
 
 def test_an_order_that_names_no_row_stays_inside_the_tensors() -> None:

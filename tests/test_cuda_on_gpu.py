@@ -17,10 +17,9 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
     pytest.mark.skipif(cuda.why_missing() is not None, reason=str(cuda.why_missing())),
 ]
-NARROW = [case for case in CASES if case.dtype in (torch.bfloat16, torch.float16)]
 
 
-@pytest.mark.parametrize("case", NARROW, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_within_budget(case: Case) -> None:
     call, exact, plain = solved(case)
     got = run(call, "cuda")

@@ -36,19 +36,20 @@ struct Sources {
 };
 
 template <class T>
+PK_DEVICE Sources sources_of(const Problem& p, int64_t sequence, int64_t head, int64_t first, const Rows& a,
+                             const Rows& b) {
+  const int64_t storage = p.storage(sequence);
+  return {lines_of(a, storage, head, first, p.d, T::halves), lines_of(b, storage, head, first, p.dv, T::halves)};
+}
+
+template <class T>
 PK_DEVICE Sources queries_of(const Backward& f, const Place& x, int64_t head) {
-  const Problem& p = f.call.problem;
-  const int64_t storage = p.storage(x.sequence);
-  return {lines_of(f.q, storage, head, x.queries.first, p.d, T::halves),
-          lines_of(f.dout, storage, head, x.queries.first, p.dv, T::halves)};
+  return sources_of<T>(f.call.problem, x.sequence, head, x.queries.first, f.q, f.dout);
 }
 
 template <class T>
 PK_DEVICE Sources keys_of(const Backward& f, const Place& x, int64_t head) {
-  const Problem& p = f.call.problem;
-  const int64_t storage = p.storage(x.sequence);
-  return {lines_of(f.k, storage, head, x.keys.first, p.d, T::halves),
-          lines_of(f.v, storage, head, x.keys.first, p.dv, T::halves)};
+  return sources_of<T>(f.call.problem, x.sequence, head, x.keys.first, f.k, f.v);
 }
 
 template <int Width>

@@ -9,12 +9,7 @@ namespace cuda {
 template <int Width, Bias B>
 using BlocksForwardShape = ForwardShape<Width, B, OverBlocks::rows>;
 
-template <class T, int D, Bias B>
-PK_DEVICE void blocks_forward(const Forward& f) {
-  forward<T, D, B, OverBlocks>(f);
-}
-
 }  // namespace cuda
 }  // namespace pkernels
 
-PK_KERNELS(blocks_forward, Forward, BlocksForwardShape, PK_ABSOLUTE)
+PK_OVER_BLOCKS(forward, Forward, BlocksForwardShape)

@@ -19,16 +19,6 @@ struct BucketsQueryPass {
   const Gathering<D, Shape> rows;
   const int row = threadIdx.x / 32 * 16;  // the warp's first one
 
-  PK_DEVICE void fetch(int t) const {
-    if (t < rows.tiles()) {
-      const Problem& p = f.call.problem;
-      const int64_t head = plan.head / p.group();
-      rows.load_other(t, 0, lines_of(f.k, plan.sequence, head, 0, p.d));
-      rows.load_other(t, 1, lines_of(f.v, plan.sequence, head, 0, p.dv));
-    }
-    commit_copies();
-  }
-
   PK_DEVICE void gather(Fragments<1, D>& dq, bool careful) const {
     const Problem& p = f.call.problem;
     const Buckets& b = p.buckets;
@@ -38,7 +28,7 @@ struct BucketsQueryPass {
     rows.start(no_query, no_key);
     rows.load_own(0, lines_of(f.q, plan.sequence, plan.head, 0, p.d));
     rows.load_own(1, lines_of(f.dout, plan.sequence, plan.head, 0, p.dv));
-    fetch(0);
+    rows.fetch_keys(0, f);
     float lse[2], delta[2], own[2] = {};
     rows.own_numbers(lse, f.lse, row);
     rows.own_numbers(delta, f.delta, row);
@@ -46,7 +36,7 @@ struct BucketsQueryPass {
     for (int t = 0; t < rows.tiles(); ++t) {
       wait_for_copies<0>();
       __syncthreads();
-      fetch(t + 1);
+      rows.fetch_keys(t + 1, f);
       const int next = rows.entry(t + 2, no_key);
       Fragments<1, Shape::other> s = {}, dp = {};
       multiply_rows<T, D, 1, Shape::other>(s, rows.own(0), row, rows.slot(t, 0));

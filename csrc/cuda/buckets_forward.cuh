@@ -21,16 +21,6 @@ struct BucketsForwardPass {
   const Gathering<D, Shape> rows;
   const int row = threadIdx.x / 32 * 16;  // the warp's first one
 
-  PK_DEVICE void fetch(int t) const {
-    if (t < rows.tiles()) {
-      const Problem& p = f.call.problem;
-      const int64_t head = plan.head / p.group();
-      rows.load_other(t, 0, lines_of(f.k, plan.sequence, head, 0, p.d));
-      rows.load_other(t, 1, lines_of(f.v, plan.sequence, head, 0, p.dv));
-    }
-    commit_copies();
-  }
-
   // f(row, half, its sums) for the lane's rows.
   template <class F>
   PK_DEVICE void for_each_row(F what) const {
@@ -80,12 +70,12 @@ struct BucketsForwardPass {
     const Dropout dropout = dropout_of(f.call, plan.head, plan.sequence);
     rows.start(no_query, no_key);
     rows.load_own(0, lines_of(f.q, plan.sequence, plan.head, 0, p.d));
-    fetch(0);
+    rows.fetch_keys(0, f);
     go_on(run);
     for (int t = 0; t < rows.tiles(); ++t) {
       wait_for_copies<0>();
       __syncthreads();
-      fetch(t + 1);
+      rows.fetch_keys(t + 1, f);
       const int next = rows.entry(t + 2, no_key);
       Fragments<1, Shape::other> s = {};
       multiply_rows<T, D, 1, Shape::other>(s, rows.own(0), row, rows.slot(t, 0));

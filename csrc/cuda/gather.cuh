@@ -57,17 +57,7 @@ struct GatherShape {
   static constexpr int shared = lists + own * 4 + 3 * other * 4;
 };
 
-PK_DEVICE int load_row(uint32_t from) {
-  int x;
-  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(from) : "memory");
-  return x;
-}
-
-PK_DEVICE int2 load_two_rows(uint32_t from) {
-  int2 x;
-  asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(from) : "memory");
-  return x;
-}
+PK_DEVICE int load_row(uint32_t from) { return static_cast<int>(load_word(from)); }
 
 template <int D, class Shape>
 struct Gathering {
@@ -137,6 +127,18 @@ struct Gathering {
   PK_DEVICE void load_own(int part, const Lines& x) const { load<Shape::own>(own(part), x, own_list()); }
   PK_DEVICE void load_other(int t, int part, const Lines& x) const { load<Shape::other>(slot(t, part), x, list(t)); }
 
+  // Starts to load K and V of tile t.
+  template <class Arguments>
+  PK_DEVICE void fetch_keys(int t, const Arguments& f) const {
+    if (t < tiles()) {
+      const Problem& p = f.call.problem;
+      const int64_t head = plan.head / p.group();
+      load_other(t, 0, lines_of(f.k, plan.sequence, head, 0, p.d));
+      load_other(t, 1, lines_of(f.v, plan.sequence, head, 0, p.dv));
+    }
+    commit_copies();
+  }
+
   // Of a number per row, that of the lane's two own rows; 0 where there is none.
   PK_DEVICE void own_numbers(float (&to)[2], const Rows& x, int row) const {
     const float* from = numbers_of(x, plan.sequence, plan.head, 0);
@@ -153,9 +155,9 @@ struct Gathering {
     const int mine[2] = {own_row(row_of(row, 0, 0)), own_row(row_of(row, 0, 2))};
 #pragma unroll
     for (int n = 0; n < Shape::other / 8; ++n) {
-      const int2 two = load_two_rows(list(t) + column_of(n, 0) * 4);
+      const uint2 two = load_two_words(list(t) + column_of(n, 0) * 4);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) f(n, e, mine[e / 2], e % 2 ? two.y : two.x);
+      for (int e = 0; e < 4; ++e) f(n, e, mine[e / 2], static_cast<int>(e % 2 ? two.y : two.x));
     }
   }
 

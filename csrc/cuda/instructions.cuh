@@ -175,6 +175,12 @@ PK_DEVICE uint32_t load_word(uint32_t from) {
   return x;
 }
 
+PK_DEVICE uint2 load_two_words(uint32_t from) {
+  uint2 x;
+  asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(from) : "memory");
+  return x;
+}
+
 PK_DEVICE float load_one(uint32_t from) {
   float x;
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(from) : "memory");

@@ -13,7 +13,7 @@ struct Kernel {
                                        // bytes of dynamic shared memory
 };
 
-// For head dimensions up to `d`, at most 128.
+// The narrowest for head dimension `d`; without a function where there is none. See instances.cuh.
 Kernel forward_kernel(Type type, int64_t d, Bias bias);
 Kernel dq_kernel(Type type, int64_t d, Bias bias);
 Kernel dkv_kernel(Type type, int64_t d, Bias bias);

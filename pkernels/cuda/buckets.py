@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..buckets import Buckets, apart_from_own
+from ..buckets import Buckets, numbers_of_rows
 from ..problem import Problem, rows_like
 from . import call
 from .band import Grads
@@ -31,13 +31,10 @@ def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
 ) -> Grads:
     """``(dq, dk, dv)`` and None for each bias."""
-    dead = lse == -torch.inf
-    delta = (dout.float() * out.float()).sum(-1)
-    delta = (delta if dlse is None else delta - dlse).masked_fill(dead, 0).contiguous()
     pattern: Buckets = problem.pattern  # type: ignore[assignment]
-    total, own = apart_from_own(lse.masked_fill(dead, 0), pattern.own)
+    total, own, delta = numbers_of_rows(dout, dlse, out, lse, pattern.own)
     sums = [_sums(q, x.shape[3]) for x in (q, k, v)]
-    given = (*map(call.rows, (q, k, v, dout)), total.contiguous(), delta, own)
+    given = (*map(call.rows, (q, k, v, dout)), total.contiguous(), delta.contiguous(), own)
     _launch("buckets_dq", problem, *given, sums[0])
     _launch("buckets_dkv", problem, *given, *sums[1:])
     grads = [rows_like(x, x.shape[3]) for x in (q, k, v)]

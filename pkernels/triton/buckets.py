@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..buckets import Buckets, apart_from_own
+from ..buckets import Buckets, numbers_of_rows
 from ..problem import Problem, rows_like
 from . import tune
 from .arguments import Launch, View, dense_rows, view
@@ -248,10 +248,8 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """``(dq, dk, dv)`` and None for each bias."""
     q, k, v, dout = (dense_rows(x) for x in (q, k, v, dout))
-    dead = lse == -torch.inf
-    delta = (dout.float() * out.float()).sum(-1)
-    delta = (delta if dlse is None else delta - dlse).masked_fill(dead, 0)
-    total, own = apart_from_own(lse.masked_fill(dead, 0), problem.pattern.own)  # type: ignore[union-attr]
+    pattern: Buckets = problem.pattern  # type: ignore[assignment]
+    total, own, delta = numbers_of_rows(dout, dlse, out, lse, pattern.own)
     widths = (q.shape[3], q.shape[3], v.shape[3])
     sum_q, sum_k, sum_v = (torch.zeros(*q.shape[:3], d, dtype=torch.float32, device=q.device) for d in widths)
     numbers: list[View | None] = [view(x.contiguous()[..., None]) for x in (total, delta)]
