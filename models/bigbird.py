@@ -56,6 +56,7 @@ from .parts.heads import (
 from .parts.keys import BERT_HEADS, KeyMap, Same, encoder_rules, tied_words
 from .parts.layers import ACTIVATIONS, FeedForward, PostNorm, initialise
 from .parts.layouts import Whole
+from .parts.linear import Linear
 from .parts.model import Family
 
 
@@ -150,8 +151,8 @@ class Attention(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.heads, self.dropout = c.num_attention_heads, c.attention_probs_dropout_prob
-        self.qkv = nn.Linear(c.hidden_size, 3 * c.hidden_size, bias=c.use_bias)
-        self.out = nn.Linear(c.hidden_size, c.hidden_size)
+        self.qkv = Linear(c.hidden_size, 3 * c.hidden_size, bias=c.use_bias)
+        self.out = Linear(c.hidden_size, c.hidden_size)
 
     def forward(self, x: Tensor, layout: Whole, blocks: Blocks | None) -> Tensor:
         q, k, v = split_heads(self.qkv(x), 3, self.heads)

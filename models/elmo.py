@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from .parts.characters import CharacterCNN, Highway, character_ids, marked, sentence_marks
 from .parts.config import BaseConfig
 from .parts.keys import KeyMap, Same
+from .parts.linear import Linear
 from .parts.lstm import BidirectionalLSTM, LSTMStates, ProjectedLSTM
 from .parts.model import Family
 from .parts.objectives.directions import both_directions
@@ -249,7 +250,7 @@ class NextWords(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.words = nn.Linear(c.projection_dim, c.vocab_size)
+        self.words = Linear(c.projection_dim, c.vocab_size)
         self.dropout = nn.Dropout(c.dropout)
         self.marks = (c.bos_token_id, c.eos_token_id)
 

@@ -66,6 +66,7 @@ from .parts.heads import (
 from .parts.keys import ROBERTA_HEADS, KeyMap, Same, Stacked, encoder_rules, tied_words
 from .parts.layers import ACTIVATIONS, FeedForward, PostNorm, initialise
 from .parts.layouts import Whole
+from .parts.linear import Linear
 from .parts.model import Family
 
 
@@ -148,9 +149,9 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.dropout = c.num_attention_heads, c.attention_probs_dropout_prob
         self.bands = _bands(c, layer)
-        self.qkv = nn.Linear(c.hidden_size, 3 * c.hidden_size)
+        self.qkv = Linear(c.hidden_size, 3 * c.hidden_size)
         self.of_globals = GlobalRows(c.hidden_size, self.heads, dropout=self.dropout)
-        self.out = nn.Linear(c.hidden_size, c.hidden_size)
+        self.out = Linear(c.hidden_size, c.hidden_size)
 
     def forward(self, x: Tensor, layout: Whole, found: Globals | None) -> Tensor:
         qkv = split_heads(self.qkv(x), 3, self.heads)

@@ -48,6 +48,7 @@ from .parts.heads import (
 from .parts.keys import KeyMap, Same, Stacked
 from .parts.layers import ACTIVATIONS, in_chunks, initialise
 from .parts.layouts import Whole
+from .parts.linear import Linear
 from .parts.model import Family
 
 
@@ -201,8 +202,8 @@ class FeedForward(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
-        self.up = nn.Linear(c.hidden_size, c.feed_forward_size)
-        self.down = nn.Linear(c.feed_forward_size, c.hidden_size)
+        self.up = Linear(c.hidden_size, c.feed_forward_size)
+        self.down = Linear(c.feed_forward_size, c.hidden_size)
         self.act, self.chunk = ACTIVATIONS[c.hidden_act], c.chunk_size_feed_forward
         self.dropout = nn.Dropout(c.hidden_dropout_prob)
 
@@ -273,7 +274,7 @@ class Words(nn.Module):
 
     def __init__(self, c: Config) -> None:
         super().__init__()
-        self.decoder = nn.Linear(2 * c.hidden_size, c.vocab_size, bias=False)
+        self.decoder = Linear(2 * c.hidden_size, c.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(c.vocab_size))
         self.chunk = c.chunk_size_lm_head
 

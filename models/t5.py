@@ -46,6 +46,7 @@ from .parts.embeddings import Words
 from .parts.heads import Bare, MaskedLM, States
 from .parts.keys import KeyMap, Same, Stacked, Transposed
 from .parts.layers import ACTIVATIONS, FeedForward, PreNorm
+from .parts.linear import Linear
 from .parts.model import Family
 from .parts.relative import RelativeBias
 from .parts.seq2seq import EncoderAlone, EncoderDecoder, Layer, OfDecoder, Stack, shifted_labels
@@ -165,8 +166,8 @@ class Gated(nn.Module):
 
     def __init__(self, width: int, inner: int, act: str, *, dropout: float) -> None:
         super().__init__()
-        self.both = nn.Linear(width, 2 * inner, bias=False)
-        self.down = nn.Linear(inner, width, bias=False)
+        self.both = Linear(width, 2 * inner, bias=False)
+        self.down = Linear(inner, width, bias=False)
         self.act = ACTIVATIONS[act]
         self.dropout = nn.Dropout(dropout)
 
@@ -219,7 +220,7 @@ class Output(nn.Module):
     def __init__(self, c: Config) -> None:
         super().__init__()
         self.factor = c.d_model**-0.5 if c.scale_decoder_outputs else 1.0
-        self.own = None if c.tie_word_embeddings else nn.Linear(c.d_model, c.vocab_size, bias=False)
+        self.own = None if c.tie_word_embeddings else Linear(c.d_model, c.vocab_size, bias=False)
 
     def forward(self, states: States) -> Tensor:
         return F.linear(states.last * self.factor, states.table if self.own is None else self.own.weight)

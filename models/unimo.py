@@ -50,6 +50,7 @@ from .parts.heads import Bare, Pooler, SequenceClassification, WordPredictor
 from .parts.joint import JointConfig, JointStates
 from .parts.keys import KeyMap, Same, Stacked, StackedTransposed, Transposed
 from .parts.layers import initialise
+from .parts.linear import Linear
 from .parts.model import Family, Model
 from .parts.objectives.candidates import ContrastBatch, candidates_loss
 from .parts.paddle import read_variables
@@ -124,7 +125,7 @@ class RegionEmbeddings(nn.Module):
 
     def __init__(self, features: int, width: int, *, eps: float, dropout: float) -> None:
         super().__init__()
-        self.features, self.locations = nn.Linear(features, width), nn.Linear(5, width)
+        self.features, self.locations = Linear(features, width), nn.Linear(5, width)
         self.norm, self.dropout = nn.LayerNorm(width, eps=eps), nn.Dropout(dropout)
 
     def forward(self, features: Tensor, locations: Tensor, masked: Tensor | None, types: None) -> Tensor:

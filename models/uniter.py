@@ -43,6 +43,7 @@ from .parts.heads import Bare, Pooler, SequenceClassification, WordPredictor, cl
 from .parts.joint import Joint, JointConfig, JointStates, real_places
 from .parts.keys import BERT_HEADS, KeyMap, Same, encoder_rules, tied_words
 from .parts.layers import initialise
+from .parts.linear import Linear
 from .parts.model import Family, Model
 from .parts.objectives.transport import alignment_cost
 from .parts.region_heads import HiddenParts, PairPreTraining, RegionPredictor, TextCloze, TiedFeatures, part
@@ -103,7 +104,7 @@ class RegionEmbeddings(nn.Module):
 
     def __init__(self, features: int, width: int, *, eps: float, dropout: float) -> None:
         super().__init__()
-        self.features, self.feature_norm = nn.Linear(features, width), nn.LayerNorm(width, eps=eps)
+        self.features, self.feature_norm = Linear(features, width), nn.LayerNorm(width, eps=eps)
         self.locations, self.location_norm = nn.Linear(7, width), nn.LayerNorm(width, eps=eps)
         self.mask = nn.Embedding(2, features, padding_idx=0)
         self.norm, self.dropout = nn.LayerNorm(width, eps=eps), nn.Dropout(dropout)
@@ -196,9 +197,8 @@ def for_task(trained: Model, architecture: str, **changes: Any) -> Model:
         changes = {"type_vocab_size": max(3, c.type_vocab_size), **changes}
     new = build(architecture, replace(c, **changes))
     have, own = trained.state_dict(), new.state_dict()
-    table = have["body.embeddings.types.weight"]
-    more = own["body.embeddings.types.weight"].shape[0] - len(table)
-    have["body.embeddings.types.weight"] = torch.cat([table, table[-1:].expand(more, -1)])
+    types = "body.embeddings.types.weight"
+    have[types] = have[types][torch.arange(len(own[types])).clamp(max=len(have[types]) - 1)]
     if "head.ranking.weight" in own and "head.matching.weight" in have:
         have |= {f"head.ranking.{name}": have[f"head.matching.{name}"][1:] for name in ("weight", "bias")}
     new.load_state_dict({name: have[name] if _fits(have, name, x) else x for name, x in own.items()})

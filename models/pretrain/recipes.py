@@ -50,6 +50,7 @@ class Recipe:
         order: In which rows come.
         check: A config, of any origin, that does not fit rows of a length, is refused.
         optimizer, rate: How parameters follow the gradient, if the settings do not say.
+        stepped: What is done to the learner after each step.
         reads: What is read, text unless another; it says what ``config`` and ``objective`` are given then.
     """
 
@@ -66,6 +67,7 @@ class Recipe:
     check: Callable[[Any, int], None] = lambda config, length: None
     optimizer: str = "adamw"
     rate: float = 2e-3
+    stepped: Callable[[Any], None] = lambda learner: None
     reads: Callable[..., Source] = TextSource
 
     def source(self, data: Sequence[str | Path] | str | Path) -> Source:
@@ -192,7 +194,7 @@ RECIPES = {
     ),
     "clip": Recipe(
         vocabulary.CLIP, seeing.of_clip, model("CLIPModel"), None, seeing.pairs, seeing.of_pairs,
-        reads=partial(CaptionedSource, opened=captioned, guess=seeing.any_pair),
+        stepped=seeing.limit, reads=partial(CaptionedSource, opened=captioned, guess=seeing.any_pair),
     ),
     "uniter": Recipe(
         vocabulary.CASED, regional.of_uniter, regional.uniter_learner, None, regional.uniter_objective,

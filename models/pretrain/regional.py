@@ -27,6 +27,7 @@ from ..parts.regions import Caption
 from ..pretrained import build
 from .albums import Album, Picked
 from .settings import Sizes
+from .small import of_encoder
 from .vocabulary import Vocabulary
 
 Tasks = Mapping[str, tuple[float, Callable[..., Any]]]
@@ -43,32 +44,24 @@ UNITER_TASKS: Tasks = {**UNITER, "classes": (1.0, hidden_classes)}
 UNIMO_TASKS: Tasks = {**UNIMO, "contrast": (1.0, contrasted)}
 
 
-def _joint(s: Sizes, album: Album, v: Vocabulary) -> dict[str, Any]:
+def _joint(s: Sizes, album: Album, v: Vocabulary, positions: int) -> dict[str, Any]:
     first = album.regions[album.names[0]]
     assert first.probabilities is not None
     return {
-        "vocab_size": v.size,
-        "pad_token_id": v.pad,
-        "hidden_size": s.hidden,
-        "num_hidden_layers": s.layers,
-        "num_attention_heads": s.heads,
-        "intermediate_size": s.inner,
-        "hidden_dropout_prob": s.dropout,
-        "attention_probs_dropout_prob": s.dropout,
+        **of_encoder(s, v, positions),
         "image_embedding_size": first.features.shape[1],
         "image_class_size": first.probabilities.shape[1],
     }
 
 
 def of_uniter(s: Sizes, album: Album, v: Vocabulary, length: int) -> uniter.Config:
-    return uniter.Config.base(**_joint(s, album, v), max_position_embeddings=length)
+    return uniter.Config.base(**_joint(s, album, v, length))
 
 
 def of_unimo(s: Sizes, album: Album, v: Vocabulary, length: int) -> unimo.Config:
     # A target has marks of its own.
-    return unimo.Config.base(
-        **_joint(s, album, v), max_position_embeddings=length + 2 + v.pad + 1, bos_token_id=v.first, eos_token_id=v.last
-    )
+    positions = length + 2 + v.pad + 1
+    return unimo.Config.base(bos_token_id=v.first, eos_token_id=v.last, **_joint(s, album, v, positions))
 
 
 def mixture(tasks: Tasks, view: Callable[..., Any], least: Mapping[str, int] | None = None) -> Callable[..., Any]:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import clip
 from ..parts.config import BaseConfig
 from . import checkpoint, draws
 from .checkpoint import State
@@ -182,7 +181,5 @@ def _begin(
     share = PARALLEL[parallel] if processes.count > 1 else alone
     module = share(Learning(learner, chosen.losses), processes)
     steps = optimizer(learner, settings)
-    for part in learner.modules():
-        if isinstance(part, clip.Match):
-            steps.register_step_post_hook(part.limit)
+    steps.register_step_post_hook(lambda *_: chosen.stepped(learner))
     return State(learner, steps, course.examples), module

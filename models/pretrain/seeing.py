@@ -121,6 +121,11 @@ def of_pairs(out: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     return {"pairs": out.loss, "right": (near == torch.arange(len(near), device=near.device)).float().mean()}
 
 
+def limit(learner: Any) -> None:
+    """Section 2.5: the cosines' factor stays at 100 at most."""
+    learner.head.limit()
+
+
 def any_pair(corpus: Corpus, settings: Settings) -> Guess:
     """That takes any caption of a micro-batch for a picture's."""
     micro = settings.micro or settings.batch

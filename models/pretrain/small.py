@@ -27,7 +27,8 @@ from .settings import Sizes
 from .vocabulary import Vocabulary
 
 
-def _sizes(s: Sizes, v: Vocabulary, positions: int) -> dict[str, Any]:
+def of_encoder(s: Sizes, v: Vocabulary, positions: int) -> dict[str, Any]:
+    """Settings that BERT and its kin have, under BERT's names."""
     return {
         "vocab_size": v.size,
         "pad_token_id": v.pad,
@@ -42,19 +43,19 @@ def _sizes(s: Sizes, v: Vocabulary, positions: int) -> dict[str, Any]:
 
 
 def of_bert(s: Sizes, v: Vocabulary, length: int) -> bert.Config:
-    return bert.Config(**_sizes(s, v, length))
+    return bert.Config(**of_encoder(s, v, length))
 
 
 def of_roberta(s: Sizes, v: Vocabulary, length: int) -> roberta.Config:
-    return roberta.Config.base(**_sizes(s, v, length + v.pad + 1))
+    return roberta.Config.base(**of_encoder(s, v, length + v.pad + 1))
 
 
 def of_albert(s: Sizes, v: Vocabulary, length: int) -> albert.Config:
-    return albert.Config(embedding_size=s.hidden // 2, classifier_dropout_prob=s.dropout, **_sizes(s, v, length))
+    return albert.Config(embedding_size=s.hidden // 2, classifier_dropout_prob=s.dropout, **of_encoder(s, v, length))
 
 
 def of_electra(s: Sizes, v: Vocabulary, length: int) -> electra.Config:
-    return electra.Config(embedding_size=s.hidden, **_sizes(s, v, length))
+    return electra.Config(embedding_size=s.hidden, **of_encoder(s, v, length))
 
 
 def of_distilbert(s: Sizes, v: Vocabulary, length: int) -> distilbert.Config:
@@ -67,14 +68,14 @@ def of_distilbert(s: Sizes, v: Vocabulary, length: int) -> distilbert.Config:
 def of_longformer(s: Sizes, v: Vocabulary, length: int) -> longformer.Config:
     window = max(2, length // 8 * 2)
     return longformer.Config(
-        attention_window=window, type_vocab_size=1, sep_token_id=v.last, **_sizes(s, v, length + v.pad + 1)
+        attention_window=window, type_vocab_size=1, sep_token_id=v.last, **of_encoder(s, v, length + v.pad + 1)
     )
 
 
 def of_bigbird(s: Sizes, v: Vocabulary, length: int) -> bigbird.Config:
     # Blocks so small that the length is beyond the one up to which all tokens see one another.
     block = max(1, length // 16)
-    return bigbird.Config(block_size=block, num_random_blocks=2, sep_token_id=v.last, **_sizes(s, v, length))
+    return bigbird.Config(block_size=block, num_random_blocks=2, sep_token_id=v.last, **of_encoder(s, v, length))
 
 
 def of_reformer(s: Sizes, v: Vocabulary, length: int) -> reformer.Config:
@@ -123,7 +124,7 @@ def of_gpt_neo(s: Sizes, v: Vocabulary, length: int) -> gpt_neo.Config:
 
 
 def of_unilm(s: Sizes, v: Vocabulary, length: int) -> unilm.Config:
-    return unilm.Config.base(mask_token_id=v.mask, eos_token_id=v.last, **_sizes(s, v, length))
+    return unilm.Config.base(mask_token_id=v.mask, eos_token_id=v.last, **of_encoder(s, v, length))
 
 
 def of_t5(s: Sizes, v: Vocabulary, length: int) -> t5.Config:

@@ -14,7 +14,7 @@ pytest.importorskip("transformers", reason="most families are compared with tran
 from pkernels.models.parts import layouts
 
 from .families import FAMILIES, Family, run, speeds, table
-from .families.compare import Agreement
+from .families.compare import Agreement, gradients_apart, outputs_apart
 from .families.lessons import Lesson
 
 
@@ -84,6 +84,17 @@ def test_what_is_wrong_is_red(wrong: str) -> None:
     assert "| red: " in table.row(SPOILT[wrong], found)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_is_no_number_is_not_passed_over(place: int) -> None:
+    right, wrong = torch.ones(2, 3), torch.ones(2, 3)
+    wrong[1, place] = torch.nan
+    sides = [(right, right), (wrong, right)][:: 1 - 2 * place]
+    got = dict(enumerate(ours for ours, _ in sides))
+    found = (outputs_apart(sides), gradients_apart(got, dict.fromkeys(got, right)))
+    assert all(x != x for x in found)
+    assert table.row(WELL, replace(run(WELL), agreement=Agreement(1e-7, found[1]))).split(" | ")[5] == "nan"
+
+
 def test_a_kernel_that_is_a_little_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """All scores are a thousandth too large."""
     right = layouts.attention
@@ -102,6 +113,7 @@ def test_files_that_do_not_load_are_an_error() -> None:
 
 def test_errors_are_told_by_powers_of_ten_and_speeds_by_the_longest_text() -> None:
     assert [table.below(x) for x in (0.0, 3e-7, 9.9e-6, 2e-5, 0.3)] == ["< 1e-5"] * 3 + ["< 1e-4", "< 1e0"]
+    assert table.below(float("inf")) == "inf"
     found = speeds.longest("Longformer")
     assert found is not None and found.length > 8192 and found.machine in speeds.machines()
     assert speeds.longest("No such model") is None and speeds.longest("") is None

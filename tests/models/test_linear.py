@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pkernels.models.parts import linear as parts
 from pkernels.models.parts.linear import Linear, linear
@@ -107,7 +108,38 @@ def test_a_graph_that_changed_what_it_saved_is_refused(calls: list) -> None:
         out.backward(dy)
 
 
-@pytest.mark.filterwarnings("ignore:TF32")  # of GPUs, by what turns oneDNN off
+@NEEDED
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_have_gradients(calls: list, bias: bool) -> None:
+    def twice(f, dtype: torch.dtype) -> list[Tensor]:
+        *leaves, dy = [x for x in tensors(3, 5, 7, bias=bias, dtype=dtype) if x is not None]
+        leaves = [x.requires_grad_() for x in leaves]
+        gradients = torch.autograd.grad((f(*leaves) * dy).pow(2).sum(), leaves, create_graph=True)
+        penalty = torch.stack([x.pow(2).sum() for x in gradients]).sum()
+        return [*gradients, *torch.autograd.grad(penalty, leaves)]
+
+    got, want = twice(linear, torch.float32), twice(F.linear, torch.float64)
+    assert len(calls) > 3
+    for mine, exact in zip(got, want, strict=True):
+        assert float((mine - exact).detach().abs().max()) < 1e-5 * float(exact.detach().abs().max())
+
+
+@NEEDED
+@pytest.mark.parametrize("shape", [(5, 7), (3, 5, 7)], ids=str)
+def test_results_may_be_changed_in_place(calls: list, shape: tuple[int, ...]) -> None:
+    x, weight, bias, dy = tensors(4, *shape, bias=True)
+    x.requires_grad_()
+    (got,) = torch.autograd.grad(linear(x, weight, bias).relu_(), x, dy)
+    (want,) = torch.autograd.grad(F.linear(x, weight, bias).relu_(), x, dy)
+    assert calls
+    torch.testing.assert_close(got, want)
+
+
+class Quantized(Tensor):
+    """Stands for weights that say themselves how they are multiplied."""
+
+
+@pytest.mark.filterwarnings("ignore:TF32", "ignore:.*torch.jit")  # by what turns oneDNN off, and by dual_level
 def test_everything_else_is_torchs(calls: list) -> None:
     x, weight, _, _ = tensors(3, 5, 7, bias=False)
     for dtype in (torch.float64, torch.bfloat16):
@@ -120,7 +152,28 @@ def test_everything_else_is_torchs(calls: list) -> None:
     assert linear(x[0], weight).shape == (7,)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         linear(x, weight[:, :4])
+    assert type(linear(x, weight.as_subclass(Quantized))) is Quantized
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(linear(forward_ad.make_dual(x, torch.ones_like(x)), weight)).tangent
+        torch.testing.assert_close(tangent, weight.sum(1).expand(3, 7))
     assert not calls
+
+
+def test_biases_that_do_not_fit_are_torchs_errors(calls: list) -> None:
+    x, weight, bias, _ = tensors(3, 5, 7, bias=True)
+    for wrong in (bias.double(), bias.bfloat16(), bias[:3], bias.to("meta")):
+        with pytest.raises(RuntimeError, match="dtype|size|device"):
+            linear(x, weight, wrong)
+    torch.testing.assert_close(linear(x, weight, bias[:1]), F.linear(x, weight, bias[:1]))
+    assert not calls
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore::torch.jit.TracerWarning")
+def test_traced_graphs_are_torchs(calls: list) -> None:
+    layer, x = Linear(5, 7), torch.randn(3, 5)
+    traced = torch.jit.trace(layer, x, check_trace=False)
+    torch.testing.assert_close(traced(x), layer(x))
+    assert len(calls) == 1
 
 
 def test_small_products_are_torchs(calls: list, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,9 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from pkernels.models import Model, build, from_pretrained, roberta, unimo
+from pkernels.models import Model, build, roberta, unimo
 from pkernels.models.parts.objectives import ContrastBatch
-from pkernels.models.parts.paddle import read_variables
 from pkernels.models.parts.regions import Image
 
 from .agreement import count
@@ -263,119 +260,6 @@ def test_traces_in_one_graph() -> None:
 @pytest.mark.parametrize("architecture", unimo.HEADS)
 def test_saves_what_it_loads(tmp_path: Path, architecture: str) -> None:
     assert_saved(tmp_path, build(architecture, unimo.Config(**SIZES)).eval())
-
-
-def again(model: Model, given: dict[str, Tensor], words: int, end: int | None) -> list[list[int]]:
-    """Targets, the whole row read anew for each word, one row at a time."""
-    out = []
-    for b in range(3):
-        row = {name: x[b : b + 1] for name, x in given.items()}
-        for name, n in (("regions", "region_lengths"), ("locations", "region_lengths"), ("input_ids", "lengths")):
-            if name in row:
-                row[name] = row[name][:, : row[n]]
-        source = row.pop("input_ids", torch.zeros(1, 0, dtype=torch.long))
-        row = {name: x for name, x in row.items() if "lengths" not in name}
-        target = [0]
-        while len(target) <= words and target[-1] != end:
-            ids = torch.cat([source, torch.tensor([target])], 1)
-            target.append(int(model(ids, source_lengths=torch.tensor([source.shape[1]]), **row).logits[0, -1].argmax()))
-        out.append(target[1:])
-    return out
-
-
-@pytest.mark.parametrize("case", ["both", "picture", "text"])
-def test_writes_what_reading_anew_would_write(case: str) -> None:
-    model = build("UNIMOForMaskedLM", unimo.Config(**SIZES)).eval()
-    fill_with_noise(model)
-    given = inputs()
-    parts = {"picture": ("region", "locations"), "text": ("input_ids", "lengths"), "both": ("",)}[case]
-    given = {n: x for n, x in given.items() if n.startswith(parts)}
-    free = again(model, given, 5, None)
-    assert unimo.generate(model, {"max_new_tokens": 5, "eos_token_id": ()}, **given).tolist() == free
-    end = free[0][2]  # so that texts end at different places
-    want = [(row + [1] * 5)[:5] for row in again(model, given, 5, end)]
-    got = unimo.generate(model, {"max_new_tokens": 5, "eos_token_id": end}, **given)
-    assert got.tolist() == [row[: got.shape[1]] for row in want] and all(set(r[got.shape[1] :]) <= {1} for r in want)
-    # Beams: no worse than the best word at a time, and one beam is that.
-    beams = unimo.generate(model, {"max_new_tokens": 3, "num_beams": 3, "eos_token_id": ()}, **given)
-    assert all(likely(model, given, b, beams[b]) >= likely(model, given, b, free[b][:3]) - 1e-4 for b in range(3))
-
-
-def likely(model: Model, given: dict[str, Tensor], b: int, target: Tensor | list[int]) -> float:
-    """Log-probability of a target."""
-    row = {name: x[b : b + 1] for name, x in given.items()}
-    source = row.pop("input_ids", torch.zeros(1, 0, dtype=torch.long))[:, : row.pop("lengths", 0)]
-    target = torch.as_tensor(target)
-    ids = torch.cat([source, torch.tensor([[0]]), target[None]], 1)
-    logits = model(ids, source_lengths=torch.tensor([source.shape[1]]), **row).logits[0, source.shape[1] : -1]
-    return float(logits.log_softmax(-1).gather(1, target[:, None]).sum().detach())
-
-
-@pytest.mark.parametrize(
-    ("architecture", "settings", "message"),
-    [
-        ("UNIMOModel", {}, "model: a UNIMO that predicts words is allowed, got UNIMOModel"),
-        ("UNIMOForMaskedLM", {"max_new_tokens": 14}, r"max_new_tokens: at most 13 \(max_position_embeddings"),
-        ("UNIMOForMaskedLM", {"eos_token_id": WORDS}, r"eos_token_id: a word of the vocabulary \(61\) is allowed"),
-    ],
-)
-def test_wrong_writing_is_named(architecture: str, settings: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        unimo.generate(build(architecture, unimo.Config(**SIZES)), settings, **inputs())
-
-
-def variable(x: Tensor, *, packed: bool = False) -> bytes:
-    """As PaddlePaddle 1.x saves a tensor of float32 (5)."""
-
-    def varint(n: int) -> bytes:
-        out = b""
-        while n > 127:
-            out, n = out + bytes([n & 127 | 128]), n >> 7
-        return out + bytes([n])
-
-    lengths = [varint(n) for n in x.shape]
-    described = b"\x08\x05"
-    described += b"\x12" + varint(len(b"".join(lengths))) + b"".join(lengths) if packed else b""
-    described += b"" if packed else b"".join(b"\x10" + n for n in lengths)
-    return struct.pack("<IQIi", 0, 0, 0, len(described)) + described + x.numpy().tobytes()
-
-
-def test_converts_the_authors_files(tmp_path: Path) -> None:
-    tensors = noise(shapes(), "scale")
-    (tmp_path / "params").mkdir()
-    for number, (name, x) in enumerate(tensors.items()):
-        (tmp_path / "params" / name).write_bytes(variable(x, packed=number % 2 == 0))
-    (tmp_path / "params" / "word_embedding_moment1_0").write_bytes(variable(torch.zeros(300, 2)))
-    (tmp_path / "unimo.json").write_text(json.dumps({**PUBLISHED, "num_labels": LABELS, "image_use_attr": False}))
-    unimo.convert(tmp_path / "params", tmp_path / "unimo.json", tmp_path / "out", architecture="UNIMOForPreTraining")
-    with pytest.warns(UserWarning, match="UNIMOForPreTraining has no use for cls_out_b, cls_out_w: left out"):
-        model = from_pretrained(tmp_path / "out")
-    assert model.config.intermediate_size == INNER and model.config.layer_norm_eps == 1e-5
-    rows = Oracle(tensors).states(inputs())
-    want = padded([Oracle(tensors).told("lm", text) for _, text in rows], 9)
-    assert_close(model(**inputs(), labels=torch.full((3, 9), 5)).prediction_logits, want, "words")
-
-
-def test_broken_variables_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="a folder with files of variables"):
-        read_variables(tmp_path)
-    whole = variable(torch.ones(3, 2))
-    assert read_after(tmp_path, whole).tolist() == [[1.0, 1.0]] * 3
-    for broken, message in (
-        (whole[:-1], "24 bytes of torch.float32 .* are due, 23 are there"),
-        (whole + b"x", "24 bytes .* 25 are there"),
-        (whole[:7], "PaddlePaddle 1.x saved"),
-        (b"\x01" + whole[1:], "version 0 is supported, got 1"),
-        (whole[:20] + b"\x08\x63" + whole[22:], "numbers of type 99 are not supported"),
-        (b"hello, this is no variable at all", "PaddlePaddle 1.x saved"),
-    ):
-        with pytest.raises(ValueError, match=f"w: a variable.*{message}|w: .*{message}"):
-            read_after(tmp_path, broken)
-
-
-def read_after(folder: Path, data: bytes) -> Tensor:
-    (folder / "w").write_bytes(data)
-    return read_variables(folder)["w"]
 
 
 @pytest.mark.parametrize("size", ["base", "large"])

@@ -182,6 +182,8 @@ def test_tasks_begin_with_what_was_trained() -> None:
     assert torch.equal(*states) and torch.equal(states[0], trained.body(**given).last)
     assert torch.equal(pair.head.pooler.dense.weight, trained.head.pooler.dense.weight)
     assert pair(**given).logits.shape == (2, 2)
+    again = uniter.for_task(pair, "UniterModel", type_vocab_size=2)
+    assert torch.equal(again.body.embeddings.types.weight, old)
     answers = uniter.for_task(trained, "UniterForVisualQuestionAnswering", labels=("a", "b", "c"))
     assert answers(**given).logits.shape == (4, 3)
     with pytest.raises(ValueError, match="trained, architecture: a UNITER and one of .* got UniterModel and 'X'"):

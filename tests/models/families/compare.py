@@ -33,16 +33,21 @@ def apart(got: Tensor, want: Tensor) -> float:
     return float((got - want).detach().abs().max() / want.detach().abs().max())
 
 
+def worst(differences: Iterable[float]) -> float:
+    """The largest, or no number if one of them is none, which ``max`` would pass over."""
+    return float(torch.tensor([*differences], dtype=torch.float64).max())
+
+
 def outputs_apart(pairs_of: Iterable[tuple[Tensor, Tensor]]) -> float:
     """The worst of pairs ``(ours, the peer's)``."""
-    return max(apart(got, want) for got, want in pairs_of)
+    return worst(apart(got, want) for got, want in pairs_of)
 
 
 def gradients_apart(got: Tensors, want: Tensors) -> float:
     """Of the same parameters on both sides."""
     assert set(got) == set(want), sorted(set(got) ^ set(want))
-    largest = max(float(x.abs().max()) for x in want.values())
-    return max(float((got[name] - x).abs().max()) for name, x in want.items()) / largest
+    largest = worst(float(x.abs().max()) for x in want.values())
+    return worst(float((got[name] - x).abs().max()) for name, x in want.items()) / largest
 
 
 def own_gradients(ours: Model) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from pkernels.models.parts.objectives import UNITER as UNITER_TASKS
 from pkernels.models.parts.objectives import Pairs, contrast_batch
 from pkernels.models.parts.regions import Images, View, read_captions
 
-from .. import scenes, test_clip, test_unimo, test_uniter, test_vit
+from .. import scenes, test_clip, test_unimo, test_unimo_paddle, test_uniter, test_vit
 from ..agreement import MASKS
 from ..dense_joint import padded
 from ..images import pixels
@@ -225,6 +225,6 @@ UNIMO = Family(
     "its equations",
     _unimo,
     _tasks_of_unimo,
-    {"the authors' (Paddle)": test_unimo.test_converts_the_authors_files},
+    {"the authors' (Paddle)": test_unimo_paddle.test_converts_the_authors_files},
     measured="UNIMO",
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from pkernels.models import build, elmo, transformer_xl, xlnet
 from pkernels.models.parts.objectives import partial_spans, permutation_lm
 
-from .. import bilm, test_elmo, test_transformer_xl, test_xlnet
+from .. import bilm, test_elmo, test_elmo_files, test_transformer_xl, test_xlnet
 from ..agreement import MASKS, inputs
 from ..dense_transformer_xl import log_probabilities, read
 from .compare import Agreement, Transformers, from_our_files, gradients_apart, outputs_apart, own_gradients
@@ -58,8 +58,8 @@ ELMO = Family(
     "the authors' equations",
     _bilm,
     _both_directions,
-    {"bilm-tf's hdf5": test_elmo.test_published_files_load},
-    {"the authors' test model": lambda folder: test_elmo.test_the_authors_embeddings_are_reproduced()},
+    {"bilm-tf's hdf5": test_elmo_files.test_published_files_load},
+    {"the authors' test model": lambda folder: test_elmo_files.test_the_authors_embeddings_are_reproduced()},
     measured="ELMo",
 )
 

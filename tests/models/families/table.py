@@ -6,6 +6,7 @@ import math
 import re
 from pathlib import Path
 
+from .compare import worst
 from .family import Family, Found
 from .speeds import longest, machines
 
@@ -20,6 +21,8 @@ HEAD = (
 
 def below(error: float) -> str:
     """The next power of ten, from 1e-5 on: what lies under it depends on the machine."""
+    if not math.isfinite(error):
+        return str(error)
     return f"< 1e{max(-5, math.floor(math.log10(error)) + 1) if error > 0 else -5}"
 
 
@@ -35,7 +38,7 @@ def speed(family: Family) -> str:
 def row(family: Family, found: Found) -> str:
     """A line of the table."""
     files = "; ".join([", ".join(family.files), *family.real])
-    error = below(max(found.agreement.outputs, found.agreement.gradients))
+    error = below(worst(vars(found.agreement).values()))
     outcome = "red: " + "; ".join(found.wrong) if found.wrong else "green"
     cells = (family.name, family.made_of, family.objective, files, family.peer, error, speed(family), outcome)
     return "| " + " | ".join(cells) + " |"

@@ -25,7 +25,7 @@ from pkernels.models.pretrain.seeing import HALVES, pixel_values
 from pkernels.models.pretrain.vocabulary import CASED, CLIP, learn
 
 from .. import drawings, scenes
-from .tiny import SETTINGS, SIZES, TASKS, data
+from .tiny import SETTINGS, SIZES, TASKS, data, tokenizer
 
 SEEING = ("vit", "clip", "uniter", "unimo")
 
@@ -302,6 +302,19 @@ def test_captions_and_pictures_find_each_other(tmp_path: Path) -> None:
     assert done.measure == "pairs" and done.unigram == math.log(32)
     # Of 32 pairs some have the same shape in the same colour, so none comes to 0.
     assert done.log[0]["pairs"] > 0.8 * done.unigram and done.log[-1]["pairs"] < 0.72 * done.unigram
+
+
+def test_clips_factor_is_brought_down_to_100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the recipe, after each step."""
+    recipe = RECIPES["clip"]
+
+    def steep(*given: Any) -> clip.Config:
+        return replace(recipe.config(*given), logit_scale_init_value=9.0)
+
+    monkeypatch.setitem(RECIPES, "clip", replace(recipe, config=steep))
+    settings = replace(SETTINGS, steps=1)
+    done = pretrain("clip", data("clip"), tmp_path / "out", model=SIZES, settings=settings, tokenizer=tokenizer("clip"))
+    assert from_pretrained(done.out).head.log_scale.item() == pytest.approx(math.log(100))
 
 
 def test_regions_and_words_are_learned(tmp_path: Path) -> None:
