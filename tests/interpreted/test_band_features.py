@@ -10,7 +10,6 @@ import torch
 
 from pkernels.triton import tune
 from tests import test_attention as shared
-from tests import test_relative
 from tests.budget import assert_within_budget
 from tests.budget import run as evaluate
 from tests.cases import BIASES, CASES, CORE, EMPTY, EVERYTHING, Case, solved
@@ -57,27 +56,9 @@ def test_with_the_shipped_tiles(pattern: str) -> None:
     shared.assert_same_bits(evaluate(call, "triton"), got)
 
 
-@pytest.mark.parametrize("name", ["bias dense, hidden pairs", "lengths, prefix per row", "dropout, globals"])
-def test_nothing_leaks(name: str) -> None:
-    case = next(case for case in CASES if case.id == name)
-    with tune.using(config=SMALL):
-        shared.test_rows_that_meet_nothing_may_hold_anything(case, float("nan"), "triton")
-        shared.test_keys_reach_the_rows_that_see_them_alone(case, float("nan"), "triton")
-        shared.test_queries_reach_the_keys_they_see_alone(case, "triton")
-
-
 def test_dropout_draws_the_same_bits_as_on_the_cpu() -> None:
     call = replace(EVERYTHING, bias=None).call()
     # All weights alike, and values that differ: each output is a code of the keys that were kept.
     call.k, call.v = call.k * 0, 1 + torch.rand(call.v.shape, generator=torch.Generator().manual_seed(1))
     triton, cpu = evaluate(call, "triton").out, evaluate(call, "cpu").out
     assert (triton - cpu).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize("name", ["relative, globals"])
-def test_nothing_of_a_relative_leaks(name: str) -> None:
-    case = replace(next(case for case in CASES if case.id == name), heads=1)
-    with tune.using(config=SMALL):
-        test_relative.check_what_meets_nothing(case, float("nan"), "triton")
-        test_relative.check_a_row_of_the_table(case, "triton")
-        test_relative.check_a_query(case, "triton")
