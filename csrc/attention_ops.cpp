@@ -1,10 +1,12 @@
 // The operators pkernels_native::<shape>_forward and <shape>_backward: tensors to plain numbers.
-// Arguments were checked in Python (pkernels/native); outputs are allocated there.
+// Arguments were checked in Python (pkernels/native); outputs are allocated there, but those of a plain call.
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "cpu/attention.h"
@@ -171,6 +173,33 @@ void band_backward(PK_BACKWARD, PK_BAND) {
   attention_backward(PK_BACKWARD_OF);
 }
 
+// A new tensor (B, H, S, width), in memory with heads and rows in the order in which x has them.
+Tensor rows_like(const Tensor& x, int64_t width) {
+  const int64_t b = x.size(0), h = x.size(1), s = x.size(2);
+  auto made = [&](std::vector<int64_t> size) {
+    return torch::stable::empty(size, x.scalar_type(), std::nullopt, x.device());
+  };
+  return x.stride(1) < x.stride(2) ? torch::stable::transpose(made({b, s, h, width}), 1, 2) : made({b, h, s, width});
+}
+
+// A Band and nothing else, from tensors to tensors: of a short call, Python's part takes as long as the kernel.
+std::tuple<Tensor, Tensor> plain_forward(Tensor q, Tensor k, Tensor v, std::vector<int64_t> band, int64_t columns,
+                                         double scale) {
+  const int64_t batch = q.size(0), rows = q.size(2);
+  Tensor out = rows_like(q, v.size(3));
+  Tensor lse = torch::stable::empty({batch, q.size(1), rows}, ScalarType::Float, std::nullopt, q.device());
+  auto spans = [&](int64_t count) {
+    std::vector<int64_t> all(2 * batch, 0);
+    for (int64_t b = 0; b < batch; ++b) all[2 * b + 1] = count;
+    return all;
+  };
+  Call call(q, k, v, {}, {}, {}, {}, spans(rows), spans(k.size(2)), 0, false, scale, 0, 0);
+  call.set_band(band);
+  call.columns.assign(batch, columns);
+  attention_forward(PK_FORWARD_OF);
+  return {out, lse};
+}
+
 #define PK_BLOCKS Tensor offsets, Tensor columns, Tensor counts, int64_t size
 void blocks_forward(PK_FORWARD, PK_BLOCKS) {
   PK_CALL;
@@ -222,6 +251,7 @@ PK_LIBRARY_FRAGMENT(PK_NATIVE, m) {
   PK_DEFINE("band", "int[] columns, int[] band");
   PK_DEFINE("blocks", "Tensor offsets, Tensor columns, Tensor counts, int size");
   PK_DEFINE("buckets", "Tensor order, int[] numbers, float? own");
+  m.def("plain_forward(Tensor q, Tensor k, Tensor v, int[] band, int columns, float scale) -> (Tensor, Tensor)");
   m.def("distance_rows(int batch, int kv_heads, int longest) -> int");
   m.def("peak_rate(float seconds, bool in_pairs=False) -> float");
 }
@@ -229,6 +259,7 @@ PK_LIBRARY_FRAGMENT(PK_NATIVE, m) {
 PK_LIBRARY_IMPL(PK_NATIVE, CompositeExplicitAutograd, m) {
   m.impl("band_forward", TORCH_BOX(&band_forward));
   m.impl("band_backward", TORCH_BOX(&band_backward));
+  m.impl("plain_forward", TORCH_BOX(&plain_forward));
   m.impl("blocks_forward", TORCH_BOX(&blocks_forward));
   m.impl("blocks_backward", TORCH_BOX(&blocks_backward));
   m.impl("buckets_forward", TORCH_BOX(&buckets_forward));

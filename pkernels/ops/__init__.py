@@ -5,5 +5,17 @@ from .band import band
 from .blocks import blocks
 from .buckets import buckets
 from .order import lsh_order, lsh_rotations
+from .plain import plain
 
-__all__ = ["BACKENDS", "band", "blocks", "buckets", "choose", "lsh_order", "lsh_rotations", "why_not", "why_not_built"]
+__all__ = [
+    "BACKENDS",
+    "band",
+    "blocks",
+    "buckets",
+    "choose",
+    "lsh_order",
+    "lsh_rotations",
+    "plain",
+    "why_not",
+    "why_not_built",
+]
