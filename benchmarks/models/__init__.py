@@ -7,7 +7,7 @@ from .base import Attend, Encoder, Learner, twins
 _FAMILIES = (longformer, bigbird, reformer, gpt, t5, xlnet)
 ENCODERS = (
     *(family.ENCODER for family in (*_FAMILIES, transformer_xl)),
-    *(t5.LONGEST, bart.ENCODER),
+    *(gpt.LONGEST, t5.LONGEST, bart.ENCODER),
     *(encoder for kind in (house, pictures, elmo) for encoder in kind.ENCODERS),
 )
 AUTHORS = (gpt2.AUTHOR, gpt.AUTHOR, t5.AUTHOR, bart.AUTHOR)

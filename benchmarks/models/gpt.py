@@ -30,6 +30,11 @@ def _base(length: int, layers: int) -> Config:
     return _config(length, layers, hidden_size=768, num_heads=12)
 
 
+def _two_heads(length: int, layers: int) -> Config:
+    """Few enough that a step of transformers over 8,192 tokens fits into memory."""
+    return _config(length, layers, hidden_size=128, num_heads=2)
+
+
 def _small(length: int) -> Config:
     return _config(length, 2, hidden_size=128, num_heads=4, window_size=64)
 
@@ -53,6 +58,15 @@ ENCODER = Encoder(
     quick=((2048, 1),),
     attention=_attention,
     lengths=(4096, 8192),
+)
+
+LONGEST = Encoder(
+    name="GPT-Neo, 2 heads",
+    architecture="GPTNeoModel",
+    config=_two_heads,
+    sizes=(),
+    attention=_attention,
+    lengths=(2048, 8192),
 )
 
 LEARNER = Learner("gpt", "GPTNeoForCausalLM", _small, corpus.causal)

@@ -12,6 +12,7 @@
 namespace pkernels {
 namespace PK_ISA {
 
+constexpr int64_t edge_keys = max_keys / 2;  // where a band cuts a tile: less of it is for nothing
 constexpr int64_t max_lanes = 3 * PK_PANEL;     // queries of a tile, at most
 constexpr int64_t tile_width = max_lanes + 16;  // leading dimension of what has lanes, at most
 
@@ -281,7 +282,11 @@ template <class F>
 static void for_each_key_tile(const Problem& p, const Place& place, const QueryTile& queries, KeyRange keys, F f) {
   for_each_segment(p, place.batch, place.head, queries, [&](const KeySegment& found) {
     const KeySegment segment = found.list ? found : clip(found, keys.begin, keys.end);
-    for (int64_t m = 0; m < segment.count; m += max_keys) f(segment, m, smaller(max_keys, segment.count - m));
+    for (int64_t m = 0, count; m < segment.count; m += count) {
+      count = smaller(max_keys, segment.count - m);
+      if (!found.list && !is_full(p.band, segment, queries, m, count)) count = smaller(edge_keys, count);
+      f(segment, m, count);
+    }
   });
 }
 
