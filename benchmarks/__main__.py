@@ -15,7 +15,22 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from . import cases, compare, decoding, digits, distill, lessons, long, machine, plot, rows, table, text, training
+from . import (
+    cases,
+    compare,
+    decoding,
+    digits,
+    distill,
+    lessons,
+    long,
+    machine,
+    memory,
+    plot,
+    rows,
+    table,
+    text,
+    training,
+)
 from .gpu import day as gpu_day
 from .measure import Pace, measure, progress
 from .models import LEARNERS
@@ -113,7 +128,7 @@ def _begin(options: argparse.Namespace) -> tuple[Console, dict]:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    facts = machine.facts(options.device)
+    facts = {**machine.facts(options.device), "keeps_freed_memory": memory.keep_freed()}
     console.print(machine.line(facts))
     return console, facts
 

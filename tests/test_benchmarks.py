@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from benchmarks.runner import Runner
 from benchmarks.workload import Workload
 from pkernels import causal, prefix_lm, window
 
+ROOT = Path(__file__).parents[1]
 TINY = Workload(heads=2, queries=48, dim=8)
 RAGGED = replace(TINY, batch=3, lengths=(48, 1, 20))
 PACKED = replace(RAGGED, batch=1, queries=69, packed=True)
@@ -197,6 +200,28 @@ def test_memory_sees_what_c_takes_and_gives_back() -> None:
         if taken is None:
             pytest.skip("this system does not tell peaks of memory (/proc/self/clear_refs)")
         assert taken == pytest.approx(mib << 20, abs=3 << 20)
+
+
+def test_freed_memory_is_kept_and_its_peak_still_seen() -> None:
+    """In a process of its own, whose allocator stays so."""
+    code = """
+import resource, torch
+from benchmarks import memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3): torch.empty(1 << 24, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+given_back = faults()
+kept = memory.keep_freed()
+for _ in range(8): faults()  # until what is free fits
+print(kept, given_back, faults(), memory.peak(lambda: torch.empty(1 << 26, dtype=torch.uint8).fill_(1), "cpu"))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    kept, given_back, faults, peak = said.split()
+    if kept != "True":
+        pytest.skip("this allocator is not glibc's")
+    assert int(faults) < int(given_back) / 10
+    assert peak == "None" or int(peak) >= 1 << 26
 
 
 def test_contenders_take_turns() -> None:
