@@ -113,7 +113,7 @@ def learn_captions(digits: Digits, steps: int, report: Callable[[str], object] =
         captions = [PROMPTS[i].format(NAMES[label]) for i, label in zip(drawn, labels.tolist(), strict=True)]
         return model(**tokenize(captions), pixel_values=images, return_loss=True).loss
 
-    _learn(learned, digits, steps, loss, report, stepped=model.head.limit)
+    _learn(learned, digits, steps, loss, report, stepped=model.head.limit)  # type: ignore[arg-type]
     with torch.no_grad():
         classes = clip.class_vectors(model, NAMES, UNSEEN, tokenize)
         learned.accuracy = _share(clip.classify(model, digits.test_images, classes), digits.test_labels)
