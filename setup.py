@@ -80,6 +80,14 @@ def extension(torch, name, sources, **more):
     )
 
 
+def without_paths(torch):
+    """Flags by which what a compiler writes down of files (``__FILE__`` in the errors of torch's headers) begins at
+    the root, or at torch: a build of elsewhere has the same bytes. nvcc is given paths from the root alone."""
+    roots = {Path(path).parents[1] for path in torch.include_paths() if path.endswith("torch/include")} | {ROOT}
+    # The last that fits is taken: an environment within the root comes after it.
+    return [f"-ffile-prefix-map={root}/=" for root in sorted(roots, key=lambda root: len(root.parts))]
+
+
 def cuda_home():
     """The directory of a CUDA toolkit, or None."""
     choice = os.environ.get("PKERNELS_CUDA", "auto")
@@ -146,7 +154,8 @@ def build_command(torch):
 
         def build_extensions(self):
             for extension in self.extensions:
-                extension.extra_compile_args = [*COMPILER_FLAGS]  # torch appends its own at every run
+                # torch appends its own at every run
+                extension.extra_compile_args = [*COMPILER_FLAGS, *without_paths(torch)]
                 if extension.name == "pkernels._C_cuda":
                     extension.extra_objects = compile_kernels(cuda_home(), Path(self.build_temp, "cuda"))
             super().build_extensions()

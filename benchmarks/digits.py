@@ -113,7 +113,7 @@ def learn_captions(digits: Digits, steps: int, report: Callable[[str], object] =
         captions = [PROMPTS[i].format(NAMES[label]) for i, label in zip(drawn, labels.tolist(), strict=True)]
         return model(**tokenize(captions), pixel_values=images, return_loss=True).loss
 
-    _learn(learned, digits, steps, loss, report)
+    _learn(learned, digits, steps, loss, report, stepped=model.head.limit)  # type: ignore[arg-type]
     with torch.no_grad():
         classes = clip.class_vectors(model, NAMES, UNSEEN, tokenize)
         learned.accuracy = _share(clip.classify(model, digits.test_images, classes), digits.test_labels)
@@ -129,12 +129,11 @@ def _learn(
     steps: int,
     loss_of: Callable[[Tensor, Tensor, torch.Generator], Tensor],
     report: Callable[[str], object],
+    stepped: Callable[[], object] = lambda: None,
 ) -> None:
-    """AdamW, a tenth of the steps warming up, then a cosine down to 0."""
+    """AdamW, a tenth of the steps warming up, then a cosine down to 0; ``stepped`` is called after each."""
     generator, model = torch.Generator().manual_seed(0), learned.model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.05)
-    if isinstance(model.head, clip.Match):
-        optimizer.register_step_post_hook(model.head.limit)
     for step in range(steps):
         warm, done = min(1.0, (step + 1) / (0.1 * steps)), step / steps
         optimizer.param_groups[0]["lr"] = RATE * warm * 0.5 * (1 + math.cos(math.pi * done))
@@ -143,6 +142,7 @@ def _learn(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        stepped()
         learned.seconds.append(time.perf_counter() - started)
         learned.losses.append(float(loss.detach()))
         report(f"loss {learned.losses[-1]:.3f}")

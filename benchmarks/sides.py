@@ -182,7 +182,8 @@ def first(side: Side, direction: str, device: str) -> First:
 
 def same(ours: First, theirs: First, case: Long) -> Verdict:
     """Whether states and gradients agree; the worst of them over what is allowed."""
-    error = float((ours.states - theirs.states).abs().nan_to_num(nan=torch.inf).max()) / case.encoder.tolerance
+    allowed = case.encoder.tolerance * float(theirs.states.abs().max())
+    error = float((ours.states - theirs.states).abs().nan_to_num(nan=torch.inf).max()) / allowed
     verdicts = [Verdict(error <= 1, error, "states")]
     if ours.gradients or theirs.gradients:
         verdicts.append(same_gradients(ours.gradients, theirs.gradients))

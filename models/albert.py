@@ -46,6 +46,7 @@ from .parts.heads import (
 )
 from .parts.keys import KeyMap, Same, Stacked, embeddings_rules, tied_words
 from .parts.layers import initialise
+from .parts.linear import Linear
 from .parts.model import Family
 from .parts.outputs import OrderPreTraining
 
@@ -107,7 +108,7 @@ class Body(Encoder):
 
     def __init__(self, c: Config) -> None:
         groups = [nn.ModuleList(layer_of(c) for _ in range(c.inner_group_num)) for _ in range(c.num_hidden_groups)]
-        super().__init__(embeddings_of(c, c.embedding_size), groups, nn.Linear(c.embedding_size, c.hidden_size))
+        super().__init__(embeddings_of(c, c.embedding_size), groups, Linear(c.embedding_size, c.hidden_size))
         # In floating point, as published: it decides between groups of unequal size.
         self.groups = [int(step / (c.num_hidden_layers / c.num_hidden_groups)) for step in range(c.num_hidden_layers)]
 
@@ -134,21 +135,21 @@ def _words(c: Config) -> WordPredictor:
 
 
 def _of_both(c: Config) -> WordsAndOrder:
-    order = nn.Linear(c.hidden_size, 2)
+    order = Linear(c.hidden_size, 2)
     return WordsAndOrder(_words(c), Pooler(c.hidden_size), order, dropout=c.classifier_dropout_prob)
 
 
 def _of_sequences(c: Config) -> SequenceClassification:
-    classifier, dropout = nn.Linear(c.hidden_size, c.num_labels), c.classifier_dropout_prob
+    classifier, dropout = Linear(c.hidden_size, c.num_labels), c.classifier_dropout_prob
     return SequenceClassification(Pooler(c.hidden_size), classifier, dropout=dropout, problem=c.problem_type)
 
 
 def _of_tokens(c: Config) -> TokenClassification:
-    return TokenClassification(nn.Linear(c.hidden_size, c.num_labels), dropout=c.classifier_dropout_prob)
+    return TokenClassification(Linear(c.hidden_size, c.num_labels), dropout=c.classifier_dropout_prob)
 
 
 def _of_choices(c: Config) -> MultipleChoice:
-    return MultipleChoice(Pooler(c.hidden_size), nn.Linear(c.hidden_size, 1), dropout=c.classifier_dropout_prob)
+    return MultipleChoice(Pooler(c.hidden_size), Linear(c.hidden_size, 1), dropout=c.classifier_dropout_prob)
 
 
 # Sections 3.1 (pre-training) and 4 (tasks).
@@ -158,7 +159,7 @@ HEADS = {
     "AlbertForMaskedLM": lambda c: MaskedLM(_words(c)),
     "AlbertForSequenceClassification": _of_sequences,
     "AlbertForTokenClassification": _of_tokens,
-    "AlbertForQuestionAnswering": lambda c: QuestionAnswering(nn.Linear(c.hidden_size, 2)),
+    "AlbertForQuestionAnswering": lambda c: QuestionAnswering(Linear(c.hidden_size, 2)),
     "AlbertForMultipleChoice": _of_choices,
 }
 

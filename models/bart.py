@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ..patterns import causal, dense
@@ -52,6 +51,7 @@ from .parts.heads import (
 )
 from .parts.keys import KeyMap, Same, Stacked
 from .parts.layers import ACTIVATIONS, FeedForward, PostNorm
+from .parts.linear import Linear, linear
 from .parts.model import Family
 from .parts.seq2seq import Decoded, EncoderDecoder, Layer, OfDecoder, Stack, shifted, shifted_labels
 
@@ -179,7 +179,7 @@ class Output(nn.Module):
         self.register_buffer("bias", torch.zeros(1, c.vocab_size))
 
     def forward(self, states: States) -> Tensor:
-        return F.linear(states.last, states.table, self.bias[0])
+        return linear(states.last, states.table, self.bias[0])
 
 
 class LastEnd(nn.Module):
@@ -208,7 +208,7 @@ def _of_sequences(c: Config) -> SequenceClassification:
 
 
 def _of_tokens(c: Config) -> TokenClassification:
-    return TokenClassification(nn.Linear(c.d_model, c.num_labels), dropout=c.classifier_dropout)
+    return TokenClassification(Linear(c.d_model, c.num_labels), dropout=c.classifier_dropout)
 
 
 # Sections 2.2 and 3.3 (words), 3.1 (texts), 3.2 (tokens).
@@ -217,7 +217,7 @@ HEADS = {
     "BartForConditionalGeneration": lambda c: OfDecoder(MaskedLM(Output(c))),
     "BartForSequenceClassification": lambda c: OfDecoder(_of_sequences(c)),
     "BartForTokenClassification": lambda c: OfDecoder(_of_tokens(c)),
-    "BartForQuestionAnswering": lambda c: OfDecoder(QuestionAnswering(nn.Linear(c.d_model, 2))),
+    "BartForQuestionAnswering": lambda c: OfDecoder(QuestionAnswering(Linear(c.d_model, 2))),
 }
 
 ARGUMENTS = {

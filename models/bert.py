@@ -21,8 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
 from .parts.encoder import ClassifierConfig, Encoder, embeddings_of, layer_of
 from .parts.heads import (
     Bare,
@@ -39,6 +37,7 @@ from .parts.heads import (
 )
 from .parts.keys import BERT_HEADS, KeyMap, Same, encoder_rules, tied_words
 from .parts.layers import initialise
+from .parts.linear import Linear
 from .parts.model import Family
 
 
@@ -87,27 +86,27 @@ def _words(c: Config) -> WordPredictor:
 
 
 def _of_sequences(c: Config) -> SequenceClassification:
-    classifier = nn.Linear(c.hidden_size, c.num_labels)
+    classifier = Linear(c.hidden_size, c.num_labels)
     return SequenceClassification(Pooler(c.hidden_size), classifier, dropout=c.head_dropout, problem=c.problem_type)
 
 
 def _of_tokens(c: Config) -> TokenClassification:
-    return TokenClassification(nn.Linear(c.hidden_size, c.num_labels), dropout=c.head_dropout)
+    return TokenClassification(Linear(c.hidden_size, c.num_labels), dropout=c.head_dropout)
 
 
 def _of_choices(c: Config) -> MultipleChoice:
-    return MultipleChoice(Pooler(c.hidden_size), nn.Linear(c.hidden_size, 1), dropout=c.head_dropout)
+    return MultipleChoice(Pooler(c.hidden_size), Linear(c.hidden_size, 1), dropout=c.head_dropout)
 
 
 # Sections 3.1 (pre-training) and 3.2, 4 (fine-tuning).
 HEADS = {
     "BertModel": lambda c: Bare(Pooler(c.hidden_size)),
-    "BertForPreTraining": lambda c: WordsAndRelation(_words(c), Pooler(c.hidden_size), nn.Linear(c.hidden_size, 2)),
+    "BertForPreTraining": lambda c: WordsAndRelation(_words(c), Pooler(c.hidden_size), Linear(c.hidden_size, 2)),
     "BertForMaskedLM": lambda c: MaskedLM(_words(c)),
-    "BertForNextSentencePrediction": lambda c: PairRelation(Pooler(c.hidden_size), nn.Linear(c.hidden_size, 2)),
+    "BertForNextSentencePrediction": lambda c: PairRelation(Pooler(c.hidden_size), Linear(c.hidden_size, 2)),
     "BertForSequenceClassification": _of_sequences,
     "BertForTokenClassification": _of_tokens,
-    "BertForQuestionAnswering": lambda c: QuestionAnswering(nn.Linear(c.hidden_size, 2)),
+    "BertForQuestionAnswering": lambda c: QuestionAnswering(Linear(c.hidden_size, 2)),
     "BertForMultipleChoice": _of_choices,
 }
 

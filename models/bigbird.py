@@ -239,7 +239,7 @@ class Answers(nn.Module):
         self.dropout = nn.Dropout(c.hidden_dropout_prob)
         self.feed_forward = FeedForward(c.hidden_size, c.intermediate_size, c.hidden_act)
         self.norm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
-        self.ends = nn.Linear(c.hidden_size, 2)
+        self.ends = Linear(c.hidden_size, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.ends(self.norm(x + self.dropout(self.feed_forward(self.dropout(x)))))
@@ -255,11 +255,11 @@ def _of_sequences(c: Config) -> SequenceClassification:
 
 
 def _of_tokens(c: Config) -> TokenClassification:
-    return TokenClassification(nn.Linear(c.hidden_size, c.num_labels), dropout=c.head_dropout)
+    return TokenClassification(Linear(c.hidden_size, c.num_labels), dropout=c.head_dropout)
 
 
 def _of_choices(c: Config) -> MultipleChoice:
-    return MultipleChoice(Pooler(c.hidden_size), nn.Linear(c.hidden_size, 1), dropout=c.hidden_dropout_prob)
+    return MultipleChoice(Pooler(c.hidden_size), Linear(c.hidden_size, 1), dropout=c.hidden_dropout_prob)
 
 
 def _beside_pooler(make: Callable[[Config], nn.Module]) -> Callable[[Config], nn.Module]:
@@ -267,7 +267,7 @@ def _beside_pooler(make: Callable[[Config], nn.Module]) -> Callable[[Config], nn
 
     def made(c: Config) -> nn.Module:
         head = make(c)
-        head.add_module("unused", nn.Linear(c.hidden_size, c.hidden_size))
+        head.add_module("unused", Linear(c.hidden_size, c.hidden_size))
         return head
 
     return made
@@ -276,7 +276,7 @@ def _beside_pooler(make: Callable[[Config], nn.Module]) -> Callable[[Config], nn
 # Section 4 (pre-training, answers, classes) and the others that transformers has.
 HEADS = {
     "BigBirdModel": lambda c: Bare(Pooler(c.hidden_size)),
-    "BigBirdForPreTraining": lambda c: WordsAndRelation(_words(c), Pooler(c.hidden_size), nn.Linear(c.hidden_size, 2)),
+    "BigBirdForPreTraining": lambda c: WordsAndRelation(_words(c), Pooler(c.hidden_size), Linear(c.hidden_size, 2)),
     "BigBirdForMaskedLM": _beside_pooler(lambda c: MaskedLM(_words(c))),
     "BigBirdForSequenceClassification": _beside_pooler(_of_sequences),
     "BigBirdForTokenClassification": _beside_pooler(_of_tokens),

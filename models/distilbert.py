@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .parts.config import BaseConfig
 from .parts.embeddings import Embeddings
@@ -45,6 +45,7 @@ from .parts.heads import (
 )
 from .parts.keys import KeyMap, Same, Stacked, embeddings_rules
 from .parts.layers import ACTIVATIONS, initialise
+from .parts.linear import Linear
 from .parts.model import Family
 
 EPS = 1e-12
@@ -124,18 +125,18 @@ def _words(c: Config) -> WordPredictor:
 
 
 def _of_sequences(c: Config) -> SequenceClassification:
-    classifier = nn.Linear(c.dim, c.num_labels)
+    classifier = Linear(c.dim, c.num_labels)
     return SequenceClassification(
         Pooler(c.dim, "relu"), classifier, dropout=c.seq_classif_dropout, problem=c.problem_type
     )
 
 
 def _of_tokens(c: Config) -> TokenClassification:
-    return TokenClassification(nn.Linear(c.dim, c.num_labels), dropout=c.dropout)
+    return TokenClassification(Linear(c.dim, c.num_labels), dropout=c.dropout)
 
 
 def _of_choices(c: Config) -> MultipleChoice:
-    return MultipleChoice(Pooler(c.dim, "relu"), nn.Linear(c.dim, 1), dropout=c.seq_classif_dropout)
+    return MultipleChoice(Pooler(c.dim, "relu"), Linear(c.dim, 1), dropout=c.seq_classif_dropout)
 
 
 # Sections 3 (training) and 4 (tasks).
@@ -144,7 +145,7 @@ HEADS = {
     "DistilBertForMaskedLM": lambda c: MaskedLM(_words(c)),
     "DistilBertForSequenceClassification": _of_sequences,
     "DistilBertForTokenClassification": _of_tokens,
-    "DistilBertForQuestionAnswering": lambda c: QuestionAnswering(nn.Linear(c.dim, 2), dropout=c.qa_dropout),
+    "DistilBertForQuestionAnswering": lambda c: QuestionAnswering(Linear(c.dim, 2), dropout=c.qa_dropout),
     "DistilBertForMultipleChoice": _of_choices,
 }
 

@@ -52,6 +52,7 @@ from .parts.heads import (
 from .parts.keys import KeyMap, Same, encoder_rules
 from .parts.layers import ACTIVATIONS, initialise
 from .parts.layouts import IGNORED
+from .parts.linear import Linear
 from .parts.model import Family
 from .parts.outputs import Prediction
 
@@ -116,7 +117,7 @@ class Config(ClassifierConfig):
 
 def body(c: Config) -> Encoder:
     """Section 3.2: shared embeddings, a way to the layers' width, and layers."""
-    project = None if c.embedding_size == c.hidden_size else nn.Linear(c.embedding_size, c.hidden_size)
+    project = None if c.embedding_size == c.hidden_size else Linear(c.embedding_size, c.hidden_size)
     return Encoder(embeddings_of(c, c.embedding_size), [layer_of(c) for _ in range(c.num_hidden_layers)], project)
 
 
@@ -128,9 +129,9 @@ class Discriminator(nn.Module):
 
     def __init__(self, width: int, act: str) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        self.dense = Linear(width, width)
         self.act = ACTIVATIONS[act]
-        self.score = nn.Linear(width, 1)
+        self.score = Linear(width, 1)
 
     def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
         layout = states.layout
@@ -154,11 +155,11 @@ def _of_sequences(c: Config) -> SequenceClassification:
 
 
 def _of_tokens(c: Config) -> TokenClassification:
-    return TokenClassification(nn.Linear(c.hidden_size, c.num_labels), dropout=c.head_dropout)
+    return TokenClassification(Linear(c.hidden_size, c.num_labels), dropout=c.head_dropout)
 
 
 def _of_choices(c: Config) -> MultipleChoice:
-    return MultipleChoice(Pooler(c.hidden_size, "gelu"), nn.Linear(c.hidden_size, 1), dropout=c.summary_last_dropout)
+    return MultipleChoice(Pooler(c.hidden_size, "gelu"), Linear(c.hidden_size, 1), dropout=c.summary_last_dropout)
 
 
 # Sections 2 (pre-training) and 3.1 (tasks).
@@ -168,7 +169,7 @@ HEADS = {
     "ElectraForMaskedLM": lambda c: MaskedLM(_words(c)),
     "ElectraForSequenceClassification": _of_sequences,
     "ElectraForTokenClassification": _of_tokens,
-    "ElectraForQuestionAnswering": lambda c: QuestionAnswering(nn.Linear(c.hidden_size, 2)),
+    "ElectraForQuestionAnswering": lambda c: QuestionAnswering(Linear(c.hidden_size, 2)),
     "ElectraForMultipleChoice": _of_choices,
 }
 

@@ -251,11 +251,11 @@ def _of_sequences(c: Config) -> SequenceClassification:
 
 
 def _of_tokens(c: Config) -> TokenClassification:
-    return TokenClassification(nn.Linear(c.hidden_size, c.num_labels), dropout=c.hidden_dropout_prob)
+    return TokenClassification(Linear(c.hidden_size, c.num_labels), dropout=c.hidden_dropout_prob)
 
 
 def _of_choices(c: Config) -> MultipleChoice:
-    return MultipleChoice(Pooler(c.hidden_size), nn.Linear(c.hidden_size, 1), dropout=c.hidden_dropout_prob)
+    return MultipleChoice(Pooler(c.hidden_size), Linear(c.hidden_size, 1), dropout=c.hidden_dropout_prob)
 
 
 # Sections 5 (pre-training) and 6 (tasks).
@@ -264,7 +264,7 @@ HEADS = {
     "LongformerForMaskedLM": lambda c: MaskedLM(_words(c)),
     "LongformerForSequenceClassification": _of_sequences,
     "LongformerForTokenClassification": _of_tokens,
-    "LongformerForQuestionAnswering": lambda c: QuestionAnswering(nn.Linear(c.hidden_size, 2)),
+    "LongformerForQuestionAnswering": lambda c: QuestionAnswering(Linear(c.hidden_size, 2)),
     "LongformerForMultipleChoice": _of_choices,
 }
 

@@ -292,7 +292,7 @@ HEADS = {
     "ReformerModelWithLMHead": lambda c: CausalLM(Words(c)),
     "ReformerForMaskedLM": lambda c: MaskedLM(Words(c)),
     "ReformerForSequenceClassification": _of_sequences,
-    "ReformerForQuestionAnswering": lambda c: QuestionAnswering(nn.Linear(2 * c.hidden_size, 2)),
+    "ReformerForQuestionAnswering": lambda c: QuestionAnswering(Linear(2 * c.hidden_size, 2)),
 }
 
 

@@ -24,8 +24,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn
-
 from .parts.embeddings import AfterPadding
 from .parts.encoder import ClassifierConfig, Encoder, embeddings_of, layer_of
 from .parts.heads import (
@@ -43,6 +41,7 @@ from .parts.heads import (
 )
 from .parts.keys import ROBERTA_HEADS, KeyMap, Same, encoder_rules, tied_words
 from .parts.layers import initialise
+from .parts.linear import Linear
 from .parts.model import Family
 
 
@@ -85,11 +84,11 @@ def _of_sequences(c: Config) -> SequenceClassification:
 
 
 def _of_tokens(c: Config) -> TokenClassification:
-    return TokenClassification(nn.Linear(c.hidden_size, c.num_labels), dropout=c.head_dropout)
+    return TokenClassification(Linear(c.hidden_size, c.num_labels), dropout=c.head_dropout)
 
 
 def _of_choices(c: Config) -> MultipleChoice:
-    return MultipleChoice(Pooler(c.hidden_size), nn.Linear(c.hidden_size, 1), dropout=c.hidden_dropout_prob)
+    return MultipleChoice(Pooler(c.hidden_size), Linear(c.hidden_size, 1), dropout=c.hidden_dropout_prob)
 
 
 # Sections 4 (pre-training) and 5 (tasks).
@@ -98,7 +97,7 @@ HEADS = {
     "RobertaForMaskedLM": lambda c: MaskedLM(_words(c)),
     "RobertaForSequenceClassification": _of_sequences,
     "RobertaForTokenClassification": _of_tokens,
-    "RobertaForQuestionAnswering": lambda c: QuestionAnswering(nn.Linear(c.hidden_size, 2)),
+    "RobertaForQuestionAnswering": lambda c: QuestionAnswering(Linear(c.hidden_size, 2)),
     "RobertaForMultipleChoice": _of_choices,
 }
 

@@ -35,7 +35,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ..patterns import causal, dense
@@ -46,7 +45,7 @@ from .parts.embeddings import Words
 from .parts.heads import Bare, MaskedLM, States
 from .parts.keys import KeyMap, Same, Stacked, Transposed
 from .parts.layers import ACTIVATIONS, FeedForward, PreNorm
-from .parts.linear import Linear
+from .parts.linear import Linear, linear
 from .parts.model import Family
 from .parts.relative import RelativeBias
 from .parts.seq2seq import EncoderAlone, EncoderDecoder, Layer, OfDecoder, Stack, shifted_labels
@@ -223,7 +222,7 @@ class Output(nn.Module):
         self.own = None if c.tie_word_embeddings else Linear(c.d_model, c.vocab_size, bias=False)
 
     def forward(self, states: States) -> Tensor:
-        return F.linear(states.last * self.factor, states.table if self.own is None else self.own.weight)
+        return linear(states.last * self.factor, states.table if self.own is None else self.own.weight)
 
 
 HEADS = {

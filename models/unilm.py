@@ -59,6 +59,7 @@ from .parts.heads import (
 from .parts.keys import BERT_HEADS, KeyMap, Same, encoder_rules, tied_words
 from .parts.layers import initialise
 from .parts.layouts import IGNORED
+from .parts.linear import Linear
 from .parts.model import Family, Model
 from .parts.objectives import MODES
 from .parts.outputs import Prediction, PreTraining
@@ -335,14 +336,14 @@ def _words(c: Config) -> WordPredictor:
 
 
 def _of_sequences(c: Config) -> SequenceClassification:
-    classifier = nn.Linear(c.hidden_size, c.num_labels)
+    classifier = Linear(c.hidden_size, c.num_labels)
     return SequenceClassification(Pooler(c.hidden_size), classifier, dropout=c.head_dropout, problem=c.problem_type)
 
 
 # Sections 2.3 (pre-training) and 2.5 (fine-tuning).
 HEADS = {
     "UniLMModel": lambda c: Bare(Pooler(c.hidden_size)),
-    "UniLMForPreTraining": lambda c: ClozeAndRelation(_words(c), Pooler(c.hidden_size), nn.Linear(c.hidden_size, 2)),
+    "UniLMForPreTraining": lambda c: ClozeAndRelation(_words(c), Pooler(c.hidden_size), Linear(c.hidden_size, 2)),
     "UniLMForMaskedLM": lambda c: MaskedLM(_words(c)),
     "UniLMForSeq2SeqLM": lambda c: SmoothedLM(_words(c), smoothing=c.label_smoothing, padding=c.pad_token_id or 0),
     "UniLMForSequenceClassification": _of_sequences,

@@ -125,7 +125,7 @@ class RegionEmbeddings(nn.Module):
 
     def __init__(self, features: int, width: int, *, eps: float, dropout: float) -> None:
         super().__init__()
-        self.features, self.locations = Linear(features, width), nn.Linear(5, width)
+        self.features, self.locations = Linear(features, width), Linear(5, width)
         self.norm, self.dropout = nn.LayerNorm(width, eps=eps), nn.Dropout(dropout)
 
     def forward(self, features: Tensor, locations: Tensor, masked: Tensor | None, types: None) -> Tensor:
@@ -183,7 +183,7 @@ class Tasks(HiddenParts):
         width, eps = c.hidden_size, c.layer_norm_eps
         features, classes = (RegionPredictor(width, n, eps=eps) for n in (c.image_embedding_size, c.image_class_size))
         super().__init__(_words(c), features, classes)
-        self.vectors, self.match = Vectors(width), nn.Linear(width, 1)
+        self.vectors, self.match = Vectors(width), Linear(width, 1)
 
     def forward(self, states: JointStates, **hidden: Tensor) -> UNIMOPreTraining:
         text, image = self.vectors.apart(states)
@@ -287,7 +287,7 @@ def _words(c: Config) -> WordPredictor:
 
 
 def _of_pairs(c: Config) -> SequenceClassification:
-    classifier = nn.Linear(c.hidden_size, c.num_labels)
+    classifier = Linear(c.hidden_size, c.num_labels)
     return SequenceClassification(Vectors(c.hidden_size), classifier, dropout=c.head_dropout, problem=c.problem_type)
 
 

@@ -105,7 +105,7 @@ class RegionEmbeddings(nn.Module):
     def __init__(self, features: int, width: int, *, eps: float, dropout: float) -> None:
         super().__init__()
         self.features, self.feature_norm = Linear(features, width), nn.LayerNorm(width, eps=eps)
-        self.locations, self.location_norm = nn.Linear(7, width), nn.LayerNorm(width, eps=eps)
+        self.locations, self.location_norm = Linear(7, width), nn.LayerNorm(width, eps=eps)
         self.mask = nn.Embedding(2, features, padding_idx=0)
         self.norm, self.dropout = nn.LayerNorm(width, eps=eps), nn.Dropout(dropout)
 
@@ -140,7 +140,7 @@ class Tasks(HiddenParts):
         width, eps = c.hidden_size, c.layer_norm_eps
         features = TiedFeatures(width, c.image_embedding_size, eps=eps)
         super().__init__(_words(c), features, RegionPredictor(width, c.image_class_size, eps=eps))
-        self.pooler, self.matching = Pooler(width), nn.Linear(width, 2)
+        self.pooler, self.matching = Pooler(width), Linear(width, 2)
         self.alignment = c.itm_ot_lambda
 
     def forward(self, states: JointStates, matching_labels: Tensor | None = None, **hidden: Tensor) -> PairPreTraining:
@@ -214,7 +214,7 @@ def _words(c: Config) -> WordPredictor:
 
 
 def _of_pairs(c: Config) -> SequenceClassification:
-    classifier = nn.Linear(c.hidden_size, c.num_labels)
+    classifier = Linear(c.hidden_size, c.num_labels)
     return SequenceClassification(Pooler(c.hidden_size), classifier, dropout=c.head_dropout, problem=c.problem_type)
 
 

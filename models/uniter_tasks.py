@@ -23,8 +23,8 @@ class Answers(nn.Module):
 
     def __init__(self, width: int, answers: int, *, eps: float) -> None:
         super().__init__()
-        self.dense, self.norm = nn.Linear(width, 2 * width), nn.LayerNorm(2 * width, eps=eps)
-        self.out = nn.Linear(2 * width, answers)
+        self.dense, self.norm = Linear(width, 2 * width), nn.LayerNorm(2 * width, eps=eps)
+        self.out = Linear(2 * width, answers)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.norm(F.gelu(self.dense(x))))
@@ -64,7 +64,7 @@ class Retrieval(nn.Module):
 
     def __init__(self, pooler: Pooler, width: int, margin: float) -> None:
         super().__init__()
-        self.pooler, self.ranking, self.margin = pooler, nn.Linear(width, 1), margin
+        self.pooler, self.ranking, self.margin = pooler, Linear(width, 1), margin
 
     def forward(self, states: States, candidates: int | None = None) -> Prediction:
         logits = self.ranking(self.pooler(states))
@@ -88,7 +88,7 @@ class Expression(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.score = nn.Linear(width, 1)
+        self.score = Linear(width, 1)
 
     def forward(self, states: JointStates, labels: Tensor | None = None) -> Prediction:
         regions = part("regions", states)
@@ -110,7 +110,7 @@ class Triplet(nn.Module):
 
     def __init__(self, pooler: Pooler, width: int) -> None:
         super().__init__()
-        self.pooler, self.answer = pooler, nn.Linear(width, 2)
+        self.pooler, self.answer = pooler, Linear(width, 2)
 
     def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
         logits = self.answer(self.pooler(states))
@@ -125,7 +125,7 @@ class Paired(nn.Module):
 
     def __init__(self, pooler: Pooler, width: int) -> None:
         super().__init__()
-        self.pooler, self.answer = pooler, nn.Linear(2 * width, 2)
+        self.pooler, self.answer = pooler, Linear(2 * width, 2)
 
     def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
         vectors = self.pooler(states)
@@ -162,8 +162,8 @@ class PairedAttention(nn.Module):
         super().__init__()
         self.left, self.right = (Crossed(width, heads, dropout=attention_dropout) for _ in range(2))
         self.both, self.dropout = Linear(2 * width, width), nn.Dropout(dropout)
-        self.weigh, self.pool_dropout = nn.Linear(width, 1), nn.Dropout(attention_dropout)
-        self.answer = nn.Linear(2 * width, 2)
+        self.weigh, self.pool_dropout = Linear(width, 1), nn.Dropout(attention_dropout)
+        self.answer = Linear(2 * width, 2)
 
     def forward(self, states: States, labels: Tensor | None = None) -> Prediction:
         real = real_places(states.layout)

@@ -42,6 +42,7 @@ from .parts.heads import PROBLEMS, Bare, First, Pooler, SequenceClassification, 
 from .parts.keys import KeyMap, Same, Stacked, Unsqueezed
 from .parts.layers import ACTIVATIONS, initialise
 from .parts.layouts import Whole
+from .parts.linear import Linear
 from .parts.model import Family
 from .parts.patches import Patches, Size, grid_of
 from .parts.prenorm import Layer, Stack
@@ -137,7 +138,7 @@ def _pooler(c: Config) -> Pooler:
 
 
 def _classes(c: Config, pooler: nn.Module, width: int) -> SequenceClassification:
-    return SequenceClassification(pooler, nn.Linear(width, c.num_labels), dropout=0.0, problem=c.problem_type)
+    return SequenceClassification(pooler, Linear(width, c.num_labels), dropout=0.0, problem=c.problem_type)
 
 
 # Section 3.1: the bare model; fine-tuning's head; pre-training's, which transformers does not have.

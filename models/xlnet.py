@@ -43,7 +43,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ..patterns import Band, causal, dense, window
@@ -63,6 +62,7 @@ from .parts.heads import (
 from .parts.keys import KeyMap, Same
 from .parts.layers import ACTIVATIONS
 from .parts.layouts import Whole
+from .parts.linear import Linear, linear
 from .parts.model import Family
 from .parts.permutation import Body
 from .parts.two_streams import Attention, Layer
@@ -184,7 +184,7 @@ class Words(nn.Module):
         self.bias = nn.Parameter(torch.zeros(words))
 
     def forward(self, states: States) -> Tensor:
-        return F.linear(states.last, states.table, self.bias)
+        return linear(states.last, states.table, self.bias)
 
 
 class Summary(nn.Module):
@@ -193,12 +193,12 @@ class Summary(nn.Module):
     def __init__(self, c: Config, labels: int) -> None:
         super().__init__()
         self.pick = SUMMARIES[c.summary_type]
-        self.dense = nn.Linear(c.d_model, c.d_model) if c.summary_use_proj else nn.Identity()
+        self.dense = Linear(c.d_model, c.d_model) if c.summary_use_proj else nn.Identity()
         self.act: Callable[[Tensor], Tensor] = (
             nn.Identity() if c.summary_activation is None else ACTIVATIONS[c.summary_activation]
         )
         self.dropout = nn.Dropout(c.summary_last_dropout)
-        self.score = nn.Linear(c.d_model, labels)
+        self.score = Linear(c.d_model, labels)
 
     def forward(self, states: States) -> Tensor:
         return self.score(self.dropout(self.act(self.dense(self.pick(states.layout)(states.last)))))
@@ -213,12 +213,12 @@ HEADS: dict[str, Callable[[Config], nn.Module]] = {
     "XLNetModel": lambda c: Bare(),
     "XLNetLMHeadModel": lambda c: MaskedLM(Words(c.vocab_size)),
     "XLNetForSequenceClassification": _of_sequences,
-    "XLNetForTokenClassification": lambda c: TokenClassification(nn.Linear(c.d_model, c.num_labels), dropout=0.0),
+    "XLNetForTokenClassification": lambda c: TokenClassification(Linear(c.d_model, c.num_labels), dropout=0.0),
     "XLNetForMultipleChoice": lambda c: MultipleChoice(Summary(c, 1), nn.Identity(), dropout=0.0),
     "XLNetForQuestionAnswering": lambda c: BeamAnswers(
         c.d_model, starts=c.start_n_top, ends=c.end_n_top, eps=c.layer_norm_eps
     ),
-    "XLNetForQuestionAnsweringSimple": lambda c: QuestionAnswering(nn.Linear(c.d_model, 2)),
+    "XLNetForQuestionAnsweringSimple": lambda c: QuestionAnswering(Linear(c.d_model, 2)),
 }
 
 ARGUMENTS = {"XLNetForMultipleChoice": lambda c, given: flat_choices(given)}

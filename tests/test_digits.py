@@ -49,3 +49,17 @@ def test_batches_move_images_by_a_pixel_at_most() -> None:
     places = {(int(row), int(column)) for _, _, row, column in (moved == 1).nonzero()}
     assert places == {(row, column) for row in (2, 3, 4) for column in (4, 5, 6)}
     assert ((moved == 1).flatten(1).sum(1) == 1).all()
+
+
+@MISSING
+def test_the_factor_of_the_cosines_is_limited_after_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, factors = digits.clip.Match.limit, []
+
+    def limited(head: digits.clip.Match) -> None:
+        head.log_scale.data.fill_(9.0)
+        limit(head)
+        factors.append(float(head.log_scale.detach().exp()))
+
+    monkeypatch.setattr(digits.clip.Match, "limit", limited)
+    digits.learn_captions(digits.load(), 3, lambda line: None)
+    assert factors == pytest.approx([100.0] * 3)

@@ -102,6 +102,17 @@ def test_every_entry_agrees_with_transformers(encoder: Encoder, alone: bool) -> 
     assert len(theirs.gradients) >= 4 and max(y.abs().max() for y in theirs.gradients.values()) > 1e-4
 
 
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_states_may_differ_in_proportion_to_their_size(size: float) -> None:
+    case, exact = Long(ENCODER, 64, 1), size * torch.linspace(-1, 1, 12).view(3, 4)
+
+    def differing(part: float) -> bool:
+        ours, theirs = (sides.First(torch.Tensor, 0.0, 0, x, {}) for x in (exact + part * size, exact))
+        return sides.same(ours, theirs, case).passed
+
+    assert differing(ENCODER.tolerance / 2) and not differing(2 * ENCODER.tolerance) and not differing(float("nan"))
+
+
 def test_a_wrong_model_is_red_and_not_timed(runner: long.Runner, monkeypatch) -> None:
     spoil(monkeypatch, sides)
     found = runner.run(Long(ENCODER, 64, 1), seconds=0.1)

@@ -44,17 +44,21 @@ void plain(float* x) { *x += 1; }
 int main(int, char**);
 extern "C" int omp_get_thread_num();
 int (*of_openmp)() = omp_get_thread_num;
+const char* of_source = HERE "/csrc/stray file.cpp";
+const char* of_tool = HERE "/temporary";
+const char* of_nowhere[] = {"csrc/tensors.h", "torch/include/x.h", "/proc/self/maps"};
 """  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An extension with a stray of each kind, a second OpenMP, and a path of this machine."""
+    """An extension with a stray of each kind, a second OpenMP, and paths of this machine."""
     compiler = os.environ.get("CXX", "g++")
     if platform.machine() != "x86_64" or shutil.which(compiler) is None:
         pytest.skip(f"needs an x86-64 and {compiler}")
     path = tmp_path_factory.mktemp("wrong") / "_C.abi3.so"
     flags = ["-O2", "-shared", "-fPIC", "-xc++", "-", "-fopenmp", "-Wl,--no-as-needed,-rpath,/opt/here", "-Wno-psabi"]
+    flags.append(f'-DHERE="{wheel.ROOT}"')
     done = subprocess.run([compiler, *flags, "-o", str(path)], input=WRONG, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return path
@@ -65,6 +69,7 @@ def test_each_mistake_of_an_extension_is_found(wrong: Path) -> None:
     for text in (
         "needs libgomp.so.1,",
         "looks for libraries in /opt/here",
+        f"tells where it was built: {wheel.ROOT}/csrc/stray file.cpp, {wheel.ROOT}/temporary",
         "its tag says (1, 0)",
         "guard: avx512: pkernels::avx2::wide(float*)",
         "guard: avx: pkernels::narrow(float*)",

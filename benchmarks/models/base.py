@@ -63,7 +63,7 @@ class Encoder:
         peer: The class in transformers, where it is another, and ``told``, what it is called with then. Or, of
             families that transformers lacks, what makes of a copy of our model the same in plain torch.
         rows: For each row of the batch, which part of the length is real; padding follows.
-        tolerance: Largest absolute difference of the states, which are of size 1.
+        tolerance: Largest difference of the states over the largest state.
         given: From which tokens are real, ``(B, S)``, to the batch.
         states: From what either returns to its states, ``(B, S, width)``, or ``(n, width)`` without padding.
         files: Gives tensors of transformers' model the names that its files have.
@@ -80,7 +80,7 @@ class Encoder:
     peer: str | Plain | None = None
     told: Callable[[int, str], Mapping[str, Tensor]] | None = None
     rows: tuple[float, ...] = (1.0,)
-    tolerance: float = 1e-4
+    tolerance: float = 2.5e-5
     given: Callable[[Tensor], Mapping[str, Tensor]] = text
     states: Callable[[Any], Tensor] = last
     files: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] = same

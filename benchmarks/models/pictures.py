@@ -98,6 +98,5 @@ ENCODERS = (
     ),
     Encoder(
         "CLIP-B/32", "CLIPModel", _both, sizes=((127, 12),), rows=(1.0,) * 16, given=_pairs, states=vectors,
-        tolerance=1e-5,
     ),
 )  # fmt: skip

@@ -73,14 +73,14 @@ class AdaptiveEmbedding(nn.Module):
         if len(parts) == 1:
             table, projection = parts[0]
             x = F.embedding(ids, table)
-            return (x if projection is None else F.linear(x, projection)) * self.embedding_dim**0.5
+            return (x if projection is None else linear(x, projection)) * self.embedding_dim**0.5
         # The vectors of all clusters side by side, 0 but for the word's own: one product, whatever the words.
         # The narrow ones add little to its size.
         pieces = []
         for (first, last), (table, _) in zip(self.clusters, parts, strict=True):
             inside = (ids >= first) & (ids < last)
             pieces.append(F.embedding((ids - first).where(inside, 0), table) * inside[..., None])
-        return F.linear(torch.cat(pieces, -1), torch.cat(list(self.projections), 1)) * self.embedding_dim**0.5
+        return linear(torch.cat(pieces, -1), torch.cat(list(self.projections), 1)) * self.embedding_dim**0.5
 
     def parts(self) -> Tables:
         """Tables and projections, to which a softmax may be tied."""

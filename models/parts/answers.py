@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from .heads import States, place_loss
+from .linear import Linear, linear
 from .outputs import Answers
 
 NEVER = -1e30  # transformers' score of a token that may be in no answer
@@ -21,14 +22,14 @@ class Ends(nn.Module):
 
     def __init__(self, width: int, *, eps: float) -> None:
         super().__init__()
-        self.dense_0 = nn.Linear(2 * width, width)
+        self.dense_0 = Linear(2 * width, width)
         self.norm = nn.LayerNorm(width, eps=eps)
-        self.dense_1 = nn.Linear(width, 1)
+        self.dense_1 = Linear(width, 1)
 
     def forward(self, x: Tensor, starts: Tensor) -> Tensor:
         """Tokens ``(B, S, width)`` and starts ``(B, n, width)`` -> ``(B, S, n)``."""
         tokens, begun = self.dense_0.weight.chunk(2, 1)  # rather than S n pairs of twice the width
-        both = F.linear(x, tokens, self.dense_0.bias)[:, :, None] + F.linear(starts, begun)[:, None]
+        both = linear(x, tokens, self.dense_0.bias)[:, :, None] + linear(starts, begun)[:, None]
         return self.dense_1(self.norm(both.tanh())).squeeze(-1)
 
 
@@ -37,8 +38,8 @@ class Unanswerable(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.dense_0 = nn.Linear(2 * width, width)
-        self.dense_1 = nn.Linear(width, 1, bias=False)
+        self.dense_0 = Linear(2 * width, width)
+        self.dense_1 = Linear(width, 1, bias=False)
 
     def forward(self, start: Tensor, summary: Tensor) -> Tensor:
         """``(B, width)`` each -> ``(B,)``."""
@@ -63,7 +64,7 @@ class BeamAnswers(nn.Module):
     def __init__(self, width: int, *, starts: int, ends: int, eps: float) -> None:
         super().__init__()
         self.starts, self.ends = starts, ends
-        self.start = nn.Linear(width, 1)
+        self.start = Linear(width, 1)
         self.end, self.unanswerable = Ends(width, eps=eps), Unanswerable(width)
 
     def forward(

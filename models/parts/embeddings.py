@@ -121,11 +121,11 @@ class Embeddings(nn.Module):
             return words
         if token_type_ids is None:
             return words + self.types.weight[0]
-        return words + self.types(_ids("token_type_ids", token_type_ids, layout, self.types))
+        return words + self.types(ids_of("token_type_ids", token_type_ids, layout, self.types))
 
     def _positions(self, position_ids: Tensor | None, layout: Whole, ids: Tensor | None) -> Tensor:
         if position_ids is not None:
-            return _ids("position_ids", position_ids, layout, self.positions)
+            return ids_of("position_ids", position_ids, layout, self.positions)
         if layout.longest > self.longest:
             raise ValueError(
                 f"{self.of}input_ids: at most {self.longest} tokens (max_position_embeddings) in a sequence "
@@ -153,7 +153,7 @@ def look_up(
 ) -> tuple[Tensor | None, Tensor]:
     """The layout's tokens, if they are given by id, and their words."""
     if inputs_embeds is None:
-        ids = _ids(f"{of}input_ids", input_ids, layout, table)
+        ids = ids_of(f"{of}input_ids", input_ids, layout, table)
         return ids, table(ids)
     if inputs_embeds.shape[-1] != table.embedding_dim:
         wanted = (*layout.shape, table.embedding_dim)
@@ -172,12 +172,16 @@ class Unnormed(Embeddings):
         return (
             words
             if token_type_ids is None
-            else words + self.words(_ids("token_type_ids", token_type_ids, layout, self.words))
+            else words + self.words(ids_of("token_type_ids", token_type_ids, layout, self.words))
         )
 
 
-def _ids(name: str, ids: Tensor | None, layout: Whole, table: nn.Embedding) -> Tensor:
-    """The ids of the layout's tokens, checked."""
+def ids_of(name: str, ids: Tensor | None, layout: Whole, table: nn.Embedding) -> Tensor:
+    """Ids ``(B, S)`` of rows of a table, or such as broadcast, as those of the layout's tokens.
+
+    Raises:
+        ValueError: Naming the argument, for ids of another shape or dtype, or that the table does not have.
+    """
     if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.dtype == torch.bool:
         given = f"dtype {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
         raise ValueError(f"{name}: an integer tensor is allowed, got {given}")

@@ -25,6 +25,7 @@ from .heads import (
 )
 from .keys import Same, Transposed
 from .layers import ACTIVATIONS
+from .linear import Linear
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,11 @@ def of_sequences(c: GPTConfig) -> SequenceClassification:
 
 def of_tokens(c: GPTConfig) -> TokenClassification:
     dropout = 0.1 if c.classifier_dropout is None else c.classifier_dropout
-    return TokenClassification(nn.Linear(c.width, c.num_labels), dropout=dropout)
+    return TokenClassification(Linear(c.width, c.num_labels), dropout=dropout)
 
 
 def answers(c: GPTConfig) -> QuestionAnswering:
-    return QuestionAnswering(nn.Linear(c.width, 2))
+    return QuestionAnswering(Linear(c.width, 2))
 
 
 def gpt_rules(linear: type[Same]) -> dict[str, Same]:

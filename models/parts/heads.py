@@ -51,7 +51,7 @@ class Pooler(nn.Module):
 
     def __init__(self, width: int, act: str = "tanh", out: int | None = None) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, out or width)
+        self.dense = Linear(width, out or width)
         self.act = ACTIVATIONS[act]
 
     def forward(self, states: States) -> Tensor:
@@ -70,7 +70,7 @@ class LastScore(nn.Module):
 
     def __init__(self, width: int, labels: int) -> None:
         super().__init__()
-        self.score = nn.Linear(width, labels, bias=False)
+        self.score = Linear(width, labels, bias=False)
 
     def forward(self, states: States) -> Tensor:
         return self.score(states.layout.last(states.last))
@@ -90,10 +90,10 @@ class Classifier(nn.Module):
     def __init__(self, width: int, labels: int, *, dropout: float, act: str = "tanh", inner: int | None = None) -> None:
         super().__init__()
         inner = width if inner is None else inner
-        self.dense = nn.Linear(width, inner)
+        self.dense = Linear(width, inner)
         self.act = ACTIVATIONS[act]
         self.dropout = nn.Dropout(dropout)
-        self.out_proj = nn.Linear(inner, labels)
+        self.out_proj = Linear(inner, labels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out_proj(self.dropout(self.act(self.dense(x))))

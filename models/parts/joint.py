@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...patterns import prefix_lm
-from .embeddings import Embeddings, inputs_layout
+from .embeddings import Embeddings, ids_of, inputs_layout
 from .encoder import ClassifierConfig, Encoder
 from .heads import States
 from .layouts import Masked, Packed, Unpadded, Whole
@@ -248,13 +248,7 @@ class Joint(Encoder):
             return None if table is None else table.weight[1]
         if table is None:
             raise ValueError("region_types: None is allowed where a family has no types")
-        if not isinstance(types, Tensor) or types.shape != found.shape or types.is_floating_point():
-            seen = tuple(types.shape) if isinstance(types, Tensor) else type(types).__name__
-            raise ValueError(f"region_types: integers of shape {tuple(found.shape)} are allowed, got {seen}")
-        look = types.device.type == "cpu" and not torch.compiler.is_compiling()
-        if look and bool(((types < 0) | (types >= table.num_embeddings)).any()):
-            raise ValueError(f"region_types: 0 to {table.num_embeddings - 1} are allowed, got {int(types.max())}")
-        return table(found.pack(types))
+        return table(ids_of("region_types", types, found, table))
 
     @staticmethod
     def _named(x: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Whole:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from .heads import MaskedLM, States, token_loss
 from .joint import JointStates
 from .layers import ACTIVATIONS
 from .layouts import IGNORED
-from .linear import Linear
+from .linear import Linear, linear
 from .objectives.regions import check_shape, divergence_loss, feature_loss
 from .outputs import Prediction
 
@@ -68,7 +67,7 @@ class TiedFeatures(Transform):
     def forward(self, states: JointStates) -> Tensor:  # type: ignore[override]
         x = super().forward(part("regions", states).last)
         assert states.projection is not None
-        return F.linear(x, states.projection.t(), self.bias)
+        return linear(x, states.projection.t(), self.bias)
 
 
 def part(name: str, states: JointStates) -> States:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...bias import Distance
+from .linear import Linear
 
 
 def bucket(steps: Tensor, *, bins: int, longest: int, sides: int = 2) -> Tensor:
@@ -57,7 +58,7 @@ class RelativeBias(nn.Module):
     def __init__(self, heads: int, *, bins: int, longest: int, sides: int = 2) -> None:
         super().__init__()
         self.bins, self.longest, self.sides = bins, longest, sides
-        self.table = nn.Linear(bins, heads, bias=False)
+        self.table = Linear(bins, heads, bias=False)
 
     def forward(self, queries: int, keys: int | None = None) -> Distance:
         """For self-attention of so many tokens, or of packed sequences up to that size; or of ``queries``

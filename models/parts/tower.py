@@ -14,6 +14,7 @@ from .config import BaseConfig
 from .heads import States
 from .keys import Same, Stacked
 from .layers import ACTIVATIONS
+from .linear import Linear
 from .prenorm import Layer, Stack
 
 
@@ -62,7 +63,7 @@ class Projection(nn.Module):
     def __init__(self, pooler: nn.Module, width: int, shared: int) -> None:
         super().__init__()
         self.pooler = pooler
-        self.project = nn.Linear(width, shared, bias=False)
+        self.project = Linear(width, shared, bias=False)
 
     def forward(self, states: States) -> Tensor:
         return self.project(self.pooler(states))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .. import bert, bigbird, distilbert, electra
 from ..parts.heads import States
 from ..parts.layouts import IGNORED, Whole
+from ..parts.linear import Linear
 from ..parts.model import Model
 from ..parts.objectives import (
     DISTILBERT,
@@ -219,7 +220,7 @@ def reader_of(teacher: Model) -> Callable[[bert.Config], Read]:
                 raise ValueError(f"model: {name} {allowed} (the teacher's) is allowed, got {got}")
         student = build("BertModel", config)
         student.head.requires_grad_(False)  # its pooler, which no loss reaches: processes would wait for it
-        return Read(student, teacher, nn.Linear(config.hidden_size, c.hidden_size))
+        return Read(student, teacher, Linear(config.hidden_size, c.hidden_size))
 
     return learner
 

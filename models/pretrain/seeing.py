@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from .. import clip, vit
+from ..parts.linear import linear
 from ..parts.objectives import padded
 from ..parts.patches import height_and_width
 from .albums import Album, Picked
@@ -117,7 +117,7 @@ def pairs(album: Album, vocabulary: Vocabulary, config: clip.Config, length: int
 
 def of_pairs(out: Any, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     """The loss, and the share of pictures whose caption is the nearest."""
-    near = F.linear(out.image_embeds, out.text_embeds).argmax(1)
+    near = linear(out.image_embeds, out.text_embeds).argmax(1)
     return {"pairs": out.loss, "right": (near == torch.arange(len(near), device=near.device)).float().mean()}
 
 

@@ -1,4 +1,5 @@
-"""What an extension asks of the machine: libraries, the C library's age, instruction sets.
+"""What an extension asks of the machine: libraries, the C library's age, instruction sets; and what it tells of the
+one that built it.
 
 Read with binutils, which come with the compiler.
 """
@@ -25,6 +26,8 @@ UNITS = {
 }
 _PAIRS = re.compile(r"vdpbf16ps|vcvtne2?ps2?bf16|vcvtneps2bf16")
 _AVX512 = re.compile(r"%zmm|%k[0-7]|%[xy]mm(1[6-9]|2\d|3[01])")
+# The absolute name of a source, of whatever language of C's, that ends where the string does.
+_SOURCE = re.compile(rb"(?<![\w.+-])(?:/[\w.+ -]+)+\.(?:[ch]|cc|cuh?|cpp|cxx|hpp|inc)(?=\0)")
 # The namespace of a unit, demangled or, where binutils could not, as it is: 8pkernels6avx512.
 _UNIT = re.compile(r"\bpkernels::(\w+)::|8pkernels\d+(avx512bf16|avx512|avx2)")
 
@@ -52,6 +55,13 @@ def foreign(path: Path) -> set[str]:
 def searched(path: Path) -> list[str]:
     """Directories that the binary adds to the loader's search: none, if it was built to be moved."""
     return re.findall(r"\((?:RPATH|RUNPATH)\).*\[(.+)\]", _run("readelf", "-dW", path))
+
+
+def paths(path: Path, root: Path) -> list[str]:
+    """Absolute paths of the machine that built the binary: of sources, which ``__FILE__`` writes down, and of all below
+    the directory of the build."""
+    held, below = path.read_bytes(), rb"(?<![\w.+-])" + re.escape(bytes(root)) + rb"/[\x20-\x7e]*"
+    return sorted(name.decode() for name in {*_SOURCE.findall(held), *re.findall(below, held)})
 
 
 def glibc(path: Path) -> tuple[int, int]:

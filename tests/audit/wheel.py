@@ -85,6 +85,8 @@ def of_extension(path: Path, tag: Tag | None) -> Iterator[str]:
         yield f"needs {', '.join(sorted(foreign))}, which a system with torch may not have"
     if searched := binary.searched(path):
         yield f"looks for libraries in {', '.join(searched)}"
+    if paths := binary.paths(path, ROOT):
+        yield f"tells where it was built: {', '.join(paths)}"
     if tag and binary.glibc(path) > tag.glibc:
         yield f"needs glibc {binary.glibc(path)}, its tag says {tag.glibc}"
     found = binary.vectors(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from pkernels import models
 from pkernels.models.parts import linear as parts
 from pkernels.models.parts.linear import Linear, linear
 
@@ -207,3 +209,16 @@ def test_who_made_the_processor(tmp_path: Path, text: str | None, intel: bool) -
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
     assert parts._intel(tmp_path / "cpuinfo") is intel
+
+
+FILES = [path for path in sorted(Path(models.__file__).parent.rglob("*.py")) if path.name != "linear.py"]
+
+
+def test_no_model_leaves_its_products_to_torch() -> None:
+    calls = {
+        f"{path.name}:{node.lineno}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("nn.Linear", "torch.nn.Linear", "F.linear")
+    }
+    assert len(FILES) > 50 and not calls

@@ -219,9 +219,11 @@ def test_a_ranking_is_learned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("types", "message"),
     [
-        (torch.ones(4, 5).long(), r"region_types: integers of shape \(4, 6\) are allowed, got \(4, 5\)"),
-        (torch.ones(4, 6), r"region_types: integers of shape \(4, 6\)"),
-        (torch.full((4, 6), 2), "region_types: 0 to 1 are allowed, got 2"),
+        (torch.ones(4, 5).long(), r"region_types: shape \(4, 6\) is allowed, got \(4, 5\)"),
+        (torch.ones(4, 6), "region_types: an integer tensor is allowed, got dtype torch.float32"),
+        ([[1] * 6] * 4, "region_types: an integer tensor is allowed, got list"),
+        (torch.tensor([[1, 0, 1, 1, 0, 2]] * 4), "region_types: ids from 0 to 1 are allowed, got 0 to 2"),
+        (torch.tensor([[1, 0, 1, 1, 0, -3]]), "region_types: ids from 0 to 1 are allowed, got -3 to 1"),
     ],
 )
 def test_wrong_types_are_named(types: Tensor, message: str) -> None:
