@@ -39,30 +39,33 @@ struct Tile {
   PK_DEVICE Tile from(int row) const { return {address + row * row_bytes}; }
 
   // Starts to load rows first, first + step, ...: `Count` of them, of which those from `begin` to `exist` exist; the
-  // others become zeros.
+  // others become zeros. A thread's rows are a multiple of 8 apart: their chunks lie in the same place, and what is
+  // copied from and to moves on by the same distance.
   template <int Count, int Threads>
   PK_DEVICE void load(const Lines& x, int first, int step, int exist, int begin = 0) const {
-    static_assert(Count * chunks % Threads == 0 && Threads % chunks == 0);
+    constexpr int rows = Threads / chunks;  // at once
+    static_assert(Count % rows == 0 && Threads % chunks == 0);
     const int chunk = threadIdx.x % chunks, row = threadIdx.x / chunks;
     const int bytes = min(16, max(0, (x.width - chunk * 8) * 2));
-    const char* from = x.data + static_cast<int64_t>(first) * x.step + chunk * 16;
+    const char* from = x.data + (first + static_cast<int64_t>(row) * step) * x.step + chunk * 16;
+    const int64_t apart = rows * step * x.step;
+    exist -= row, begin -= row;
     if (x.whole) {
 #pragma unroll
-      for (int r = row; r < Count; r += Threads / chunks) {
-        const bool there = r < exist && r >= begin && bytes > 0;
-        copy_async(at(r, chunk), there ? from + static_cast<int64_t>(r) * step * x.step : x.data, there ? bytes : 0);
+      for (int r = 0; r < Count; r += rows, from += apart) {
+        copy_async(at(row + r, chunk), from, r < exist && r >= begin ? bytes : 0);
       }
       return;
     }
 #pragma unroll 1
-    for (int r = row; r < Count; r += Threads / chunks) {
+    for (int r = 0; r < Count; r += rows, from += apart) {
       uint32_t words[4] = {};
-      const auto* numbers = reinterpret_cast<const uint16_t*>(from + static_cast<int64_t>(r) * step * x.step);
+      const auto* numbers = reinterpret_cast<const uint16_t*>(from);
 #pragma unroll
       for (int c = 0; c < 8; ++c) {
         if (r < exist && r >= begin && 2 * c < bytes) words[c / 2] |= static_cast<uint32_t>(numbers[c]) << c % 2 * 16;
       }
-      store_shared(at(r, chunk), make_uint4(words[0], words[1], words[2], words[3]));
+      store_shared(at(row + r, chunk), make_uint4(words[0], words[1], words[2], words[3]));
     }
   }
 
