@@ -14,13 +14,13 @@ struct Lines {
   const char* data;
   int64_t step;
   int width;
-  bool whole;  // every row begins at a multiple of 16 bytes
+  bool whole;  // every row is made of 16 bytes each, at multiples of 16
 };
 
 PK_DEVICE Lines lines_of(const Rows& x, int64_t batch, int64_t head, int64_t first, int64_t width, int halves = 1) {
   const int64_t at = batch * x.batch + head * x.head + first * x.row;
   const char* data = static_cast<const char*>(x.data) + at * 2 * halves;
-  const bool whole = (reinterpret_cast<uintptr_t>(data) % 16 | x.row * halves % 8) == 0;
+  const bool whole = (reinterpret_cast<uintptr_t>(data) % 16 | (x.row | width) * halves % 8) == 0;
   return {data, x.row * 2 * halves, static_cast<int>(width) * halves, whole};
 }
 
@@ -46,24 +46,25 @@ struct Tile {
     constexpr int rows = Threads / chunks;  // at once
     static_assert(Count % rows == 0 && Threads % chunks == 0);
     const int chunk = threadIdx.x % chunks, row = threadIdx.x / chunks;
-    const int bytes = min(16, max(0, (x.width - chunk * 8) * 2));
     const char* from = x.data + (first + static_cast<int64_t>(row) * step) * x.step + chunk * 16;
     const int64_t apart = rows * step * x.step;
     exist -= row, begin -= row;
     if (x.whole) {
+      if (chunk * 8 >= x.width) exist = 0;
 #pragma unroll
       for (int r = 0; r < Count; r += rows, from += apart) {
-        copy_async(at(row + r, chunk), from, r < exist && r >= begin ? bytes : 0);
+        copy_async(at(row + r, chunk), from, r < exist && r >= begin ? 16 : 0);
       }
       return;
     }
+    const int numbers_there = x.width - chunk * 8;
 #pragma unroll 1
     for (int r = 0; r < Count; r += rows, from += apart) {
       uint32_t words[4] = {};
       const auto* numbers = reinterpret_cast<const uint16_t*>(from);
 #pragma unroll
       for (int c = 0; c < 8; ++c) {
-        if (r < exist && r >= begin && 2 * c < bytes) words[c / 2] |= static_cast<uint32_t>(numbers[c]) << c % 2 * 16;
+        if (r < exist && r >= begin && c < numbers_there) words[c / 2] |= static_cast<uint32_t>(numbers[c]) << c % 2 * 16;
       }
       store_shared(at(row + r, chunk), make_uint4(words[0], words[1], words[2], words[3]));
     }
