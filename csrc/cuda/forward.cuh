@@ -79,19 +79,26 @@ struct ForwardPass {
   PK_DEVICE Rows asking() const { return queries.from(Shape::own); }
   PK_DEVICE Rows window() const { return asking().from(Shape::own); }
 
-  PK_DEVICE Rows keys(int t) const { return slot(t % 2 * 2); }
-  PK_DEVICE Rows values(int t) const { return slot(t % 2 * 2 + 1); }
+  PK_DEVICE Rows keys(int t) const { return slot((t & 1) * 2); }
+  PK_DEVICE Rows values(int t) const { return slot((t & 1) * 2 + 1); }
+
+  // A tile's segment, and its first row there.
+  struct Visit {
+    int segment, m;
+  };
 
   // Starts to load tile t of keys and of values.
-  PK_DEVICE void fetch(int t) const {
+  PK_DEVICE Visit fetch(int t) const {
+    Visit x = {};
     if (t < plan.end) {
-      int m;
-      const Segment& s = plan.visits.at(t, Shape::other, m);
-      const int first = s.first + m * s.step, exist = s.count - m;
+      x.segment = plan.visits.find(t, Shape::other, x.m);
+      const Segment& s = plan.visits.segment(x.segment);
+      const int first = s.first + x.m * s.step, exist = s.count - x.m;
       keys(t).template load<Shape::other, Shape::threads>(plan.keys, first, s.step, exist);
       values(t).template load<Shape::other, Shape::threads>(plan.values, first, s.step, exist);
     }
     commit_copies();
+    return x;
   }
 
   // Starts to load the rows of the table that tile t of keys meets.
@@ -123,24 +130,24 @@ struct ForwardPass {
       asking().template load<Shape::own, Shape::threads>(plan.asking, plan.place.tile.first, 1, plan.place.tile.count);
       fetch_window(plan.begin);
     }
-    fetch(plan.begin);
+    Visit next = fetch(plan.begin);
     run.start();
     const Dropout dropout = dropout_of(call, plan.place.head, plan.place.sequence);
     const Problem& p = call.problem;
     const float unit = unit_of<B>(p);
     for (int t = plan.begin; t < plan.end; ++t) {
+      const Segment& segment = plan.visits.segment(next.segment);
+      const int m = next.m;
       Fragments<Shape::blocks, Shape::other> s = {};
       wait_for_copies<0>();
       __syncthreads();
-      fetch(t + 1);
+      next = fetch(t + 1);
       multiply_rows<T, D, Shape::blocks, Shape::other>(s, queries, row, keys(t));
       if (Shape::relative) {
         add_relative(s);
         __syncthreads();
         fetch_window(t + 1);
       }
-      int m;
-      const Segment& segment = plan.visits.at(t, Shape::other, m);
       const Pairs<false> pairs = pairs_of<false>(plan.place.tile, segment);
       const int rows = static_cast<int>(plan.place.tile.count);
       add_bias<T, B, false, Shape::blocks, Shape::other>(s, p, plan.place.sequence, plan.place.head, pairs, row, m,

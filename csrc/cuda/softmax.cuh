@@ -62,7 +62,7 @@ struct Running {
         x = s[b][0][2 * half];
 #pragma unroll
         for (int n = 0; n < Columns / 8; ++n) x = fmaxf(x, fmaxf(s[b][n][2 * half], s[b][n][2 * half + 1]));
-        above = above || (x - top[b][half]) * unit > 8;
+        above |= (x - top[b][half]) * unit > 8;
       }
     }
     if (!__any_sync(~0u, above)) return;

@@ -47,7 +47,7 @@ struct Tile {
     static_assert(Count % rows == 0 && Threads % chunks == 0);
     const int chunk = threadIdx.x % chunks, row = threadIdx.x / chunks;
     const char* from = x.data + (first + static_cast<int64_t>(row) * step) * x.step + chunk * 16;
-    const int64_t apart = rows * step * x.step;
+    const int64_t apart = step * x.step * rows;
     exist -= row, begin -= row;
     if (x.whole) {
       if (chunk * 8 >= x.width) exist = 0;
