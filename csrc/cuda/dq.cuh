@@ -105,7 +105,8 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
       const Pairs<false> pairs = pairs_of<false>(x.tile, segment);
       to_weights<T, B, Shape::other>(
           s, p, x.sequence, x.head, pairs, row, m, lse, [&](int c, int o) { return c < rows && o < segment.count; },
-          Over::counts ? segment.added : 0, [&](Fragments<1, Shape::other>& weights) {
+          Over::counts ? segment.added : 0,
+          [&](Fragments<1, Shape::other>& weights) {
             if (!is_full(segment, rows, m, Shape::other)) mask<1, Shape::other>(weights, 0, segment, row, m);
           });
       Fragments<1, Shape::other> dp = {};

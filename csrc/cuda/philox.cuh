@@ -31,8 +31,9 @@ struct Dropout {
 
 PK_DEVICE Dropout dropout_of(const Call& c, int64_t head, int64_t sequence) {
   const uint64_t seed = c.problem.threshold ? static_cast<uint64_t>(*c.seed) : 0;
-  return {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32), static_cast<uint32_t>(head),
-          static_cast<uint32_t>(sequence), c.problem.threshold, c.problem.keep_scale};
+  return {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32),
+          static_cast<uint32_t>(head), static_cast<uint32_t>(sequence),
+          c.problem.threshold,         c.problem.keep_scale};
 }
 
 // Every pair stays: work that is given this constant has no branch in it.

@@ -48,8 +48,8 @@ struct Running {
     }
   }
 
-  // Maxima follow the products only once these are 2^8 above them: weights may well be that large, and most tiles leave
-  // everything as it is (Shah et al. 2026, FlashAttention-4, section 3).
+  // Maxima follow the products only once these are 2^8 above them, as in FlashAttention-4: weights may well be that
+  // large, and most tiles leave everything as it is.
   template <int Columns>
   PK_DEVICE void raise(const Fragments<Blocks, Columns>& s, float unit) {
     float highest[Blocks][2];

@@ -64,7 +64,8 @@ struct Tile {
       const auto* numbers = reinterpret_cast<const uint16_t*>(from);
 #pragma unroll
       for (int c = 0; c < 8; ++c) {
-        if (r < exist && r >= begin && c < numbers_there) words[c / 2] |= static_cast<uint32_t>(numbers[c]) << c % 2 * 16;
+        if (r < exist && r >= begin && c < numbers_there)
+          words[c / 2] |= static_cast<uint32_t>(numbers[c]) << c % 2 * 16;
       }
       store_shared(at(row + r, chunk), make_uint4(words[0], words[1], words[2], words[3]));
     }
