@@ -37,6 +37,7 @@ struct ForwardPlan {
   float* lse;           // of the first row of the sequence
   float* outs;          // the same, if there are parts
   int begin, end;       // the tiles that it visits: its part
+  bool whole;           // keys and values are, see Lines
 };
 
 template <class T, class Over>
@@ -55,6 +56,7 @@ PK_DEVICE void set_plan(ForwardPlan<Over>& plan, const Forward& f, int own, int 
   plan.queries = lines_of(f.q, storage, x.head, x.queries.first, p.d, T::halves);
   plan.keys = lines_of(f.k, storage, head, x.keys.first, p.d, T::halves);
   plan.values = lines_of(f.v, storage, head, x.keys.first, p.dv, T::halves);
+  plan.whole = plan.keys.whole && plan.values.whole;
   plan.out = lines_of(f.out, storage, x.head, x.queries.first, p.dv, T::halves);
   if (p.dr > 0) {
     plan.asking = lines_of(p.query, storage, x.head, x.queries.first, p.dr, T::halves);
@@ -87,18 +89,27 @@ struct ForwardPass {
     int segment, m;
   };
 
-  // Starts to load tile t of keys and of values.
+  // Starts to copy tile t of keys and of values; behind the last one zeros. Without a branch, so that it is done
+  // between products.
   PK_DEVICE Visit fetch(int t) const {
-    Visit x = {};
-    if (t < plan.end) {
-      x.segment = plan.visits.find(t, Shape::other, x.m);
-      const Segment& s = plan.visits.segment(x.segment);
-      const int first = s.first + x.m * s.step, exist = s.count - x.m;
-      keys(t).template load<Shape::other, Shape::threads>(plan.keys, first, s.step, exist);
-      values(t).template load<Shape::other, Shape::threads>(plan.values, first, s.step, exist);
-    }
+    Visit x;
+    x.segment = plan.visits.find(min(t, plan.end - 1), Shape::other, x.m);
+    const Segment& s = plan.visits.segment(x.segment);
+    const int first = s.first + x.m * s.step, exist = t < plan.end ? s.count - x.m : 0;
+    keys(t).template copy<Shape::other, Shape::threads>(plan.keys, first, s.step, exist);
+    values(t).template copy<Shape::other, Shape::threads>(plan.values, first, s.step, exist);
     commit_copies();
     return x;
+  }
+
+  // Loads of the tile what cannot be copied.
+  PK_DEVICE void complete(const Visit& x, int t) const {
+    if (plan.whole || t >= plan.end) return;
+    wait_for_copies<0>();
+    const Segment& s = plan.visits.segment(x.segment);
+    const int first = s.first + x.m * s.step, exist = s.count - x.m;
+    if (!plan.keys.whole) keys(t).template fill<Shape::other, Shape::threads>(plan.keys, first, s.step, exist);
+    if (!plan.values.whole) values(t).template fill<Shape::other, Shape::threads>(plan.values, first, s.step, exist);
   }
 
   // Starts to load the rows of the table that tile t of keys meets.
@@ -130,7 +141,10 @@ struct ForwardPass {
       asking().template load<Shape::own, Shape::threads>(plan.asking, plan.place.tile.first, 1, plan.place.tile.count);
       fetch_window(plan.begin);
     }
-    Visit next = fetch(plan.begin);
+    commit_copies();
+    Visit next = {};
+    if (plan.begin < plan.end) next = fetch(plan.begin);
+    complete(next, plan.begin);
     run.start();
     const Dropout dropout = dropout_of(call, plan.place.head, plan.place.sequence);
     const Problem& p = call.problem;
@@ -141,8 +155,8 @@ struct ForwardPass {
       Fragments<Shape::blocks, Shape::other> s = {};
       wait_for_copies<0>();
       __syncthreads();
-      next = fetch(t + 1);
       multiply_rows<T, D, Shape::blocks, Shape::other>(s, queries, row, keys(t));
+      next = fetch(t + 1);
       if (Shape::relative) {
         add_relative(s);
         __syncthreads();
@@ -159,6 +173,7 @@ struct ForwardPass {
       } else {
         add_up(run, s, unit, pairs, m, t, no_dropout(), false);
       }
+      complete(next, t + 1);
     }
     wait_for_copies<0>();
   }

@@ -38,36 +38,47 @@ struct Tile {
   // The tile from row `row` on, a multiple of 8.
   PK_DEVICE Tile from(int row) const { return {address + row * row_bytes}; }
 
-  // Starts to load rows first, first + step, ...: `Count` of them, of which those from `begin` to `exist` exist; the
-  // others become zeros. A thread's rows are a multiple of 8 apart: their chunks lie in the same place, and what is
-  // copied from and to moves on by the same distance.
+  // Loads rows first, first + step, ...: `Count` of them, of which those from `begin` to `exist` exist; the others become
+  // zeros. What copies there are have only begun.
   template <int Count, int Threads>
   PK_DEVICE void load(const Lines& x, int first, int step, int exist, int begin = 0) const {
+    if (x.whole) {
+      copy<Count, Threads>(x, first, step, exist, begin);
+    } else {
+      fill<Count, Threads>(x, first, step, exist, begin);
+    }
+  }
+
+  // The same of rows that are whole; others become zeros, for now. A thread's rows are the same distance apart, both
+  // where they come from and where they go.
+  template <int Count, int Threads>
+  PK_DEVICE void copy(const Lines& x, int first, int step, int exist, int begin = 0) const {
     constexpr int rows = Threads / chunks;  // at once
     static_assert(Count % rows == 0 && Threads % chunks == 0);
     const int chunk = threadIdx.x % chunks, row = threadIdx.x / chunks;
     const char* from = x.data + (first + static_cast<int64_t>(row) * step) * x.step + chunk * 16;
     const int64_t apart = step * x.step * rows;
-    exist -= row, begin -= row;
-    if (x.whole) {
-      if (chunk * 8 >= x.width) exist = 0;
+    exist = x.whole && chunk * 8 < x.width ? exist - row : 0, begin -= row;
 #pragma unroll
-      for (int r = 0; r < Count; r += rows, from += apart) {
-        copy_async(at(row + r, chunk), from, r < exist && r >= begin ? 16 : 0);
-      }
-      return;
-    }
-    const int numbers_there = x.width - chunk * 8;
-#pragma unroll 1
     for (int r = 0; r < Count; r += rows, from += apart) {
+      copy_async(at(row + r, chunk), from, r < exist && r >= begin ? 16 : 0);
+    }
+  }
+
+  // The same of rows that are not, number by number. Each thread writes where its copies go.
+  template <int Count, int Threads>
+  PK_DEVICE void fill(const Lines& x, int first, int step, int exist, int begin = 0) const {
+    const int chunk = threadIdx.x % chunks, row = threadIdx.x / chunks, there = x.width - chunk * 8;
+    const char* from = x.data + static_cast<int64_t>(first) * x.step + chunk * 16;
+#pragma unroll 1
+    for (int r = row; r < Count; r += Threads / chunks) {
       uint32_t words[4] = {};
-      const auto* numbers = reinterpret_cast<const uint16_t*>(from);
+      const auto* numbers = reinterpret_cast<const uint16_t*>(from + static_cast<int64_t>(r) * step * x.step);
 #pragma unroll
       for (int c = 0; c < 8; ++c) {
-        if (r < exist && r >= begin && c < numbers_there)
-          words[c / 2] |= static_cast<uint32_t>(numbers[c]) << c % 2 * 16;
+        if (r < exist && r >= begin && c < there) words[c / 2] |= static_cast<uint32_t>(numbers[c]) << c % 2 * 16;
       }
-      store_shared(at(row + r, chunk), make_uint4(words[0], words[1], words[2], words[3]));
+      store_shared(at(r, chunk), make_uint4(words[0], words[1], words[2], words[3]));
     }
   }
 
