@@ -33,19 +33,21 @@ def error(ptx: str) -> float:
     return (out - truth).abs().nan_to_num(torch.inf).max().item()
 
 
-# (what is replaced, by what, which of its occurrences, what must be seen)
-FAULTS: dict[str, tuple[str, str, int, type[PtxError]]] = {
-    "no barrier before the scores": (r"(cp\.async\.wait_group 2;[\s\S]*?)bar\.sync\s+0;", r"\1", 0, RaceError),
-    "no barrier before the values": (r"(cp\.async\.wait_group 2;[\s\S]*?)bar\.sync\s+0;", r"\1", 1, RaceError),
-    "a shorter wait for keys": (r"cp\.async\.wait_group 2;", "cp.async.wait_group 3;", 0, InFlightError),
-    "a shorter wait for values": (r"cp\.async\.wait_group 2;", "cp.async.wait_group 3;", 1, InFlightError),
-    "nobody waits for the plan": (r"bar\.sync\s+0;", "", 0, UninitialisedError),
+# (what is replaced, by what)
+NO_BARRIER = (r"(cp\.async\.wait_group \d;[\s\S]*?)bar\.sync\s+0;", r"\1")
+NO_WAIT = (r"cp\.async\.wait_group 0;", "cp.async.wait_group 1;")
+BARRIER = (r"bar\.sync\s+0;", "")
+# (that, which of its occurrences, what must be seen)
+FAULTS: dict[str, tuple[tuple[str, str], int, type[PtxError]]] = {
+    "no barrier before the products": (NO_BARRIER, 0, RaceError),
+    "a shorter wait for keys and values": (NO_WAIT, 0, InFlightError),
+    "nobody waits for the plan": (BARRIER, 0, UninitialisedError),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_caught(name: str) -> None:
-    pattern, by, which, verdict = FAULTS[name]
+    (pattern, by), which, verdict = FAULTS[name]
     found = list(re.finditer(pattern, kernels()[KERNEL]))
     assert len(found) > which
     match = found[which]
@@ -109,9 +111,6 @@ PROBES: dict[str, Callable[[], float]] = {
     "hash_rows": lambda: of_order({"buckets": (4, 6)}),
     "sort_rows": lambda: of_order({"buckets": (4, 6)}),
 }
-NO_BARRIER = (r"(cp\.async\.wait_group \d;[\s\S]*?)bar\.sync\s+0;", r"\1")
-NO_WAIT = (r"cp\.async\.wait_group 0;", "cp.async.wait_group 1;")
-BARRIER = (r"bar\.sync\s+0;", "")
 WRONG_NUMBERS = AssertionError
 # Kernel: [(what, (what is replaced, by what), which of its occurrences or None for all, what must be seen)]
 SHAPES: dict[str, list[tuple[str, tuple[str, str], int | None, type[Exception]]]] = {

@@ -114,7 +114,7 @@ def read_amdgcn(assembly: str) -> Reading:
 def read(kernel: Code) -> Reading:
     """Find the loops of a kernel."""
     code, successors = kernel.instructions, _successors(kernel)
-    loops = [Loop(header, body, code, successors) for header, body in _bodies(successors)]
+    loops = [Loop(header, body, code, successors) for header, body in natural(successors)]
     loops = [loop for loop in loops if loop.tensor] or loops
     inner = [a for a in loops if not any(b.body < a.body for b in loops)]
     names = Counter(i.opcode.split(".")[0] for i in code)
@@ -146,7 +146,7 @@ def _successors(kernel: Code) -> list[list[int]]:
     return successors
 
 
-def _bodies(successors: list[list[int]]) -> Iterator[tuple[int, frozenset[int]]]:
+def natural(successors: list[list[int]]) -> Iterator[tuple[int, frozenset[int]]]:
     """The natural loops: what reaches the source of a back edge without passing its header."""
     predecessors: list[list[int]] = [[] for _ in successors]
     for i, after in enumerate(successors):

@@ -3,8 +3,8 @@
 A loop holds more than a turn runs: tiles at an edge are masked, dropout draws numbers, rows that are
 not aligned are copied one by one, infinities take a second product. All of it hangs on branches, so the
 turn of the steady state, a full tile amid others, is a path through the loop. It is taken to be the
-one that reads most bytes of global memory, and of those the shortest: it fetches the next tile by wide
-copies and leaves out whatever can be left out.
+one that reads most bytes of global memory without a loop in it, and of those the shortest: it fetches the next
+tile by wide copies and leaves out whatever can be left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from .listing import Instruction
-from .loops import TENSOR, Loop
+from .loops import TENSOR, Loop, natural
 
 Worth = tuple[float, ...]
 _READS = re.compile(r"LDGSTS|LDG|LD\.|UTMALDG|UBLKCP")
@@ -26,13 +26,23 @@ _SELECTS = re.compile(r"FSEL|SEL")
 
 def turn(loop: Loop) -> list[Instruction]:
     """A turn over a full tile."""
-    return [loop.code[i] for i in _best(loop, loop.body, lambda i: (_bytes(i), -1))]
+    return [loop.code[i] for i in _usual(loop)]
+
+
+def _usual(loop: Loop) -> list[int]:
+    return _best(loop, loop.body - _one_by_one(loop), lambda i: (_bytes(i), -1))
+
+
+def _one_by_one(loop: Loop) -> set[int]:
+    """Loops within one that read memory: rows that are not aligned."""
+    within = [body for _, body in natural(loop.successors) if body < loop.body]
+    return {i for body in within if any(_bytes(loop.code[j]) for j in body) for i in body}
 
 
 def masked_turn(loop: Loop) -> list[Instruction]:
     """A turn over a tile of which some pairs are not kept: of all paths that draw no random numbers and
     multiply no more often, that which selects most."""
-    usual = set(_best(loop, loop.body, lambda i: (_bytes(i), -1)))
+    usual = set(_usual(loop))
     barred = {
         i
         for block in _blocks(loop)
@@ -41,7 +51,9 @@ def masked_turn(loop: Loop) -> list[Instruction]:
         )
         for i in block
     }
-    path = _best(loop, loop.body - barred, lambda i: (_bytes(i), _SELECTS.match(i.opcode) is not None, -1))
+    path = _best(
+        loop, loop.body - barred - _one_by_one(loop), lambda i: (_bytes(i), _SELECTS.match(i.opcode) is not None, -1)
+    )
     return [loop.code[i] for i in path]
 
 

@@ -68,7 +68,7 @@ template <class Over>
 struct BackwardPlan {
   Place place;
   typename Over::Visits visits;
-  Sources own;
+  Sources own, other;  // other: K and V that queries visit
 };
 
 // A CTA's tiles, and how it takes part in a pass over the visits of its plan.
@@ -139,13 +139,12 @@ PK_DEVICE void clear(float (&x)[1][N][4]) {
   for (int i = 0; i < N * 4; ++i) x[0][i / 4][i % 4] = 0;
 }
 
-// s, the products of queries, which own the rows, and keys, becomes dS. there(c, o) says whether a pair of rows
-// exists; hide(s) puts 0 in place of weights that are not kept.
-template <class T, Bias B, int Columns, class Products, class There, class Hide>
-PK_DEVICE void to_gradients(Fragments<1, Columns>& s, const Problem& p, const Products& products,
-                            const Dropout& dropout, int64_t sequence, int64_t head, const Pairs<false>& pairs, int row,
-                            int m, const float (&lse)[2], const float (&delta)[2], There there, float to_all, Hide hide,
-                            bool careful) {
+// s, the products of queries, which own the rows, and keys, becomes P. there(c, o) says whether a pair of rows exists;
+// hide(s) puts 0 in place of weights that are not kept.
+template <class T, Bias B, int Columns, class There, class Hide>
+PK_DEVICE void to_weights(Fragments<1, Columns>& s, const Problem& p, int64_t sequence, int64_t head,
+                          const Pairs<false>& pairs, int row, int m, const float (&lse)[2], There there, float to_all,
+                          Hide hide) {
   const float unit = unit_of<B>(p);
   add_bias<T, B, false, 1, Columns>(s, p, sequence, head, pairs, row, m, there);
   if (to_all != 0) add_to_all<1, Columns>(s, to_all / unit);
@@ -155,14 +154,30 @@ PK_DEVICE void to_gradients(Fragments<1, Columns>& s, const Problem& p, const Pr
     w = weight_of<B>(w, unit, lse[i / 2 % 2]);
   }
   hide(s);
-  Fragments<1, Columns> dp = {};
-  products(dp);
-  if (p.threshold > 0) drop<1, Columns>(dp, dropout, pairs, row, m);
+}
+
+// P becomes dS, of the products of dO and V.
+template <int Columns>
+PK_DEVICE void differentiate(Fragments<1, Columns>& s, Fragments<1, Columns>& dp, const Dropout& dropout,
+                             const Pairs<false>& pairs, int row, int m, const float (&delta)[2], bool careful) {
+  if (dropout.threshold > 0) drop<1, Columns>(dp, dropout, pairs, row, m);
 #pragma unroll
   for (int i = 0; i < Columns / 2; ++i) {
     float& w = s[0][i / 4][i % 4];
-    w = gradient_of(w, dp[0][i / 4][i % 4] * p.keep_scale, delta[i / 2 % 2], careful);
+    w = gradient_of(w, dp[0][i / 4][i % 4] * dropout.scale, delta[i / 2 % 2], careful);
   }
+}
+
+// Both, with products(dp) in between.
+template <class T, Bias B, int Columns, class Products, class There, class Hide>
+PK_DEVICE void to_gradients(Fragments<1, Columns>& s, const Problem& p, const Products& products,
+                            const Dropout& dropout, int64_t sequence, int64_t head, const Pairs<false>& pairs, int row,
+                            int m, const float (&lse)[2], const float (&delta)[2], There there, float to_all, Hide hide,
+                            bool careful) {
+  to_weights<T, B, Columns>(s, p, sequence, head, pairs, row, m, lse, there, to_all, hide);
+  Fragments<1, Columns> dp = {};
+  products(dp);
+  differentiate<Columns>(s, dp, dropout, pairs, row, m, delta, careful);
 }
 
 // The warp's rows of a sum, times `factor`, by way of a tile that no other warp uses these rows of.

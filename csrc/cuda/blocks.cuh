@@ -50,14 +50,21 @@ struct BlockVisits {
     return head;
   }
 
-  PK_DEVICE Segment at(int t, int width, int& m, int head = 0) const {
-    const int entry = (head && step ? offsets[head * step] : begin) + t / tiles, times = counts[entry];
-    const int64_t first = columns[entry] * size;
+  // The entry of a list that visit t of a head belongs to, and its first row there.
+  PK_DEVICE int find(int t, int width, int& m, int head = 0) const {
     m = t % tiles * width;
+    return (head && step ? offsets[head * step] : begin) + t / tiles;
+  }
+
+  PK_DEVICE Segment segment(int entry) const {
+    const int times = counts[entry];
+    const int64_t first = columns[entry] * size;
     Segment s = segment_of({first, 1, smaller(size, rows - first), 0, false}, 0, 0);
     s.added = times == 1 ? 0.0f : log2(static_cast<float>(times));
     return s;
   }
+
+  PK_DEVICE Segment at(int t, int width, int& m, int head = 0) const { return segment(find(t, width, m, head)); }
 };
 
 struct OverBlocks {

@@ -63,12 +63,13 @@ PK_DEVICE void add_carefully(Fragments<Blocks, D>& sum, const Fragments<Blocks, 
   }
 }
 
-template <class T, int D, int Columns>
-PK_DEVICE void add(Fragments<1, D>& sum, const Fragments<1, Columns>& weights, const TileOf<T, D>& b, bool careful) {
+template <class T, int D, int Columns, int Blocks>
+PK_DEVICE void add(Fragments<Blocks, D>& sum, const Fragments<Blocks, Columns>& weights, const TileOf<T, D>& b,
+                   bool careful) {
   if (careful) {
-    add_carefully<T, D, 1, Columns>(sum, weights, b);
+    add_carefully<T, D, Blocks, Columns>(sum, weights, b);
   } else {
-    add_weighted<T, D, 1, Columns>(sum, weights, b);
+    add_weighted<T, D, Blocks, Columns>(sum, weights, b);
   }
 }
 

@@ -85,7 +85,12 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
       }
       if (!is_full(segment, rows, m, Shape::other)) mask<1, Shape::other>(s, 0, segment, row, m);
       if (OfKeys) multiply_rows<T, D, 1, Shape::other, steps>(dp, own(1), row, other(u % 2, 1));
-      add_up<OfKeys, OfValues>(dk, dv, s, dp, pairs, m, u % 2, dropout_of(f.call, head, x.sequence), careful);
+      const Dropout dropout = dropout_of(f.call, head, x.sequence);
+      if (careful || dropout.threshold > 0) {
+        add_up<OfKeys, OfValues>(dk, dv, s, dp, pairs, m, u % 2, dropout, careful);
+      } else {
+        add_up<OfKeys, OfValues>(dk, dv, s, dp, pairs, m, u % 2, no_dropout(), false);
+      }
     }
     wait_for_copies<0>();
   }
@@ -103,18 +108,16 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
   PK_DEVICE void add_up(Fragments<1, D>& dk, Fragments<1, D>& dv, Fragments<1, Shape::other>& s,
                         Fragments<1, Shape::other>& dp, const Pairs<true>& pairs, int m, int number,
                         const Dropout& dropout, bool careful) const {
-    const Problem& p = f.call.problem;
-    const uint32_t stay = p.threshold > 0 ? survivors<true, Shape::other>(dropout, pairs, row, 0, m) : ~0u;
+    const uint32_t stay = dropout.threshold > 0 ? survivors<true, Shape::other>(dropout, pairs, row, 0, m) : ~0u;
 #pragma unroll
     for (int n = 0; n < Shape::other / 8; ++n) {
       const float2 delta = load_two(numbers(number, 1) + column_of(n, 0) * 4);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const bool stays = stay >> (4 * n + e) & 1;
-        const float weight = s[0][n][e];
+        const float weight = s[0][n][e], of_weight = stays ? dp[0][n][e] * dropout.scale : 0.0f;
         s[0][n][e] = stays ? weight : 0.0f;
-        dp[0][n][e] =
-            gradient_of(weight, stays ? dp[0][n][e] * p.keep_scale : 0.0f, e % 2 ? delta.y : delta.x, careful);
+        dp[0][n][e] = gradient_of(weight, of_weight, e % 2 ? delta.y : delta.x, careful);
       }
     }
     if (OfValues) add<T, D, Shape::other>(dv, s, other(number, 1), careful);

@@ -13,7 +13,7 @@ PK_DEVICE void set_dq_plan(BackwardPlan<Over>& plan, const Backward& f, int own,
   plan.place = x;
   if (x.tile.count == 0) return;
   Over::visit_keys(plan.visits, f.call, x, other);
-  plan.own = queries_of<T>(f, x, x.head);
+  plan.own = queries_of<T>(f, x, x.head), plan.other = keys_of<T>(f, x, x.head / f.call.problem.group());
 }
 
 template <class T, int D, Bias B, class Over>
@@ -35,7 +35,7 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
       int m;
       const Segment& s = plan.visits.at(t, Shape::other, m);
       const int first = s.first + m * s.step;
-      this->load_other(t % 2, keys_of<T>(f, x, x.head / f.call.problem.group()), first, s.step, s.count - m);
+      this->load_other(t % 2, plan.other, first, s.step, s.count - m);
       if (Shape::relative) this->load_window(t % 2, x.head, x.tile.first + Shape::own - 1, first);
     }
     commit_copies();
@@ -98,31 +98,42 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
       fetch(t + 1);
       Fragments<1, Shape::other> s = {};
       multiply_rows<T, D, 1, Shape::other>(s, own(0), row, other(t % 2, 0));
-      const Rows table = window(t % 2).from(Shape::own - 16 - row);  // what the warp's rows meet
-      if (Shape::relative) add_relative(s[0], table);
+      if (Shape::relative) add_relative(s[0], met(t % 2));
       int m;
       const Segment& segment = plan.visits.at(t, Shape::other, m);
       const int rows = static_cast<int>(x.tile.count);
-      to_gradients<T, B, Shape::other>(
-          s, p,
-          [&](Fragments<1, Shape::other>& dp) {
-            multiply_rows<T, D, 1, Shape::other>(dp, own(1), row, other(t % 2, 1));
-          },
-          dropout, x.sequence, x.head, pairs_of<false>(x.tile, segment), row, m, lse, delta,
-          [&](int c, int o) { return c < rows && o < segment.count; }, Over::counts ? segment.added : 0,
+      const Pairs<false> pairs = pairs_of<false>(x.tile, segment);
+      to_weights<T, B, Shape::other>(
+          s, p, x.sequence, x.head, pairs, row, m, lse, [&](int c, int o) { return c < rows && o < segment.count; },
+          Over::counts ? segment.added : 0,
           [&](Fragments<1, Shape::other>& weights) {
             if (!is_full(segment, rows, m, Shape::other)) mask<1, Shape::other>(weights, 0, segment, row, m);
-          },
-          careful);
-      add<T, D, Shape::other>(sums.dq, s, other(t % 2, 0), careful);
-      if (Shape::relative) {
-        Fragments<1, Shape::other + 16> shifted;
-        shift_back<Shape::other>(shifted[0], s[0]);
-        add<T, D, Shape::other + 16>(sums.dquery, shifted, table, careful);
+          });
+      Fragments<1, Shape::other> dp = {};
+      multiply_rows<T, D, 1, Shape::other>(dp, own(1), row, other(t % 2, 1));
+      if (careful || dropout.threshold > 0) {
+        add_up(sums, s, dp, pairs, m, t % 2, delta, dropout, careful);
+      } else {
+        add_up(sums, s, dp, pairs, m, t % 2, delta, no_dropout(), false);
       }
     }
     wait_for_copies<0>();
   }
+
+  PK_DEVICE void add_up(Sums& sums, Fragments<1, Shape::other>& s, Fragments<1, Shape::other>& dp,
+                        const Pairs<false>& pairs, int m, int number, const float (&delta)[2], const Dropout& dropout,
+                        bool careful) const {
+    differentiate<Shape::other>(s, dp, dropout, pairs, row, m, delta, careful);
+    add<T, D, Shape::other>(sums.dq, s, other(number, 0), careful);
+    if (Shape::relative) {
+      Fragments<1, Shape::other + 16> shifted;
+      shift_back<Shape::other>(shifted[0], s[0]);
+      add<T, D, Shape::other + 16>(sums.dquery, shifted, met(number), careful);
+    }
+  }
+
+  // The rows of the table that the warp's own ones meet.
+  PK_DEVICE Rows met(int number) const { return window(number).from(Shape::own - 16 - row); }
 
   PK_DEVICE void add_relative(float (&s)[Shape::other / 8][4], const Rows& table) const {
     Fragments<1, Shape::other + 16> products = {};

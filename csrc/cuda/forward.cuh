@@ -1,8 +1,8 @@
 // Forward over a Band, a CTA per tile of queries (Dao 2023, FlashAttention-2, arXiv:2307.08691,
 // section 3.1): the equations of csrc/cpu/forward.h, the order of pkernels/triton/band.py.
 //
-// Tiles of keys and of values take turns in a ring of slots, which asynchronous copies fill ahead
-// of the products: S = Q Kᵀ on the tensor cores, the softmax in registers, O += P V.
+// While one pair of tiles, of keys and of values, is multiplied, asynchronous copies fill the other
+// one: S = Q Kᵀ on the tensor cores, the softmax in registers, O += P V.
 #pragma once
 
 #include "careful.cuh"
@@ -17,11 +17,11 @@ namespace cuda {
 template <int Width, Bias B = Bias::none, int Rows = OverBand::rows>
 struct ForwardShape {
   static constexpr bool relative = B == Bias::relative;
-  static constexpr int blocks = Width == 64 && !relative ? Rows / 64 : 1, warps = Rows / 16 / blocks;
-  static constexpr int slots = relative ? 2 : Width == 64 ? 4 : 3;
+  // Two blocks of rows a warp, if registers are enough: what it reads of keys and values serves both.
+  static constexpr int blocks = Width <= 128 && !relative ? Rows / 64 : 1, warps = Rows / 16 / blocks;
   static constexpr int at_once = 8 / warps;  // CTAs of a multiprocessor, at least
   static constexpr int threads = 32 * warps, own = 16 * blocks * warps;
-  static constexpr int other = Width > 128 ? 32 : 64;
+  static constexpr int other = Width == 64 ? 64 : 32, slots = 4;
   static constexpr int window = relative ? own + other : 0;  // rows of a table that two tiles meet
   static constexpr int slot = other * Width * 2, before = (own + (relative ? own + window : 0)) * Width * 2;
   static constexpr int shared = before + slots * slot;
@@ -37,6 +37,7 @@ struct ForwardPlan {
   float* lse;           // of the first row of the sequence
   float* outs;          // the same, if there are parts
   int begin, end;       // the tiles that it visits: its part
+  bool whole;           // keys and values are, see Lines
 };
 
 template <class T, class Over>
@@ -55,6 +56,7 @@ PK_DEVICE void set_plan(ForwardPlan<Over>& plan, const Forward& f, int own, int 
   plan.queries = lines_of(f.q, storage, x.head, x.queries.first, p.d, T::halves);
   plan.keys = lines_of(f.k, storage, head, x.keys.first, p.d, T::halves);
   plan.values = lines_of(f.v, storage, head, x.keys.first, p.dv, T::halves);
+  plan.whole = plan.keys.whole && plan.values.whole;
   plan.out = lines_of(f.out, storage, x.head, x.queries.first, p.dv, T::halves);
   if (p.dr > 0) {
     plan.asking = lines_of(p.query, storage, x.head, x.queries.first, p.dr, T::halves);
@@ -79,18 +81,38 @@ struct ForwardPass {
   PK_DEVICE Rows asking() const { return queries.from(Shape::own); }
   PK_DEVICE Rows window() const { return asking().from(Shape::own); }
 
-  // Starts to load part u of the tiles, keys at even u, values at odd ones, and closes its group.
-  PK_DEVICE void fetch(int u, int to) const {
-    if (u < 2 * plan.end) {
-      int m;
-      const Segment& s = plan.visits.at(u / 2, Shape::other, m);
-      slot(to).template load<Shape::other, Shape::threads>(u % 2 ? plan.values : plan.keys, s.first + m * s.step,
-                                                           s.step, s.count - m);
-    }
+  PK_DEVICE Rows keys(int t) const { return slot((t & 1) * 2); }
+  PK_DEVICE Rows values(int t) const { return slot((t & 1) * 2 + 1); }
+
+  // A tile's segment, and its first row there.
+  struct Visit {
+    int segment, m;
+  };
+
+  // Starts to copy tile t of keys and of values; behind the last one zeros. Without a branch, so that it is done
+  // between products.
+  PK_DEVICE Visit fetch(int t) const {
+    Visit x;
+    x.segment = plan.visits.find(min(t, plan.end - 1), Shape::other, x.m);
+    const Segment& s = plan.visits.segment(x.segment);
+    const int first = s.first + x.m * s.step, exist = t < plan.end ? s.count - x.m : 0;
+    keys(t).template copy<Shape::other, Shape::threads>(plan.keys, first, s.step, exist);
+    values(t).template copy<Shape::other, Shape::threads>(plan.values, first, s.step, exist);
     commit_copies();
+    return x;
   }
 
-  // Starts to load the rows of the table that tile t of keys meets, with the part that is loaded next.
+  // Loads of the tile what cannot be copied.
+  PK_DEVICE void complete(const Visit& x, int t) const {
+    if (plan.whole || t >= plan.end) return;
+    wait_for_copies<0>();
+    const Segment& s = plan.visits.segment(x.segment);
+    const int first = s.first + x.m * s.step, exist = s.count - x.m;
+    if (!plan.keys.whole) keys(t).template fill<Shape::other, Shape::threads>(plan.keys, first, s.step, exist);
+    if (!plan.values.whole) values(t).template fill<Shape::other, Shape::threads>(plan.values, first, s.step, exist);
+  }
+
+  // Starts to load the rows of the table that tile t of keys meets.
   PK_DEVICE void fetch_window(int t) const {
     if (t >= plan.end) return;
     const Problem& p = call.problem;
@@ -99,6 +121,7 @@ struct ForwardPass {
     const int64_t last = plan.place.tile.first + Shape::own - 1;
     load_table<Shape::window, Shape::threads>(window(), plan.table, static_cast<int>(s.first + m - last + p.zero),
                                               p.table_rows);
+    commit_copies();
   }
 
   PK_DEVICE void add_relative(Fragments<Shape::blocks, Shape::other>& s) const {
@@ -111,14 +134,6 @@ struct ForwardPass {
     }
   }
 
-  // Waits for part u, and starts the one that takes the slot used last.
-  PK_DEVICE void next(int u, int at) const {
-    wait_for_copies<Shape::slots - 2>();
-    __syncthreads();
-    if (Shape::relative && u % 2) fetch_window(u / 2 + 1);
-    fetch(u + Shape::slots - 1, at == 0 ? Shape::slots - 1 : at - 1);
-  }
-
   PK_DEVICE void attend(State& run, bool careful) const {
     queries.template load<Shape::own, Shape::threads>(plan.queries, plan.place.tile.first, plan.place.tile.step,
                                                       plan.place.tile.count);
@@ -126,38 +141,49 @@ struct ForwardPass {
       asking().template load<Shape::own, Shape::threads>(plan.asking, plan.place.tile.first, 1, plan.place.tile.count);
       fetch_window(plan.begin);
     }
-#pragma unroll 1
-    for (int u = 0; u < Shape::slots - 1; ++u) fetch(2 * plan.begin + u, u);
+    commit_copies();
+    Visit next = {};
+    if (plan.begin < plan.end) next = fetch(plan.begin);
+    complete(next, plan.begin);
     run.start();
     const Dropout dropout = dropout_of(call, plan.place.head, plan.place.sequence);
     const Problem& p = call.problem;
     const float unit = unit_of<B>(p);
-    int at = 0;
     for (int t = plan.begin; t < plan.end; ++t) {
+      const Segment& segment = plan.visits.segment(next.segment);
+      const int m = next.m;
       Fragments<Shape::blocks, Shape::other> s = {};
-      next(2 * t, at);
-      multiply_rows<T, D, Shape::blocks, Shape::other>(s, queries, row, slot(at));
-      if (Shape::relative) add_relative(s);
-      at = at + 1 == Shape::slots ? 0 : at + 1;
-      int m;
-      const Segment& segment = plan.visits.at(t, Shape::other, m);
+      wait_for_copies<0>();
+      __syncthreads();
+      multiply_rows<T, D, Shape::blocks, Shape::other>(s, queries, row, keys(t));
+      next = fetch(t + 1);
+      if (Shape::relative) {
+        add_relative(s);
+        __syncthreads();
+        fetch_window(t + 1);
+      }
       const Pairs<false> pairs = pairs_of<false>(plan.place.tile, segment);
       const int rows = static_cast<int>(plan.place.tile.count);
       add_bias<T, B, false, Shape::blocks, Shape::other>(s, p, plan.place.sequence, plan.place.head, pairs, row, m,
                                                          [&](int c, int o) { return c < rows && o < segment.count; });
       if (Over::counts) add_to_all<Shape::blocks, Shape::other>(s, segment.added / unit);
       if (!is_full(segment, rows, m, Shape::other)) mask<Shape::blocks, Shape::other>(s, -INFINITY, segment, row, m);
-      run.template soften<Shape::other>(s, unit);
-      if (p.threshold > 0) drop<Shape::blocks, Shape::other>(s, dropout, pairs, row, m);
-      next(2 * t + 1, at);
-      if (careful) {
-        add_carefully<T, D, Shape::blocks, Shape::other>(run.acc, s, slot(at));
+      if (careful || dropout.threshold > 0) {
+        add_up(run, s, unit, pairs, m, t, dropout, careful);
       } else {
-        add_weighted<T, D, Shape::blocks, Shape::other>(run.acc, s, slot(at));
+        add_up(run, s, unit, pairs, m, t, no_dropout(), false);
       }
-      at = at + 1 == Shape::slots ? 0 : at + 1;
+      complete(next, t + 1);
     }
     wait_for_copies<0>();
+  }
+
+  // In one piece where nothing is dropped: exponentials are taken between the products.
+  PK_DEVICE void add_up(State& run, Fragments<Shape::blocks, Shape::other>& s, float unit, const Pairs<false>& pairs,
+                        int m, int t, const Dropout& dropout, bool careful) const {
+    run.template soften<Shape::other>(s, unit);
+    if (dropout.threshold > 0) drop<Shape::blocks, Shape::other>(s, dropout, pairs, row, m);
+    add<T, D, Shape::other>(run.acc, s, values(t), careful);
   }
 
   PK_DEVICE void run() const {

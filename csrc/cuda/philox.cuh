@@ -9,6 +9,7 @@ namespace cuda {
 
 struct Dropout {
   uint32_t key0, key1, head, sequence, threshold;
+  float scale;  // of those that stay
 
   // Bit k: whether the pair of `query` and key 8 group + k stays.
   PK_DEVICE uint32_t draw(uint32_t query, uint32_t group) const {
@@ -30,9 +31,13 @@ struct Dropout {
 
 PK_DEVICE Dropout dropout_of(const Call& c, int64_t head, int64_t sequence) {
   const uint64_t seed = c.problem.threshold ? static_cast<uint64_t>(*c.seed) : 0;
-  return {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32), static_cast<uint32_t>(head),
-          static_cast<uint32_t>(sequence), c.problem.threshold};
+  return {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32),
+          static_cast<uint32_t>(head), static_cast<uint32_t>(sequence),
+          c.problem.threshold,         c.problem.keep_scale};
 }
+
+// Every pair stays: work that is given this constant has no branch in it.
+PK_DEVICE Dropout no_dropout() { return {0, 0, 0, 0, 0, 1}; }
 
 // Which of the lane's pairs stay, in one block of rows: bit 4 n + e. Where keys are neighbours, a
 // lane draws for one row of the block (or query, if keys own the rows) and 8 keys, and 32 lanes

@@ -92,12 +92,14 @@ struct Visits {
     return head;
   }
 
-  // The segment of tile t, and its first row there.
-  PK_DEVICE const Segment& at(int t, int size, int& m, int = 0) const {
+  // Which segment tile t lies in, and its first row there.
+  PK_DEVICE int find(int t, int size, int& m, int = 0) const {
     const int i = (t >= ends[0]) + (t >= ends[1]);
     m = (t - (i ? ends[i - 1] : 0)) * size;
-    return segments[i];
+    return i;
   }
+  PK_DEVICE const Segment& segment(int i) const { return segments[i]; }
+  PK_DEVICE const Segment& at(int t, int size, int& m, int = 0) const { return segments[find(t, size, m)]; }
 };
 
 // An end of the tiles of a segment, behind others that end at `before`.

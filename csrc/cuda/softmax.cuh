@@ -8,7 +8,7 @@ namespace cuda {
 
 template <int Blocks, int D>
 struct Running {
-  float top[Blocks][2], total[Blocks][2];  // maxima of products; the lane's share of the sums
+  float top[Blocks][2], total[Blocks][2];  // maxima of products, or nearly; the lane's share of the sums
   Fragments<Blocks, D> acc;
 
   PK_DEVICE void start() {
@@ -27,32 +27,60 @@ struct Running {
   // s becomes P.
   template <int Columns>
   PK_DEVICE void soften(Fragments<Blocks, Columns>& s, float unit) {
+    raise<Columns>(s, unit);
 #pragma unroll
     for (int b = 0; b < Blocks; ++b) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float highest = top[b][half];
-#pragma unroll
-        for (int n = 0; n < Columns / 8; ++n) highest = fmaxf(highest, fmaxf(s[b][n][2 * half], s[b][n][2 * half + 1]));
-        highest = row_maximum(highest);
-        const float pivot = highest == -INFINITY ? 0.0f : highest * unit;  // of rows with no key so far
-        const float alpha = exp2(top[b][half] * unit - pivot);
-        top[b][half] = highest;
-        float sum = 0;
+        const float pivot = pivot_of(top[b][half], unit);
+        float sum[2] = {};
 #pragma unroll
         for (int n = 0; n < Columns / 8; ++n) {
 #pragma unroll
-          for (int e = 2 * half; e < 2 * half + 2; ++e) {
-            s[b][n][e] = exp2(s[b][n][e] * unit - pivot);
-            sum += s[b][n][e];
+          for (int e = 0; e < 2; ++e) {
+            float& x = s[b][n][2 * half + e];
+            x = exp2(x * unit - pivot);
+            sum[e] += x;
           }
         }
-        total[b][half] = total[b][half] * alpha + sum;
+        total[b][half] += sum[0] + sum[1];
+      }
+    }
+  }
+
+  // Maxima follow the products only once these are 2^8 above them, as in FlashAttention-4: weights may well be that
+  // large, and most tiles leave everything as it is.
+  template <int Columns>
+  PK_DEVICE void raise(const Fragments<Blocks, Columns>& s, float unit) {
+    float highest[Blocks][2];
+    bool above = false;
+#pragma unroll
+    for (int b = 0; b < Blocks; ++b) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float& x = highest[b][half];
+        x = s[b][0][2 * half];
+#pragma unroll
+        for (int n = 0; n < Columns / 8; ++n) x = fmaxf(x, fmaxf(s[b][n][2 * half], s[b][n][2 * half + 1]));
+        above |= (x - top[b][half]) * unit > 8;
+      }
+    }
+    if (!__any_sync(~0u, above)) return;
+#pragma unroll
+    for (int b = 0; b < Blocks; ++b) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float now = fmaxf(top[b][half], row_maximum(highest[b][half]));
+        const float alpha = exp2(top[b][half] * unit - pivot_of(now, unit));
+        top[b][half] = now, total[b][half] *= alpha;
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) acc[b][n][2 * half] *= alpha, acc[b][n][2 * half + 1] *= alpha;
       }
     }
   }
+
+  // What a row's scores are measured from, in units of log 2: also where it has no key so far.
+  static PK_DEVICE float pivot_of(float top, float unit) { return top == -INFINITY ? 0.0f : top * unit; }
 
   // Natural log-sum-exp of a row, -inf where it has no key.
   static PK_DEVICE float log_sum(float top, float total, float unit) { return (top * unit + log2(total)) * ln2; }

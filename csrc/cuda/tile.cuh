@@ -14,13 +14,13 @@ struct Lines {
   const char* data;
   int64_t step;
   int width;
-  bool whole;  // every row begins at a multiple of 16 bytes
+  bool whole;  // every row is made of 16 bytes each, at multiples of 16
 };
 
 PK_DEVICE Lines lines_of(const Rows& x, int64_t batch, int64_t head, int64_t first, int64_t width, int halves = 1) {
   const int64_t at = batch * x.batch + head * x.head + first * x.row;
   const char* data = static_cast<const char*>(x.data) + at * 2 * halves;
-  const bool whole = (reinterpret_cast<uintptr_t>(data) % 16 | x.row * halves % 8) == 0;
+  const bool whole = (reinterpret_cast<uintptr_t>(data) % 16 | (x.row | width) * halves % 8) == 0;
   return {data, x.row * 2 * halves, static_cast<int>(width) * halves, whole};
 }
 
@@ -38,29 +38,45 @@ struct Tile {
   // The tile from row `row` on, a multiple of 8.
   PK_DEVICE Tile from(int row) const { return {address + row * row_bytes}; }
 
-  // Starts to load rows first, first + step, ...: `Count` of them, of which those from `begin` to `exist` exist; the
-  // others become zeros.
+  // Loads rows first, first + step, ...: `Count` of them, of which those from `begin` to `exist` exist; the others become
+  // zeros. What copies there are have only begun.
   template <int Count, int Threads>
   PK_DEVICE void load(const Lines& x, int first, int step, int exist, int begin = 0) const {
-    static_assert(Count * chunks % Threads == 0 && Threads % chunks == 0);
-    const int chunk = threadIdx.x % chunks, row = threadIdx.x / chunks;
-    const int bytes = min(16, max(0, (x.width - chunk * 8) * 2));
-    const char* from = x.data + static_cast<int64_t>(first) * x.step + chunk * 16;
     if (x.whole) {
-#pragma unroll
-      for (int r = row; r < Count; r += Threads / chunks) {
-        const bool there = r < exist && r >= begin && bytes > 0;
-        copy_async(at(r, chunk), there ? from + static_cast<int64_t>(r) * step * x.step : x.data, there ? bytes : 0);
-      }
-      return;
+      copy<Count, Threads>(x, first, step, exist, begin);
+    } else {
+      fill<Count, Threads>(x, first, step, exist, begin);
     }
+  }
+
+  // The same of rows that are whole; others become zeros, for now. A thread's rows are the same distance apart, both
+  // where they come from and where they go.
+  template <int Count, int Threads>
+  PK_DEVICE void copy(const Lines& x, int first, int step, int exist, int begin = 0) const {
+    constexpr int rows = Threads / chunks;  // at once
+    static_assert(Count % rows == 0 && Threads % chunks == 0);
+    const int chunk = threadIdx.x % chunks, row = threadIdx.x / chunks;
+    const char* from = x.data + (first + static_cast<int64_t>(row) * step) * x.step + chunk * 16;
+    const int64_t apart = step * x.step * rows;
+    exist = x.whole && chunk * 8 < x.width ? exist - row : 0, begin -= row;
+#pragma unroll
+    for (int r = 0; r < Count; r += rows, from += apart) {
+      copy_async(at(row + r, chunk), from, r < exist && r >= begin ? 16 : 0);
+    }
+  }
+
+  // The same of rows that are not, number by number. Each thread writes where its copies go.
+  template <int Count, int Threads>
+  PK_DEVICE void fill(const Lines& x, int first, int step, int exist, int begin = 0) const {
+    const int chunk = threadIdx.x % chunks, row = threadIdx.x / chunks, there = x.width - chunk * 8;
+    const char* from = x.data + static_cast<int64_t>(first) * x.step + chunk * 16;
 #pragma unroll 1
     for (int r = row; r < Count; r += Threads / chunks) {
       uint32_t words[4] = {};
       const auto* numbers = reinterpret_cast<const uint16_t*>(from + static_cast<int64_t>(r) * step * x.step);
 #pragma unroll
       for (int c = 0; c < 8; ++c) {
-        if (r < exist && r >= begin && 2 * c < bytes) words[c / 2] |= static_cast<uint32_t>(numbers[c]) << c % 2 * 16;
+        if (r < exist && r >= begin && c < there) words[c / 2] |= static_cast<uint32_t>(numbers[c]) << c % 2 * 16;
       }
       store_shared(at(r, chunk), make_uint4(words[0], words[1], words[2], words[3]));
     }
