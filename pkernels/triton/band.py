@@ -43,6 +43,7 @@ from .step import (
     store_numbers,
     store_tile,
     stride_of,
+    stride_of_globals,
     unclean_rows,
     visit,
 )
@@ -64,15 +65,16 @@ def _attend(
     acc = tl.zeros([i.shape[0], padded(DV)], tl.float32)
     if CAREFUL:
         lost = tl.zeros([i.shape[0], padded(DV)], tl.float32)
-    tiles, count, start = schedule(first, last, n_k, band, dilation, BN)
+    wide = stride_of_globals(dilation, bias)
+    tiles, count, start = schedule(first, last, n_k, band, dilation, wide, BN)
     for t in tl.range(0, count, num_stages=STAGES):
-        j0, step = visit(t, tiles, start, dilation, BN)
+        j0, step = visit(t, tiles, start, dilation, wide, BN)
         j = j0 + tl.arange(0, BN) * step
         # (BN, D), (BN, Dv)
         k = load_tile(keys, j0, step, n_k, BN, D, OFFSET)
         v = load_tile(values, j0, step, n_k, BN, DV, OFFSET)
         # (BM, BN)
-        s = measure(q, k, i[:, None], j[None, :], sequence, head, scale, bias, D, PRECISION)
+        s = measure(q, k, i[:, None], j[None, :], step, sequence, head, scale, bias, D, PRECISION)
         if CAREFUL:
             keep = not_hidden(kept(i, j, n_k, band, dilation), i[:, None], j[None, :], sequence, head, bias)
             s = tl.where(keep, tl.where(unclean_rows(k)[None, :], float("nan"), s), -float("inf"))

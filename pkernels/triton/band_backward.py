@@ -46,6 +46,7 @@ from .step import (
     store_numbers,
     store_tile,
     stride_of,
+    stride_of_globals,
     unclean_rows,
     visit,
 )
@@ -61,15 +62,16 @@ def _sum_dq(
     factor = factor_of(scale, bias, D, PRECISION)
     q = turned(q, scale, bias, D, PRECISION)
     dq = tl.zeros([i.shape[0], padded(D)], tl.float32)
-    tiles, count, start = schedule(first, last, n_k, band, dilation, BN)
+    wide = stride_of_globals(dilation, bias)
+    tiles, count, start = schedule(first, last, n_k, band, dilation, wide, BN)
     for t in tl.range(0, count, num_stages=STAGES):
-        j0, step = visit(t, tiles, start, dilation, BN)
+        j0, step = visit(t, tiles, start, dilation, wide, BN)
         j = j0 + tl.arange(0, BN) * step
         # (BN, D), (BN, Dv)
         k = load_tile(keys, j0, step, n_k, BN, D, OFFSET)
         v = load_tile(values, j0, step, n_k, BN, DV, OFFSET)
         # (BM, BN)
-        s = measure(q, k, i[:, None], j[None, :], sequence, head, scale, bias, D, PRECISION)
+        s = measure(q, k, i[:, None], j[None, :], step, sequence, head, scale, bias, D, PRECISION)
         p = power(s * factor - lse[:, None], PRECISION)
         if not CAREFUL:
             full = is_full(first, last, j0, step, n_k, band, dilation, BN)
@@ -146,12 +148,13 @@ def _sum_dkv(
     dv = tl.zeros([j.shape[0], padded(DV)], tl.float32)
     if CAREFUL:
         lost = tl.zeros([j.shape[0], padded(DV)], tl.float32)
-    tiles, count, start = schedule(first, last, n_q, band, dilation, BM)
+    wide = stride_of_globals(dilation, bias)
+    tiles, count, start = schedule(first, last, n_q, band, dilation, wide, BM)
     for h in tl.range(head * group, (head + 1) * group):
         queries, outs = rows_of(q, storage, h, q_first), rows_of(dout, storage, h, q_first)
         totals, changes = rows_of(lse, storage, h, q_first), rows_of(delta, storage, h, q_first)
         for t in tl.range(0, count, num_stages=STAGES):
-            i0, step = visit(t, tiles, start, dilation, BM)
+            i0, step = visit(t, tiles, start, dilation, wide, BM)
             i = i0 + tl.arange(0, BM) * step
             # (BM, D), (BM, Dv), (BM,), (BM,)
             q_tile = load_tile(queries, i0, step, n_q, BM, D, OFFSET)
@@ -159,7 +162,7 @@ def _sum_dkv(
             total = load_lse(totals, i0, step, n_q, BM, PRECISION)
             change = load_numbers(changes, i0, step, n_q, BM)
             # (BN, BM)
-            s = measure(k, q_tile, i[None, :], j[:, None], sequence, h, scale, bias, D, PRECISION)
+            s = measure(k, q_tile, i[None, :], j[:, None], step, sequence, h, scale, bias, D, PRECISION)
             p = power(s * factor - total[None, :], PRECISION)
             dp = product(v, do, PRECISION)
             if CAREFUL:

@@ -40,29 +40,29 @@ from .step import (
 
 
 @triton.jit
-def _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, N: tl.constexpr, D: tl.constexpr,
+def _own_rows(q, dout, lse, delta, storage, head, q_first, i0, step, n_q, N: tl.constexpr, D: tl.constexpr,
               DV: tl.constexpr, OFFSET: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """What dS needs of N query rows: q (N, D), dO (N, Dv), lse and delta (N,)."""
+    """What dS needs of N query rows, ``step`` apart: q (N, D), dO (N, Dv), lse and delta (N,)."""
     return (
-        load_tile(rows_of(q, storage, head, q_first), i0, 1, n_q, N, D, OFFSET),
-        load_tile(rows_of(dout, storage, head, q_first), i0, 1, n_q, N, DV, OFFSET),
-        load_lse(rows_of(lse, storage, head, q_first), i0, 1, n_q, N, PRECISION),
-        load_numbers(rows_of(delta, storage, head, q_first), i0, 1, n_q, N),
+        load_tile(rows_of(q, storage, head, q_first), i0, step, n_q, N, D, OFFSET),
+        load_tile(rows_of(dout, storage, head, q_first), i0, step, n_q, N, DV, OFFSET),
+        load_lse(rows_of(lse, storage, head, q_first), i0, step, n_q, N, PRECISION),
+        load_numbers(rows_of(delta, storage, head, q_first), i0, step, n_q, N),
     )
 
 
 @triton.jit
-def _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, band, dilation, listed, bias, dropout, scale,
+def _ds(own, i0, j0, step, keys, values, n_q, n_k, sequence, head, band, dilation, listed, bias, dropout, scale,
         M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, OFFSET: tl.constexpr,
         PRECISION: tl.constexpr):  # fmt: skip
-    """dS of query rows i0.. and key rows j0.. (which may start below 0): (M, N), 0 if not kept."""
+    """dS of query rows i0.. and key rows j0.. (which may start below 0), both ``step`` apart: (M, N), 0 if not kept."""
     q, do, total, change = own
-    i, j = i0 + tl.arange(0, M), j0 + tl.arange(0, N)
+    i, j = i0 + tl.arange(0, M) * step, j0 + tl.arange(0, N) * step
     # (N, D), (N, Dv)
-    k = load_tile(keys, j0, 1, n_k, N, D, OFFSET)
-    v = load_tile(values, j0, 1, n_k, N, DV, OFFSET)
+    k = load_tile(keys, j0, step, n_k, N, D, OFFSET)
+    v = load_tile(values, j0, step, n_k, N, DV, OFFSET)
     # (M, N)
-    s = scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION)
+    s = scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION, step)
     if listed is None:
         keep = kept(i, j, n_k, band, dilation)
     else:
@@ -114,10 +114,10 @@ def distance_kernel(
         i0 = begin + t // 2 * OWN
         j0 = i0 + t0 + t % 2 * OWN
         if on_band | (j0 < far) | ((i0 < own_far) & (i0 + OWN > own_near)):
-            own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET, PRECISION)
+            own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, 1, n_q, OWN, D, DV, OFFSET, PRECISION)
             # (N, N)
-            ds = _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias, dropout, scale,
-                     OWN, OWN, D, DV, OFFSET, PRECISION)  # fmt: skip
+            ds = _ds(own, i0, j0, 1, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias, dropout,
+                     scale, OWN, OWN, D, DV, OFFSET, PRECISION)  # fmt: skip
             # Row r meets diagonal c at key r + c: right of r in the first key tile, left of it in the second.
             ds = tl.where((c >= r) == (t % 2 == 0), ds, 0.0)
             total += tl.sum(tl.gather(ds, (r + c) % OWN, 1), 0)
@@ -147,9 +147,9 @@ def dense_kernel(
         for head in tl.range(h0, tl.where(of_h == 1, heads, h0 + 1)):
             keys, values = rows_of(k, storage, head // group, k_first), rows_of(v, storage, head // group, k_first)
             for i0 in tl.range(m0, tl.where(of_m == 1, n_q, tl.minimum(n_q, m0 + OWN)), OWN):
-                own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET, PRECISION)
+                own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, 1, n_q, OWN, D, DV, OFFSET, PRECISION)
                 for j0 in tl.range(n0, tl.where(of_n == 1, n_k, tl.minimum(n_k, n0 + OTHER)), OTHER):
-                    total += _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias,
+                    total += _ds(own, i0, j0, 1, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias,
                                  dropout, scale, OWN, OTHER, D, DV, OFFSET, PRECISION)  # fmt: skip
     # A dimension of size 1 is summed, into its row or column 0.
     m, n = m0 + tl.arange(0, OWN), n0 + tl.arange(0, OTHER)
