@@ -21,13 +21,12 @@ from torch import Tensor
 from ..problem import Problem, rows_like
 from . import band_bias, band_relative
 from .arguments import Launch, dense_rows, view
+from .careful import clean, doubted, reach, report, unclean_rows
 from .measure import factor_of, measure, one_of, turned
 from .philox import survivors
 from .step import (
     band_of_keys,
     band_of_queries,
-    clean,
-    doubted,
     is_full,
     kept,
     load_lse,
@@ -38,16 +37,12 @@ from .step import (
     place,
     power,
     product,
-    reach,
-    report,
     rows_of,
     schedule,
     span,
     store_numbers,
     store_tile,
     stride_of,
-    stride_of_globals,
-    unclean_rows,
     visit,
 )
 
@@ -62,10 +57,9 @@ def _sum_dq(
     factor = factor_of(scale, bias, D, PRECISION)
     q = turned(q, scale, bias, D, PRECISION)
     dq = tl.zeros([i.shape[0], padded(D)], tl.float32)
-    wide = stride_of_globals(dilation, bias)
-    tiles, count, start = schedule(first, last, n_k, band, dilation, wide, BN)
+    tiles, count, start = schedule(first, last, n_k, band, dilation, bias, BN)
     for t in tl.range(0, count, num_stages=STAGES):
-        j0, step = visit(t, tiles, start, dilation, wide, BN)
+        j0, step = visit(t, tiles, start, dilation, bias, BN)
         j = j0 + tl.arange(0, BN) * step
         # (BN, D), (BN, Dv)
         k = load_tile(keys, j0, step, n_k, BN, D, OFFSET)
@@ -148,13 +142,12 @@ def _sum_dkv(
     dv = tl.zeros([j.shape[0], padded(DV)], tl.float32)
     if CAREFUL:
         lost = tl.zeros([j.shape[0], padded(DV)], tl.float32)
-    wide = stride_of_globals(dilation, bias)
-    tiles, count, start = schedule(first, last, n_q, band, dilation, wide, BM)
+    tiles, count, start = schedule(first, last, n_q, band, dilation, bias, BM)
     for h in tl.range(head * group, (head + 1) * group):
         queries, outs = rows_of(q, storage, h, q_first), rows_of(dout, storage, h, q_first)
         totals, changes = rows_of(lse, storage, h, q_first), rows_of(delta, storage, h, q_first)
         for t in tl.range(0, count, num_stages=STAGES):
-            i0, step = visit(t, tiles, start, dilation, wide, BM)
+            i0, step = visit(t, tiles, start, dilation, bias, BM)
             i = i0 + tl.arange(0, BM) * step
             # (BM, D), (BM, Dv), (BM,), (BM,)
             q_tile = load_tile(queries, i0, step, n_q, BM, D, OFFSET)

@@ -22,9 +22,9 @@ from ..problem import rows_like
 from . import tune
 from .arguments import Launch, view
 from .band_bias import _ds, _own_rows, _rest, _shared
+from .careful import clean
 from .step import (
     band_of_queries,
-    clean,
     first_of,
     load_tile,
     padded,
@@ -60,11 +60,11 @@ def query_kernel(
     step = stride_of(dilation)
     own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, step, n_q, OWN, D, DV, OFFSET, PRECISION)
     last = tl.minimum(i0 + (OWN - 1) * step, n_q - 1)
-    tiles, count, start = schedule(i0, last, n_k, seen, dilation, step, OTHER)
+    tiles, count, start = schedule(i0, last, n_k, seen, dilation, bias, OTHER)
     r, u = tl.arange(0, OWN)[:, None], tl.arange(0, K)[None, :]
     total = tl.zeros([OWN, padded(DR)], tl.float32)
     for t in tl.range(0, count, num_stages=STAGES):
-        j0, _step = visit(t, tiles, start, dilation, step, OTHER)
+        j0, _step = visit(t, tiles, start, dilation, bias, OTHER)
         # (OWN, OTHER)
         ds = _ds(own, i0, j0, step, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias, dropout,
                  scale, OWN, OTHER, D, DV, OFFSET, PRECISION)  # fmt: skip

@@ -175,15 +175,16 @@ def band_of_keys(band, prefix, sequence, n_q, n_k):
 
 
 @triton.jit
-def schedule(first, last, n, band, dilation, wide, N: tl.constexpr):
+def schedule(first, last, n, band, dilation, bias, N: tl.constexpr):
     """Tiles of the other side that own rows first..last visit, each at most once.
 
-    Returns (head, count, start): tiles 0..head of N rows, ``wide`` apart (global ones), then
-    up to ``count`` in all from row ``start`` on, of N rows each ``step`` apart.
+    Returns (head, count, start): tiles 0..head of N rows (global ones), then up to ``count``
+    in all from row ``start`` on; how far apart the rows are depends on ``dilation`` and ``bias``.
     """
     low, high, shift, _near, far, own_near, own_far = band
     far = tl.minimum(tl.maximum(far, 0), n)
     if_global = (first < own_far) & (last >= own_near)
+    wide = stride_of_globals(dilation, bias)
     head = tl.cdiv(tl.where(if_global, n, far), N * wide) * wide
     at = first + shift
     start = tl.maximum(at + low, head * N)
@@ -198,9 +199,9 @@ def schedule(first, last, n, band, dilation, wide, N: tl.constexpr):
 
 
 @triton.jit
-def visit(t, head, start, dilation, wide, N: tl.constexpr):
+def visit(t, head, start, dilation, bias, N: tl.constexpr):
     """(first row, distance of its rows) of tile t of a schedule."""
-    step = stride_of(dilation)
+    step, wide = stride_of(dilation), stride_of_globals(dilation, bias)
     first = tl.where(t < head, first_of(t, wide, N), start + (t - head) * N * step)
     return first, tl.where(t < head, wide, step)
 
@@ -346,45 +347,3 @@ def load_lse(numbers, first, step, n, N: tl.constexpr, PRECISION: tl.constexpr):
     """(N,) log-sum-exp as scores count, finite where a row has no key."""
     lse = load_numbers(numbers, first, step, n, N)
     return tl.where(lse == -float("inf"), 0.0, lse * unit(PRECISION))
-
-
-# Values that are not finite -------------------------------------------------------------
-#
-# Zero weights do not hide a NaN from a product: 0 * NaN = NaN. So a program whose result is
-# not finite says so, and a second launch, CAREFUL, works those tiles again: products of cleaned
-# operands, and NaN set where a value that is not finite was really kept.
-
-
-@triton.jit
-def is_finite(x):
-    return tl.abs(x.to(tl.float32)) < float("inf")
-
-
-@triton.jit
-def clean(x):
-    return tl.where(is_finite(x), x, tl.zeros_like(x))
-
-
-@triton.jit
-def unclean_rows(x):
-    """(rows,) bool: whether a row holds a value that is not finite."""
-    return tl.max(tl.where(is_finite(x), 0, 1), 1) != 0
-
-
-@triton.jit
-def report(doubts, x):
-    """Note whether this program's result is to be worked again; ``doubts`` is None if nothing
-    is hidden, so that nothing can leak."""
-    if doubts is not None:
-        tl.store(doubts + tl.program_id(0), (tl.min(tl.where(is_finite(x), 1, 0)) == 0).to(tl.int8))
-
-
-@triton.jit
-def doubted(doubts):
-    return tl.load(doubts + tl.program_id(0)) != 0
-
-
-@triton.jit
-def reach(count, keep, x):
-    """count plus, per row of ``keep`` and column of x, how many values it keeps that are not finite."""
-    return tl.dot(keep.to(tl.bfloat16), tl.where(is_finite(x), 0.0, 1.0).to(tl.bfloat16), count)
