@@ -195,7 +195,7 @@ struct DiagonalPass {
 
   PK_DEVICE void run() const {
     const Problem& p = f.call.problem;
-    if (Shape::relative) load_table<Shape::own, Shape::threads>(table(), plan.table, plan.first, p.table_rows);
+    if (Shape::relative) load_table<Shape::own, Shape::threads>(table(), plan.table, plan.first, 1, p.table_rows);
     Sums sums;
     for (bool careful = false;; careful = true) {
       gather(sums, careful);
