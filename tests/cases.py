@@ -313,6 +313,15 @@ def relatives() -> list[Case]:
         Case("relative, columns, dilation", Band(2, 2, columns=40, dilation=3), sq=67, sk=80, bias="relative"),
         Case("relative, rows", Band(1, 0, columns=3, rows=9, dilation=2), sq=67, bias="relative"),
         Case("relative, dropout", causal, dropout=0.3, bias="relative"),
+        Case(
+            "relative, dilation, dropout",
+            window(3, 2, dilation=3, globals=2),
+            sq=40,
+            batch=1,
+            lengths=[31],
+            dropout=0.3,
+            bias="relative",
+        ),
         Case("relative, blocks", listed(8, 37, 50, heads=2, most=2), sk=50, bias="relative"),
         Case(
             "relative, blocks of 24, lengths, dropout",

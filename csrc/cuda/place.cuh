@@ -131,8 +131,8 @@ PK_DEVICE void set_visiting_queries(Visits& v, const Call& c, const Place& x, in
   }
 }
 
-// The same with the rows of all tiles as far apart as those of the own one: the first segment, of neighbours, is visited
-// class by class.
+// The same with the rows of all tiles as far apart as those of the own one: of the first segment, which has neighbours,
+// one class is visited after another.
 struct ClassVisits : Visits {
   int per, longer;  // tiles of a class; how many classes have one row more than the others
 

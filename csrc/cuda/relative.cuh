@@ -1,8 +1,8 @@
 // A bias of a query times a row of a table for each distance (Dai et al. 2019, arXiv:1901.02860,
 // appendix B): the product with rows of the table first, as far apart as queries and keys are, on the
-// tensor cores; then each row of it is shifted by its number, in registers. A shift is a turn of eight numbers among the
-// lanes that hold them, and a choice between a block and the next one: a lane knows which of the two
-// the one that it sends to asks for.
+// tensor cores; then each row of it is shifted by its number, in registers. A shift is a turn of eight numbers among
+// the lanes that hold them, and a choice between a block and the next one: a lane knows which of the two the one that
+// it sends to asks for.
 #pragma once
 
 #include "tile.cuh"

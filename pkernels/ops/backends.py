@@ -89,8 +89,6 @@ def _why_not_for(
     if backend == "reference":
         return None
     relative = bias if isinstance(bias, Relative) else None
-    if relative is not None and backend == "cuda" and getattr(pattern, "dilation", 1) != 1:
-        return "Relative: over a Band without dilation alone"
     for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'

@@ -24,7 +24,7 @@ NAMES = (
     "bias distance, lengths", "bias distance, dilation 3, globals", "bias dense hidden, globals",
     "relative, window of the past", "relative, globals", "relative, shared", "relative, D 64, Dr 7",
     "relative, heads 4:2", "relative, lengths pair", "relative, offsets, window", "relative, dropout",
-    "relative, no keys", "bf16, relative, causal, D 26",
+    "relative, dilation, dropout", "relative, columns, dilation", "relative, no keys", "bf16, relative, causal, D 26",
     "lengths, prefix per row", "lengths 0, 1, S", "lengths pair", "lengths, heads 4:2", "offsets pair",
     "offsets, dilation 3, globals", "offsets, bias dense", "offsets of none",
     "dropout, globals", "dropout, S 131", "dropout, heads 4:2", "dropout, offsets", "dropout, dense",
