@@ -13,9 +13,8 @@ namespace cuda {
 // Rows first, first + step, ... of a head's table, which has `rows` of them; zeros where there are none.
 template <int Count, int Threads, int D>
 PK_DEVICE void load_table(const Tile<D>& to, const Lines& table, int first, int step, int64_t rows) {
-  int exist = static_cast<int>(rows) - first, begin = -first;
-  if (step > 1) exist = (max(0, exist) + step - 1) / step, begin = (max(0, begin) + step - 1) / step;
-  to.template load<Count, Threads>(table, first, step, exist, begin);
+  const Within there = within(first, step, static_cast<int>(rows));
+  to.template load<Count, Threads>(table, first, step, there.exist, there.begin);
 }
 
 // s[r][c] += t[r][c - r + 15]: t is of the 16 queries that own the rows, and of the rows of a table
