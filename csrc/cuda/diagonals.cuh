@@ -107,7 +107,7 @@ struct DiagonalPass {
     commit_copies();
   }
 
-  // The pair of which the lane holds number e of block n: one of queries i, i + step, ... and a key.
+  // Whose number e of block n the lane holds: of queries i, i + step, ..., and the key of one.
   PK_DEVICE int query_of(int i, int n, int e) const { return i + column_of(n, e) * plan.step; }
   PK_DEVICE int key_of(int query, int e) const { return query + plan.t + row_of(row, 0, e) * plan.step; }
 
@@ -220,8 +220,9 @@ struct DiagonalPass {
 
   PK_DEVICE void run() const {
     const Problem& p = f.call.problem;
-    if (Shape::relative)
+    if (Shape::relative) {
       load_table<Shape::own, Shape::threads>(table(), plan.table, plan.first, plan.step, p.table_rows);
+    }
     Sums sums;
     for (bool careful = false;; careful = true) {
       gather(sums, careful);

@@ -57,11 +57,7 @@ def why_not(
         'dtype float64: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
     """
     shape = "band" if pattern is None else type(pattern).__name__.lower()
-    return (
-        _why_not_written(backend, shape, q)
-        or _why_not_for(backend, shape, q, v, pattern, bias)
-        or _why_not_here(backend, q)
-    )
+    return _why_not_written(backend, shape, q) or _why_not_for(backend, shape, q, v, bias) or _why_not_here(backend, q)
 
 
 def why_not_kernels(backend: str, shape: str, x: Tensor) -> str | None:
@@ -82,9 +78,7 @@ def _why_not_written(backend: str, shape: str, x: Tensor) -> str | None:
     return None
 
 
-def _why_not_for(
-    backend: str, shape: str, q: Tensor, v: Tensor, pattern: Pattern | None, bias: Bias | None
-) -> str | None:
+def _why_not_for(backend: str, shape: str, q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
     """Of attention: what kernels cannot do, and how wide they are."""
     if backend == "reference":
         return None
