@@ -311,8 +311,26 @@ def relatives() -> list[Case]:
             "relative, offsets pair", batch=1, sq=40, sk=60, offsets=([0, 1, 20, 38], [0, 30, 30, 60]), bias="relative"
         ),
         Case("relative, columns, dilation", Band(2, 2, columns=40, dilation=3), sq=67, sk=80, bias="relative"),
+        Case(
+            "relative, column, dilation, S 99",
+            Band(right=0, columns=1, dilation=2),
+            sq=99,
+            batch=1,
+            heads=1,
+            d=8,
+            bias="relative",
+        ),
         Case("relative, rows", Band(1, 0, columns=3, rows=9, dilation=2), sq=67, bias="relative"),
         Case("relative, dropout", causal, dropout=0.3, bias="relative"),
+        Case(
+            "relative, dilation, dropout",
+            window(3, 2, dilation=3, globals=2),
+            sq=40,
+            batch=1,
+            lengths=[31],
+            dropout=0.3,
+            bias="relative",
+        ),
         Case("relative, blocks", listed(8, 37, 50, heads=2, most=2), sk=50, bias="relative"),
         Case(
             "relative, blocks of 24, lengths, dropout",

@@ -102,6 +102,10 @@ RELATIVE = [
          offsets=[0, 23, 24, 24, 57], bias="relative", **ONE),
     Case("relative shared, lengths", window(9, 2), sq=40, d=16, lengths=[40, 17], bias="relative shared", scale=-0.3,
          **{**ONE, "batch": 2}),
+    Case("relative, dilation, globals, 70x90, dropout", window(9, 4, dilation=2, globals=3), sq=70, sk=90, d=64,
+         dropout=0.3, bias="relative", **TWO),
+    Case("relative, dilation, prefix per row, lengths", Band(5, 3, columns=torch.tensor([9, 3]), rows=12, dilation=3),
+         sq=60, sk=50, d=16, lengths=([60, 40], [50, 41]), bias="relative shared", scale=-0.3, **{**ONE, "batch": 2}),
     Case("relative, few, D 128", causal, d=128, bias="relative", **FEW, **ONE),
     Case("relative, few, fp16", causal, d=64, bias="relative", **FEW, **HALF),
 ]  # fmt: skip

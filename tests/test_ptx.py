@@ -26,6 +26,20 @@ CASES = [
     ("sm_80", None, Case("causal, S 200", causal, sq=200, batch=1, **NARROW)),
     ("sm_80", 1, Case("window, lengths", window(50, 9), sq=150, lengths=[150, 77], **NARROW)),
     ("sm_80", None, Case("causal, dropout, S 130", causal, sq=130, batch=1, dropout=0.3, **NARROW)),
+    (
+        "sm_80",
+        3,
+        Case(
+            "relative, dilation, globals",
+            window(9, 4, dilation=2, globals=3),
+            sq=70,
+            sk=90,
+            batch=1,
+            dropout=0.3,
+            bias="relative",
+            **NARROW,
+        ),
+    ),
     ("sm_90", 2, Case("causal, S 200, sm_90", causal, sq=200, batch=1, **NARROW)),
     ("sm_90", None, Case("window, dropout, lengths", window(50, 9), sq=150, lengths=[77, 150], dropout=0.3, **NARROW)),
 ]

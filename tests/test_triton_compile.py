@@ -8,6 +8,7 @@ spill in the main loop, and wgmma and tcgen05 wherever the tile is tall enough f
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -46,18 +47,19 @@ def test_kernel_for_infinities(family: str, kernel: str, itemsize: int, width: i
         assert compiled(launch, family).shared <= TARGETS[family].shared
 
 
-@pytest.mark.parametrize("family", tune.FAMILIES)
-@pytest.mark.parametrize("shape", ["band", "blocks"])
+@pytest.mark.parametrize(
+    ("shape", "family"), [*itertools.product(("band", "blocks"), tune.FAMILIES), ("dilated", "sm_80")]
+)
 @pytest.mark.parametrize(("itemsize", "width"), [key[1:] for key in tune._TABLE if key[0] == "relative"])
 def test_relative(family: str, shape: str, itemsize: int, width: int) -> None:
     q, k, v, dout, query = (torch.zeros(2, 4, ROWS, width, dtype=DTYPES[itemsize]) for _ in range(5))
     table, lse = torch.zeros(4, 2 * ROWS - 1, width, dtype=q.dtype), torch.zeros(2, 4, ROWS)
     bias: dict[str, Any] = {"query": query, "table": table, "query_grad": True, "table_grad": True}
-    module, pattern, prefix = (
-        (band, Band(FAR, 0), "")
-        if shape == "band"
-        else (blocks, Blocks.from_mask(torch.eye(ROWS // CHUNK).bool(), CHUNK), "blocks_")
-    )
+    module, pattern, prefix = {
+        "band": (band, Band(FAR, 0), ""),
+        "dilated": (band, Band(FAR, 0, dilation=2), ""),
+        "blocks": (blocks, Blocks.from_mask(torch.eye(ROWS // CHUNK).bool(), CHUNK), "blocks_"),
+    }[shape]
     problem = Problem(pattern, width**-0.5, zero=ROWS - 1, **bias)
     with tune.using(family=family), launches() as made:
         module.forward(q, k, v, problem)

@@ -106,11 +106,12 @@ struct BackwardPass {
                                                                                                          step, exist);
   }
 
-  // Rows of the table that a tile of queries and one of keys meet, from that of the last query and the first key on.
-  PK_DEVICE void load_window(int number, int64_t head, int64_t query, int64_t key) const {
+  // Rows of the table that a tile of queries and one of keys meet, from that of the last query and the first key on;
+  // in both of them rows lie `step` apart.
+  PK_DEVICE void load_window(int number, int64_t head, int64_t query, int64_t key, int step) const {
     const Problem& p = f.call.problem;
     load_table<Shape::window, Shape::threads>(window(number), lines_of(p.table, 0, head, 0, p.dr, T::halves),
-                                              static_cast<int>(key - query + p.zero), p.table_rows);
+                                              static_cast<int>(key - query + p.zero), step, p.table_rows);
   }
 
   PK_DEVICE Lines lines_of_asking(int64_t head) const {

@@ -160,7 +160,8 @@ std::string band_diagonals(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse
   f.dbias = static_cast<float*>(sums.data_ptr());
   const Problem& p = f.call.problem;
   const Kernel kernel = cuda::diagonals_kernel(p.type, width_of(p), bias_of(p));
-  return start(kernel, ceil_div(sums.size(2), kernel.rows) * p.heads * p.batch, f, q, note);
+  const int64_t tiles = NumberedTiles::in_classes(sums.size(2), p.band.dilation, kernel.rows);
+  return start(kernel, tiles * p.heads * p.batch, f, q, note);
 }
 
 // The gradient of a Dense, contiguous.

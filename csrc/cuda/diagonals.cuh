@@ -5,9 +5,9 @@
 //   dTable[h, t]    = scale * sum over b, i of dS[b, h, i, i + t - zero] Query[b, h, i]
 //
 // A CTA walks down its diagonals, some queries at a time; the keys that they meet move on with them,
-// so that their tiles are rings of rows. A warp owns 16 diagonals: of 16 queries and the 32 keys
-// there it takes the half that lies on them. It writes a sum for each sequence; the rest is summed
-// where there are no kernels. Memory: O(B H S), or O(B H S Dr).
+// so that their tiles are rings of rows. Under a dilation all of these lie as far apart as it says. A warp owns 16
+// diagonals: of 16 queries and the 32 keys there it takes the half that lies on them. It writes a sum for each
+// sequence; the rest is summed where there are no kernels. Memory: O(B H S), or O(B H S Dr).
 #pragma once
 
 #include "backward.cuh"
@@ -29,20 +29,22 @@ struct DiagonalShape {
 
 // What all threads of a CTA know of its work.
 struct DiagonalPlan {
-  Place place;  // its tile is of no use
+  Place place;  // its tile is one of the values
   Kept kept;
   Sources queries, keys;
   Lines asking, table;
   float *lse, *delta;
-  int first, t, begin, end;  // row `first` of the values, key - query of it; queries [begin, end) meet the diagonals
+  int first, step;    // rows first, first + step, ... of the values
+  int t, begin, end;  // key - query of the first one; queries [begin, end) meet the diagonals
 };
 
 template <class T>
 PK_DEVICE void set_diagonal_plan(DiagonalPlan& plan, const Backward& f, int own, int width) {
   const Problem& p = f.call.problem;
-  const int blocks = (width + own - 1) / own;
-  const int64_t row = blockIdx.x / blocks;
+  const NumberedTiles tiles{width, 0, 0, p.band.dilation, own};
+  const int64_t row = blockIdx.x / tiles.count();
   Place& x = plan.place;
+  x.tile = tiles[blockIdx.x % tiles.count()];
   x.head = row % p.heads, x.sequence = row / p.heads;
   x.queries = span(f.call.query_spans, x.sequence, f.call.rows_of_queries);
   x.keys = span(f.call.key_spans, x.sequence, f.call.rows_of_keys);
@@ -55,9 +57,9 @@ PK_DEVICE void set_diagonal_plan(DiagonalPlan& plan, const Backward& f, int own,
     plan.asking = lines_of(p.query, storage, x.head, x.queries.first, p.dr, T::halves);
     plan.table = lines_of(p.table, 0, x.head, 0, p.dr, T::halves);
   }
-  plan.first = blockIdx.x % blocks * own;
+  plan.first = static_cast<int>(x.tile.first), plan.step = static_cast<int>(x.tile.step);
   plan.t = plan.first - static_cast<int>(p.zero);
-  plan.begin = max(0, -(plan.t + own - 1));
+  plan.begin = max(0, -(plan.t + (own - 1) * plan.step));
   plan.end = static_cast<int>(smaller(x.queries.count, x.keys.count - plan.t));
 }
 
@@ -85,29 +87,44 @@ struct DiagonalPass {
   PK_DEVICE TileOf<T, D> table() const { return at(2 * Shape::ring + 3 * Shape::other); }
   PK_DEVICE uint32_t numbers(int part) const { return at(Shape::rows).address + part * Shape::other * 4; }
 
-  // Loads what queries i, i + 1, ... need; of the keys all those of the ring, or what is new in it.
+  // Loads what queries i, i + step, ... need; of the keys all those of the ring, or what is new in it.
   PK_DEVICE void load(int i, int at, bool all) const {
-    const int n_q = plan.kept.n_q, n_k = plan.kept.n_k, key = i + plan.t;
+    const int n_q = plan.kept.n_q, step = plan.step, key = i + plan.t + (all ? 0 : Shape::own * step);
+    const Within there = within(key, step, plan.kept.n_k), asked = within(i, step, n_q);
     if (all) {
-      Tiles<D * T::halves>{keys(), values()}.template load<Shape::ring, Shape::threads>(plan.keys, key, 1, n_k - key,
-                                                                                        -key);
+      Tiles<D * T::halves>{keys(), values()}.template load<Shape::ring, Shape::threads>(plan.keys, key, step,
+                                                                                        there.exist, there.begin);
     } else {
-      const int fresh = (at + Shape::own) % Shape::ring, next = key + Shape::own;
+      const int fresh = (at + Shape::own) % Shape::ring;
       Tiles<D * T::halves>{keys().from(fresh), values().from(fresh)}.template load<Shape::other, Shape::threads>(
-          plan.keys, next, 1, n_k - next, -next);
+          plan.keys, key, step, there.exist, there.begin);
     }
-    Tiles<D * T::halves>{queries(), douts()}.template load<Shape::other, Shape::threads>(plan.queries, i, 1, n_q - i);
-    if (Shape::relative) asking().template load<Shape::other, Shape::threads>(plan.asking, i, 1, n_q - i);
-    const int part = threadIdx.x / Shape::other, c = threadIdx.x % Shape::other;
-    if (part < 2) copy_number(numbers(part) + c * 4, (part ? plan.delta : plan.lse) + min(i + c, n_q - 1), i + c < n_q);
+    Tiles<D * T::halves>{queries(), douts()}.template load<Shape::other, Shape::threads>(plan.queries, i, step,
+                                                                                         asked.exist);
+    if (Shape::relative) asking().template load<Shape::other, Shape::threads>(plan.asking, i, step, asked.exist);
+    const int part = threadIdx.x / Shape::other, c = threadIdx.x % Shape::other, row = i + c * step;
+    if (part < 2) copy_number(numbers(part) + c * 4, (part ? plan.delta : plan.lse) + min(row, n_q - 1), row < n_q);
     commit_copies();
   }
 
+  // Whose number e of block n the lane holds: of queries i, i + step, ..., and the key of one.
+  PK_DEVICE int query_of(int i, int n, int e) const { return i + column_of(n, e) * plan.step; }
+  PK_DEVICE int key_of(int query, int e) const { return query + plan.t + row_of(row, 0, e) * plan.step; }
+
   // Which of the lane's pairs of diagonals and queries i, ... dropout keeps: bit 4 n + e. A lane draws for
-  // a query and 8 keys, of which those of 16 diagonals meet three times as many at most.
+  // a query and 8 keys, of which those of 16 diagonals meet three times as many at most; where rows are no
+  // neighbours, each draws for itself.
   PK_DEVICE uint32_t survivors_of(const Dropout& dropout, int i) const {
     const int lane = threadIdx.x % 32, key = i + plan.t + row;  // the first diagonal's, of the first query
     uint32_t stay = 0;
+    if (plan.step != 1) {
+#pragma unroll 1
+      for (int at = 0; at < 8; ++at) {
+        const int query = query_of(i, at / 4, at % 4), of = key_of(query, at % 4);
+        stay |= (dropout.draw(query, of >> 3) >> (of & 7) & 1) << at;
+      }
+      return stay;
+    }
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       const int c = n * 8 + lane % 8;
@@ -138,14 +155,15 @@ struct DiagonalPass {
       to_diagonals(dp, products);
     }
     if (Shape::relative) multiply_rows<T, D, 1, 16>(s, table(), row, asking().from(c));
-    const uint32_t stay = p.threshold > 0 ? survivors_of(dropout, i + c) : ~0u;
+    i += c * plan.step;
+    const uint32_t stay = p.threshold > 0 ? survivors_of(dropout, i) : ~0u;
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       const float2 lse = load_two(numbers(0) + (c + column_of(n, 0)) * 4);
       const float2 delta = load_two(numbers(1) + (c + column_of(n, 0)) * 4);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int query = i + c + column_of(n, e), key = query + plan.t + row_of(row, 0, e);
+        const int query = query_of(i, n, e), key = key_of(query, e);
         float& x = s[0][n][e];
         const float weight = exp2(x * scale + added[e / 2] - lse_of(e % 2 ? lse.y : lse.x));
         const float dropped = stay >> (4 * n + e) & 1 ? dp[0][n][e] * p.keep_scale : 0.0f;
@@ -162,14 +180,21 @@ struct DiagonalPass {
     for (int half = 0; half < 2; ++half) {
       sums.distance[half] = 0;
       if (B == Bias::distance) {
-        added[half] = distance_at(p, plan.place.head, 0, plan.t + row_of(row, 0, 2 * half)) * log2e;
+        added[half] = distance_at(p, plan.place.head, 0, key_of(0, 2 * half)) * log2e;
       }
     }
     if (Shape::relative) clear(sums.table);
+    for (int first = plan.begin; first < min(plan.end, plan.begin + plan.step); ++first) {
+      walk(sums, first, added, dropout, careful);
+    }
+  }
+
+  // Sums up what queries first, first + step, ... add.
+  PK_DEVICE void walk(Sums& sums, int first, const float (&added)[2], const Dropout& dropout, bool careful) const {
     bool all = true;
     int at = 0;
-    for (int i = plan.begin; i < plan.end; i += Shape::other) {
-      if (!plan.kept.meets(plan.t, Shape::own, i, Shape::other)) {
+    for (int i = first; i < plan.end; i += Shape::other * plan.step) {
+      if (!plan.kept.meets(plan.t, Shape::own, i, Shape::other, plan.step)) {
         all = true;
         continue;
       }
@@ -195,7 +220,9 @@ struct DiagonalPass {
 
   PK_DEVICE void run() const {
     const Problem& p = f.call.problem;
-    if (Shape::relative) load_table<Shape::own, Shape::threads>(table(), plan.table, plan.first, p.table_rows);
+    if (Shape::relative) {
+      load_table<Shape::own, Shape::threads>(table(), plan.table, plan.first, plan.step, p.table_rows);
+    }
     Sums sums;
     for (bool careful = false;; careful = true) {
       gather(sums, careful);
@@ -211,7 +238,7 @@ struct DiagonalPass {
     const int64_t of = (plan.place.sequence * p.heads + plan.place.head) * width;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int t = plan.first + row_of(row, 0, 2 * half);
+      const int t = plan.first + row_of(row, 0, 2 * half) * plan.step;
       const float sum = row_sum(sums.distance[half]);
       if (t >= width) continue;
       if (!Shape::relative) {

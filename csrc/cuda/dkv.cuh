@@ -39,7 +39,7 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
       this->load_other(u % 2, queries_of<T>(f, x, head), first, s.step, exist);
       if (Shape::relative) {
         asking(u % 2).template load<Shape::other, Shape::threads>(this->lines_of_asking(head), first, s.step, exist);
-        this->load_window(u % 2, head, first + Shape::other - 1, x.tile.first);
+        this->load_window(u % 2, head, first + (Shape::other - 1) * s.step, x.tile.first, s.step);
       }
       const int part = threadIdx.x / Shape::other, c = threadIdx.x % Shape::other;
       if (part < 2) {
@@ -155,7 +155,7 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
   }
 };
 
-template <class T, int D, Bias B, class Over = OverBand>
+template <class T, int D, Bias B, class Over = OverBandOf<B>>
 PK_DEVICE void dkv(const Backward& f) {
   using Shape = BackwardShape<D * T::halves, B>;
   extern __shared__ uint4 memory[];

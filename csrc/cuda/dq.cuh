@@ -36,7 +36,9 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
       const Segment& s = plan.visits.at(t, Shape::other, m);
       const int first = s.first + m * s.step;
       this->load_other(t % 2, plan.other, first, s.step, s.count - m);
-      if (Shape::relative) this->load_window(t % 2, x.head, x.tile.first + Shape::own - 1, first);
+      if (Shape::relative) {
+        this->load_window(t % 2, x.head, x.tile.first + (Shape::own - 1) * s.step, first, s.step);
+      }
     }
     commit_copies();
   }
@@ -162,7 +164,7 @@ struct QueryPass : BackwardPass<T, D, B, Over> {
   }
 };
 
-template <class T, int D, Bias B, class Over = OverBand>
+template <class T, int D, Bias B, class Over = OverBandOf<B>>
 PK_DEVICE void dq(const Backward& f) {
   using Shape = BackwardShape<D * T::halves, B>;
   extern __shared__ uint4 memory[];

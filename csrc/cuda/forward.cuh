@@ -118,8 +118,8 @@ struct ForwardPass {
     const Problem& p = call.problem;
     int m;
     const Segment& s = plan.visits.at(t, Shape::other, m);
-    const int64_t last = plan.place.tile.first + Shape::own - 1;
-    load_table<Shape::window, Shape::threads>(window(), plan.table, static_cast<int>(s.first + m - last + p.zero),
+    const int64_t last = plan.place.tile.first + (Shape::own - 1) * s.step, first = s.first + m * s.step;
+    load_table<Shape::window, Shape::threads>(window(), plan.table, static_cast<int>(first - last + p.zero), s.step,
                                               p.table_rows);
     commit_copies();
   }
@@ -138,7 +138,8 @@ struct ForwardPass {
     queries.template load<Shape::own, Shape::threads>(plan.queries, plan.place.tile.first, plan.place.tile.step,
                                                       plan.place.tile.count);
     if (Shape::relative) {
-      asking().template load<Shape::own, Shape::threads>(plan.asking, plan.place.tile.first, 1, plan.place.tile.count);
+      asking().template load<Shape::own, Shape::threads>(plan.asking, plan.place.tile.first, plan.place.tile.step,
+                                                         plan.place.tile.count);
       fetch_window(plan.begin);
     }
     commit_copies();
@@ -240,7 +241,7 @@ struct ForwardPass {
   }
 };
 
-template <class T, int D, Bias B, class Over = OverBand>
+template <class T, int D, Bias B, class Over = OverBandOf<B>>
 PK_DEVICE void forward(const Forward& f) {
   using Shape = ForwardShape<D * T::halves, B, Over::rows>;
   extern __shared__ uint4 memory[];

@@ -28,9 +28,11 @@ struct Kept {
     return {first, larger(0, end - first)};
   }
 
-  // Whether any of these queries keeps a key that lies t to t + width - 1 behind it.
-  PK_DEVICE bool meets(int t, int width, int i, int count) const {
-    return (t - shift <= high && t + width - 1 - shift >= low) || i + t < columns || sees_all(i, count);
+  // Whether any of the queries i, i + step, ..., `count` of them, keeps a key that lies t, t + step, ..., of which
+  // there are `width`, behind it; step: the dilation.
+  PK_DEVICE bool meets(int t, int width, int i, int count, int step) const {
+    const bool banded = t - shift <= high && t + (width - 1) * step - shift >= low;
+    return (banded && (step == 1 || (t - shift) % step == 0)) || i + t < columns || sees_all(i, count * step);
   }
 };
 

@@ -1,6 +1,8 @@
 // Where a CTA works, and which tiles of the other side it visits: csrc/band.h in 32 bits.
 #pragma once
 
+#include <type_traits>
+
 #include "../band.h"
 #include "arguments.h"
 #include "instructions.cuh"
@@ -131,6 +133,31 @@ PK_DEVICE void set_visiting_queries(Visits& v, const Call& c, const Place& x, in
   }
 }
 
+// The same with the rows of all tiles as far apart as those of the own one: of the first segment, which has neighbours,
+// one class is visited after another.
+struct ClassVisits : Visits {
+  int per, longer;  // tiles of a class; how many classes have one row more than the others
+
+  PK_DEVICE void split(int step, int size) {
+    Segment& wide = segments[0];
+    per = ends[0], longer = 0;
+    if (step == 1 || ends[0] == 0) return;
+    const int rows = wide.count - wide.skip;
+    wide.first += wide.skip, wide.skip = 0, wide.step = step, wide.count = rows / step, longer = rows % step;
+    per = (wide.count + (longer > 0) + size - 1) / size;
+    const int more = min(step, rows) * per - ends[0];
+    for (int i = 0; i < 3; ++i) ends[i] += more;
+  }
+
+  PK_DEVICE Segment at(int t, int size, int& m, int = 0) const {
+    Segment x = Visits::at(t, size, m);
+    if (t >= ends[0]) return x;
+    const int i = t / per;
+    m -= i * per * size, x.first += i, x.count += i < longer;
+    return x;
+  }
+};
+
 // A shape of patterns, as the passes ask for it: which tiles there are, and what they visit.
 struct OverBand {
   using Visits = cuda::Visits;
@@ -154,6 +181,21 @@ struct OverBand {
     set_visiting_queries(v, c, x, size);
   }
 };
+
+struct OverClasses : OverBand {
+  using Visits = ClassVisits;
+
+  static PK_DEVICE void visit_keys(Visits& v, const Call& c, const Place& x, int size) {
+    set_visited_keys(v, c, x, size), v.split(static_cast<int>(x.tile.step), size);
+  }
+  static PK_DEVICE void visit_queries(Visits& v, const Call& c, const Place& x, int size) {
+    set_visiting_queries(v, c, x, size), v.split(static_cast<int>(x.tile.step), size);
+  }
+};
+
+// A Relative asks of all tiles that their rows step alike.
+template <Bias B>
+using OverBandOf = std::conditional_t<B == Bias::relative, OverClasses, OverBand>;
 
 }  // namespace cuda
 }  // namespace pkernels

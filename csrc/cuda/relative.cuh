@@ -1,8 +1,8 @@
 // A bias of a query times a row of a table for each distance (Dai et al. 2019, arXiv:1901.02860,
-// appendix B): the product with neighbouring rows of the table first, on the tensor cores; then each
-// row of it is shifted by its number, in registers. A shift is a turn of eight numbers among the
-// lanes that hold them, and a choice between a block and the next one: a lane knows which of the two
-// the one that it sends to asks for.
+// appendix B): the product with rows of the table first, as far apart as queries and keys are, on the
+// tensor cores; then each row of it is shifted by its number, in registers. A shift is a turn of eight numbers among
+// the lanes that hold them, and a choice between a block and the next one: a lane knows which of the two the one that
+// it sends to asks for.
 #pragma once
 
 #include "tile.cuh"
@@ -10,10 +10,11 @@
 namespace pkernels {
 namespace cuda {
 
-// Rows first, first + 1, ... of a head's table, which has `rows` of them; zeros where there are none.
+// Rows first, first + step, ... of a head's table, which has `rows` of them; zeros where there are none.
 template <int Count, int Threads, int D>
-PK_DEVICE void load_table(const Tile<D>& to, const Lines& table, int first, int64_t rows) {
-  to.template load<Count, Threads>(table, first, 1, static_cast<int>(rows) - first, -first);
+PK_DEVICE void load_table(const Tile<D>& to, const Lines& table, int first, int step, int64_t rows) {
+  const Within there = within(first, step, static_cast<int>(rows));
+  to.template load<Count, Threads>(table, first, step, there.exist, there.begin);
 }
 
 // s[r][c] += t[r][c - r + 15]: t is of the 16 queries that own the rows, and of the rows of a table

@@ -28,6 +28,16 @@ PK_DEVICE float* numbers_of(const Rows& x, int64_t batch, int64_t head, int64_t 
   return static_cast<float*>(x.data) + batch * x.batch + head * x.head + first;
 }
 
+// Of rows first, first + step, ... those from `begin` to `exist` lie in [0, n).
+struct Within {
+  int begin, exist;
+};
+
+PK_DEVICE Within within(int first, int step, int n) {
+  if (step == 1) return {-first, n - first};
+  return {(max(0, -first) + step - 1) / step, (max(0, n - first) + step - 1) / step};
+}
+
 template <int D>
 struct Tile {
   static constexpr int chunks = D / 8, row_bytes = D * 2;

@@ -57,11 +57,7 @@ def why_not(
         'dtype float64: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
     """
     shape = "band" if pattern is None else type(pattern).__name__.lower()
-    return (
-        _why_not_written(backend, shape, q)
-        or _why_not_for(backend, shape, q, v, pattern, bias)
-        or _why_not_here(backend, q)
-    )
+    return _why_not_written(backend, shape, q) or _why_not_for(backend, shape, q, v, bias) or _why_not_here(backend, q)
 
 
 def why_not_kernels(backend: str, shape: str, x: Tensor) -> str | None:
@@ -82,15 +78,11 @@ def _why_not_written(backend: str, shape: str, x: Tensor) -> str | None:
     return None
 
 
-def _why_not_for(
-    backend: str, shape: str, q: Tensor, v: Tensor, pattern: Pattern | None, bias: Bias | None
-) -> str | None:
+def _why_not_for(backend: str, shape: str, q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
     """Of attention: what kernels cannot do, and how wide they are."""
     if backend == "reference":
         return None
     relative = bias if isinstance(bias, Relative) else None
-    if relative is not None and backend in ("triton", "cuda") and getattr(pattern, "dilation", 1) != 1:
-        return "Relative: over Blocks and a Band without dilation alone"
     for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'

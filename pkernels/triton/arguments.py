@@ -110,19 +110,21 @@ class Launch:
     def _tiles(
         self, kernel: Any, config: tune.Config, own: int, rows: int, heads: int, spans: Tensor | None, tensors: tuple
     ) -> None:
-        block = own * self.step
-        classes = min(self.step, rows)
         if self.problem.packed and spans is not None:
-            tiles = worklist(spans, rows, block)
-            grid, work = tiles.shape[0] * classes * heads, (tiles, tiles.shape[0])
+            tiles = worklist(spans, rows, own * self.step)
+            grid, work = tiles.shape[0] * min(self.step, rows) * heads, (tiles, tiles.shape[0])
         else:
             work = None
-            grid = -(-rows // block) * classes * heads * self.batch
+            grid = self.in_classes(rows, own) * heads * self.batch
         doubts = torch.empty(grid, dtype=torch.int8, device=self.q.device) if self._hides() else None
         arguments = (*tensors, doubts, work, *self.shared)
         self.start(kernel, grid, config, arguments, CAREFUL=False)
         if doubts is not None:
             self.start(kernel, grid, replace(config, other=16, stages=1), arguments, CAREFUL=True)
+
+    def in_classes(self, rows: int, own: int) -> int:
+        """Tiles of ``own`` rows, each of one class."""
+        return -(-rows // (own * self.step)) * min(self.step, rows)
 
     def _hides(self) -> bool:
         """Whether a visited tile may hold pairs that are not kept (rows that do not exist aside)."""

@@ -21,12 +21,11 @@ from torch import Tensor
 from ..problem import Problem, rows_like
 from .arguments import Launch, dense_rows, view
 from .band_backward import backward
+from .careful import clean, doubted, reach, report, unclean_rows
 from .measure import factor_of, measure, one_of, turned
 from .philox import survivors
 from .step import (
     band_of_queries,
-    clean,
-    doubted,
     is_full,
     kept,
     load_tile,
@@ -35,15 +34,12 @@ from .step import (
     online_softmax,
     padded,
     place,
-    reach,
-    report,
     rows_of,
     schedule,
     span,
     store_numbers,
     store_tile,
     stride_of,
-    unclean_rows,
     visit,
 )
 
@@ -64,15 +60,15 @@ def _attend(
     acc = tl.zeros([i.shape[0], padded(DV)], tl.float32)
     if CAREFUL:
         lost = tl.zeros([i.shape[0], padded(DV)], tl.float32)
-    tiles, count, start = schedule(first, last, n_k, band, dilation, BN)
+    tiles, count, start = schedule(first, last, n_k, band, dilation, bias, BN)
     for t in tl.range(0, count, num_stages=STAGES):
-        j0, step = visit(t, tiles, start, dilation, BN)
+        j0, step = visit(t, tiles, start, dilation, bias, BN)
         j = j0 + tl.arange(0, BN) * step
         # (BN, D), (BN, Dv)
         k = load_tile(keys, j0, step, n_k, BN, D, OFFSET)
         v = load_tile(values, j0, step, n_k, BN, DV, OFFSET)
         # (BM, BN)
-        s = measure(q, k, i[:, None], j[None, :], sequence, head, scale, bias, D, PRECISION)
+        s = measure(q, k, i[:, None], j[None, :], step, sequence, head, scale, bias, D, PRECISION)
         if CAREFUL:
             keep = not_hidden(kept(i, j, n_k, band, dilation), i[:, None], j[None, :], sequence, head, bias)
             s = tl.where(keep, tl.where(unclean_rows(k)[None, :], float("nan"), s), -float("inf"))

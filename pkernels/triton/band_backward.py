@@ -21,13 +21,12 @@ from torch import Tensor
 from ..problem import Problem, rows_like
 from . import band_bias, band_relative
 from .arguments import Launch, dense_rows, view
+from .careful import clean, doubted, reach, report, unclean_rows
 from .measure import factor_of, measure, one_of, turned
 from .philox import survivors
 from .step import (
     band_of_keys,
     band_of_queries,
-    clean,
-    doubted,
     is_full,
     kept,
     load_lse,
@@ -38,15 +37,12 @@ from .step import (
     place,
     power,
     product,
-    reach,
-    report,
     rows_of,
     schedule,
     span,
     store_numbers,
     store_tile,
     stride_of,
-    unclean_rows,
     visit,
 )
 
@@ -61,15 +57,15 @@ def _sum_dq(
     factor = factor_of(scale, bias, D, PRECISION)
     q = turned(q, scale, bias, D, PRECISION)
     dq = tl.zeros([i.shape[0], padded(D)], tl.float32)
-    tiles, count, start = schedule(first, last, n_k, band, dilation, BN)
+    tiles, count, start = schedule(first, last, n_k, band, dilation, bias, BN)
     for t in tl.range(0, count, num_stages=STAGES):
-        j0, step = visit(t, tiles, start, dilation, BN)
+        j0, step = visit(t, tiles, start, dilation, bias, BN)
         j = j0 + tl.arange(0, BN) * step
         # (BN, D), (BN, Dv)
         k = load_tile(keys, j0, step, n_k, BN, D, OFFSET)
         v = load_tile(values, j0, step, n_k, BN, DV, OFFSET)
         # (BM, BN)
-        s = measure(q, k, i[:, None], j[None, :], sequence, head, scale, bias, D, PRECISION)
+        s = measure(q, k, i[:, None], j[None, :], step, sequence, head, scale, bias, D, PRECISION)
         p = power(s * factor - lse[:, None], PRECISION)
         if not CAREFUL:
             full = is_full(first, last, j0, step, n_k, band, dilation, BN)
@@ -146,12 +142,12 @@ def _sum_dkv(
     dv = tl.zeros([j.shape[0], padded(DV)], tl.float32)
     if CAREFUL:
         lost = tl.zeros([j.shape[0], padded(DV)], tl.float32)
-    tiles, count, start = schedule(first, last, n_q, band, dilation, BM)
+    tiles, count, start = schedule(first, last, n_q, band, dilation, bias, BM)
     for h in tl.range(head * group, (head + 1) * group):
         queries, outs = rows_of(q, storage, h, q_first), rows_of(dout, storage, h, q_first)
         totals, changes = rows_of(lse, storage, h, q_first), rows_of(delta, storage, h, q_first)
         for t in tl.range(0, count, num_stages=STAGES):
-            i0, step = visit(t, tiles, start, dilation, BM)
+            i0, step = visit(t, tiles, start, dilation, bias, BM)
             i = i0 + tl.arange(0, BM) * step
             # (BM, D), (BM, Dv), (BM,), (BM,)
             q_tile = load_tile(queries, i0, step, n_q, BM, D, OFFSET)
@@ -159,7 +155,7 @@ def _sum_dkv(
             total = load_lse(totals, i0, step, n_q, BM, PRECISION)
             change = load_numbers(changes, i0, step, n_q, BM)
             # (BN, BM)
-            s = measure(k, q_tile, i[None, :], j[:, None], sequence, h, scale, bias, D, PRECISION)
+            s = measure(k, q_tile, i[None, :], j[:, None], step, sequence, h, scale, bias, D, PRECISION)
             p = power(s * factor - total[None, :], PRECISION)
             dp = product(v, do, PRECISION)
             if CAREFUL:

@@ -5,9 +5,10 @@ bias was broadcast, in a fixed order and without atomics (dS as in ``band_backwa
     dDense          = dS, summed over the dimensions of size 1
 
 ``distance_kernel``: a program per (sequence, query head, block of N diagonals) walks down its
-diagonals. In rows i0..i0+N they cover two key tiles; a gather shears them into columns. It
-needs O(B H S) memory. ``dense_kernel``: a program per tile of the gradient loops over what it
-was broadcast over. It needs the gradient's own memory.
+diagonals. In rows i0..i0+N they cover two key tiles; a gather shears them into columns. Under a
+dilation all of these lie as far apart as it says. It needs O(B H S) memory. ``dense_kernel``: a
+program per tile of the gradient loops over what it was broadcast over. It needs the gradient's
+own memory.
 """
 
 from __future__ import annotations
@@ -25,44 +26,47 @@ from .philox import survivors
 from .step import (
     LN2,
     band_of_queries,
+    first_of,
     kept,
     load_lse,
     load_numbers,
     load_tile,
     not_hidden,
+    place,
     power,
     product,
     rows_of,
     scores,
     span,
+    stride_of,
     unit,
 )
 
 
 @triton.jit
-def _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, N: tl.constexpr, D: tl.constexpr,
+def _own_rows(q, dout, lse, delta, storage, head, q_first, i0, step, n_q, N: tl.constexpr, D: tl.constexpr,
               DV: tl.constexpr, OFFSET: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """What dS needs of N query rows: q (N, D), dO (N, Dv), lse and delta (N,)."""
+    """What dS needs of N query rows, ``step`` apart: q (N, D), dO (N, Dv), lse and delta (N,)."""
     return (
-        load_tile(rows_of(q, storage, head, q_first), i0, 1, n_q, N, D, OFFSET),
-        load_tile(rows_of(dout, storage, head, q_first), i0, 1, n_q, N, DV, OFFSET),
-        load_lse(rows_of(lse, storage, head, q_first), i0, 1, n_q, N, PRECISION),
-        load_numbers(rows_of(delta, storage, head, q_first), i0, 1, n_q, N),
+        load_tile(rows_of(q, storage, head, q_first), i0, step, n_q, N, D, OFFSET),
+        load_tile(rows_of(dout, storage, head, q_first), i0, step, n_q, N, DV, OFFSET),
+        load_lse(rows_of(lse, storage, head, q_first), i0, step, n_q, N, PRECISION),
+        load_numbers(rows_of(delta, storage, head, q_first), i0, step, n_q, N),
     )
 
 
 @triton.jit
-def _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, band, dilation, listed, bias, dropout, scale,
+def _ds(own, i0, j0, step, keys, values, n_q, n_k, sequence, head, band, dilation, listed, bias, dropout, scale,
         M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, OFFSET: tl.constexpr,
         PRECISION: tl.constexpr):  # fmt: skip
-    """dS of query rows i0.. and key rows j0.. (which may start below 0): (M, N), 0 if not kept."""
+    """dS of query rows i0.. and key rows j0.. (which may start below 0), both ``step`` apart: (M, N), 0 if not kept."""
     q, do, total, change = own
-    i, j = i0 + tl.arange(0, M), j0 + tl.arange(0, N)
+    i, j = i0 + tl.arange(0, M) * step, j0 + tl.arange(0, N) * step
     # (N, D), (N, Dv)
-    k = load_tile(keys, j0, 1, n_k, N, D, OFFSET)
-    v = load_tile(values, j0, 1, n_k, N, DV, OFFSET)
+    k = load_tile(keys, j0, step, n_k, N, D, OFFSET)
+    v = load_tile(values, j0, step, n_k, N, DV, OFFSET)
     # (M, N)
-    s = scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION)
+    s = scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION, step)
     if listed is None:
         keep = kept(i, j, n_k, band, dilation)
     else:
@@ -93,9 +97,7 @@ def distance_kernel(
     OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     zero, width = limits[0], limits[1]
-    blocks = tl.cdiv(width, OWN)
-    block, row = tl.program_id(0) % blocks, tl.program_id(0) // blocks
-    head, sequence = row % heads, row // heads
+    sequence, _row, head, first = place(None, width, heads, dilation, OWN)
     storage = sequence * apart
     q_first, n_q = span(q_spans, sequence, sizes[0])
     k_first, n_k = span(k_spans, sequence, sizes[1])
@@ -103,26 +105,32 @@ def distance_kernel(
     seen = band_of_queries(band, prefix, sequence, n_q, n_k)
     low, high, shift, _near, far, own_near, own_far = seen
     bias = (distance, dense, relative, limits)
-    # Diagonals j - i = t0, t0 + 1, ...
-    t0 = block * OWN - zero
-    on_band = (t0 - shift <= high) & (t0 + OWN - 1 - shift >= low)
-    begin = tl.maximum(0, -(t0 + OWN - 1))
+    # Diagonals j - i = t0, t0 + step, ...
+    step = stride_of(dilation)
+    t0 = first - zero
+    last = t0 + (OWN - 1) * step
+    on_band = (t0 - shift <= high) & (last - shift >= low)
+    if dilation is not None:
+        on_band = on_band & ((t0 - shift) % dilation == 0)
+    begin = tl.maximum(0, -last)
     end = tl.minimum(n_q, n_k - t0)
     r, c = tl.arange(0, OWN)[:, None], tl.arange(0, OWN)[None, :]
     total = tl.zeros([OWN], tl.float32)
-    for t in tl.range(0, 2 * tl.cdiv(tl.maximum(end - begin, 0), OWN), num_stages=STAGES):
-        i0 = begin + t // 2 * OWN
-        j0 = i0 + t0 + t % 2 * OWN
-        if on_band | (j0 < far) | ((i0 < own_far) & (i0 + OWN > own_near)):
-            own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET, PRECISION)
+    rows = tl.maximum(end - begin, 0)
+    for t in tl.range(0, 2 * tl.minimum(step, rows) * tl.cdiv(rows, OWN * step), num_stages=STAGES):
+        i0 = begin + first_of(t // 2, step, OWN)
+        j0 = i0 + t0 + t % 2 * OWN * step
+        if on_band | (j0 < far) | ((i0 < own_far) & (i0 + OWN * step > own_near)):
+            own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, step, n_q, OWN, D, DV, OFFSET, PRECISION)
             # (N, N)
-            ds = _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias, dropout, scale,
-                     OWN, OWN, D, DV, OFFSET, PRECISION)  # fmt: skip
+            ds = _ds(own, i0, j0, step, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias, dropout,
+                     scale, OWN, OWN, D, DV, OFFSET, PRECISION)  # fmt: skip
             # Row r meets diagonal c at key r + c: right of r in the first key tile, left of it in the second.
             ds = tl.where((c >= r) == (t % 2 == 0), ds, 0.0)
             total += tl.sum(tl.gather(ds, (r + c) % OWN, 1), 0)
-    at = block * OWN + tl.arange(0, OWN)
-    tl.store(partial + row.to(tl.int64) * width + at, total, mask=at < width)
+    at = first + tl.arange(0, OWN) * step
+    row = (sequence * heads + head).to(tl.int64)
+    tl.store(partial + row * width + at, total, mask=at < width)
 
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes", "shape"])
@@ -147,9 +155,9 @@ def dense_kernel(
         for head in tl.range(h0, tl.where(of_h == 1, heads, h0 + 1)):
             keys, values = rows_of(k, storage, head // group, k_first), rows_of(v, storage, head // group, k_first)
             for i0 in tl.range(m0, tl.where(of_m == 1, n_q, tl.minimum(n_q, m0 + OWN)), OWN):
-                own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET, PRECISION)
+                own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, 1, n_q, OWN, D, DV, OFFSET, PRECISION)
                 for j0 in tl.range(n0, tl.where(of_n == 1, n_k, tl.minimum(n_k, n0 + OTHER)), OTHER):
-                    total += _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias,
+                    total += _ds(own, i0, j0, 1, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias,
                                  dropout, scale, OWN, OTHER, D, DV, OFFSET, PRECISION)  # fmt: skip
     # A dimension of size 1 is summed, into its row or column 0.
     m, n = m0 + tl.arange(0, OWN), n0 + tl.arange(0, OTHER)
@@ -169,7 +177,7 @@ def distance(launch: Launch, dout: Tensor, lse: Tensor, delta: Tensor) -> Tensor
     config = tune.choose("distance", launch.q, launch.v)
     heads, width = launch.heads, values.shape[1]
     partial = torch.empty(launch.batch, heads, width, dtype=torch.float32, device=dout.device)
-    grid = launch.batch * heads * -(-width // config.own)
+    grid = launch.batch * heads * launch.in_classes(width, config.own)
     launch.start(distance_kernel, grid, config, (*_shared(launch, dout, lse, delta), partial, *_rest(launch)))
     return partial.sum(0).sum_to_size(values.shape)
 

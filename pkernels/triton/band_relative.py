@@ -7,8 +7,8 @@ in a fixed order and without atomics (dS as in ``band_backward``).
 ``query_kernel``: a program per (sequence, query head, tile of M queries) visits tiles of N keys;
 a gather turns dS (M, N) into a product's operand for the M + N rows of the table that it meets.
 ``table_kernel``: a program per (sequence, query head, N rows of the table) walks down their
-diagonals, as ``band_bias.distance_kernel`` does; it needs O(B H S Dr) memory. Neither has
-dilations: rows of a tile must be neighbours.
+diagonals, as ``band_bias.distance_kernel`` does; it needs O(B H S Dr) memory. Under a dilation
+rows of a tile and of the table lie as far apart as it says, in both.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from ..problem import rows_like
 from . import tune
 from .arguments import Launch, view
 from .band_bias import _ds, _own_rows, _rest, _shared
+from .careful import clean
 from .step import (
     band_of_queries,
-    clean,
+    first_of,
     load_tile,
     padded,
+    place,
     reach_of,
     rows_of,
     schedule,
     span,
     store_tile,
+    stride_of,
     table_rows,
     visit,
 )
@@ -45,9 +48,7 @@ def query_kernel(
     PRECISION: tl.constexpr, STAGES: tl.constexpr, DR: tl.constexpr,
 ):  # fmt: skip
     K: tl.constexpr = reach_of(OWN, OTHER)
-    tiles = tl.cdiv(sizes[0], OWN)
-    i0, row = tl.program_id(0) % tiles * OWN, tl.program_id(0) // tiles
-    head, sequence = row % heads, row // heads
+    sequence, _row, head, i0 = place(None, sizes[0], heads, dilation, OWN)
     storage = sequence * apart
     q_first, n_q = span(q_spans, sequence, sizes[0])
     k_first, n_k = span(k_spans, sequence, sizes[1])
@@ -56,22 +57,25 @@ def query_kernel(
     keys, values = rows_of(k, storage, head // group, k_first), rows_of(v, storage, head // group, k_first)
     seen = band_of_queries(band, prefix, sequence, n_q, n_k)
     bias = (distance, dense, relative, limits)
-    own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET, PRECISION)
-    first, count, start = schedule(i0, tl.minimum(i0 + OWN, n_q) - 1, n_k, seen, None, OTHER)
+    step = stride_of(dilation)
+    own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, step, n_q, OWN, D, DV, OFFSET, PRECISION)
+    last = tl.minimum(i0 + (OWN - 1) * step, n_q - 1)
+    tiles, count, start = schedule(i0, last, n_k, seen, dilation, bias, OTHER)
     r, u = tl.arange(0, OWN)[:, None], tl.arange(0, K)[None, :]
     total = tl.zeros([OWN, padded(DR)], tl.float32)
     for t in tl.range(0, count, num_stages=STAGES):
-        j0, _step = visit(t, first, start, None, OTHER)
+        j0, _step = visit(t, tiles, start, dilation, bias, OTHER)
         # (OWN, OTHER)
-        ds = _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, None, listed, bias, dropout, scale,
-                 OWN, OTHER, D, DV, OFFSET, PRECISION)  # fmt: skip
+        ds = _ds(own, i0, j0, step, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias, dropout,
+                 scale, OWN, OTHER, D, DV, OFFSET, PRECISION)  # fmt: skip
         # Row r meets row u of the tile's table at key u + r - (OWN - 1). (OWN, K)
         at = u + r - (OWN - 1)
         ds = tl.where((at >= 0) & (at < OTHER), tl.gather(ds, tl.minimum(tl.maximum(at, 0), OTHER - 1), 1), 0.0)
         # (K, DR)
-        table = clean(table_rows(relative, head, j0 - i0 - (OWN - 1) + limits[0], limits[1], 0, K, padded(DR)))
+        meets = j0 - i0 - (OWN - 1) * step + limits[0]
+        table = clean(table_rows(relative, head, meets, step, limits[1], 0, K, padded(DR)))
         total = tl.dot(ds.to(table.dtype), table, total, input_precision=PRECISION)
-    store_tile(rows_of(grad, storage, head, q_first), i0, 1, n_q, total * scale, OWN, DR, OFFSET)
+    store_tile(rows_of(grad, storage, head, q_first), i0, step, n_q, total * scale, OWN, DR, OFFSET)
 
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])
@@ -82,9 +86,7 @@ def table_kernel(
     PRECISION: tl.constexpr, STAGES: tl.constexpr, DR: tl.constexpr,
 ):  # fmt: skip
     zero, width = limits[0], limits[1]
-    blocks = tl.cdiv(width, OWN)
-    block, row = tl.program_id(0) % blocks, tl.program_id(0) // blocks
-    head, sequence = row % heads, row // heads
+    sequence, _row, head, first = place(None, width, heads, dilation, OWN)
     storage = sequence * apart
     q_first, n_q = span(q_spans, sequence, sizes[0])
     k_first, n_k = span(k_spans, sequence, sizes[1])
@@ -93,27 +95,33 @@ def table_kernel(
     seen = band_of_queries(band, prefix, sequence, n_q, n_k)
     low, high, shift, _near, far, own_near, own_far = seen
     bias = (distance, dense, relative, limits)
-    # Diagonals j - i = t0, t0 + 1, ...
-    t0 = block * OWN - zero
-    on_band = (t0 - shift <= high) & (t0 + OWN - 1 - shift >= low)
-    begin = tl.maximum(0, -(t0 + OWN - 1))
+    # Diagonals j - i = t0, t0 + step, ...
+    step = stride_of(dilation)
+    t0 = first - zero
+    last = t0 + (OWN - 1) * step
+    on_band = (t0 - shift <= high) & (last - shift >= low)
+    if dilation is not None:
+        on_band = on_band & ((t0 - shift) % dilation == 0)
+    begin = tl.maximum(0, -last)
     end = tl.minimum(n_q, n_k - t0)
     r, c = tl.arange(0, OWN)[:, None], tl.arange(0, OWN)[None, :]
     total = tl.zeros([OWN, padded(DR)], tl.float32)
-    for t in tl.range(0, 2 * tl.cdiv(tl.maximum(end - begin, 0), OWN), num_stages=STAGES):
-        i0 = begin + t // 2 * OWN
-        j0 = i0 + t0 + t % 2 * OWN
-        if on_band | (j0 < far) | ((i0 < own_far) & (i0 + OWN > own_near)):
-            own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, n_q, OWN, D, DV, OFFSET, PRECISION)
+    rows = tl.maximum(end - begin, 0)
+    for t in tl.range(0, 2 * tl.minimum(step, rows) * tl.cdiv(rows, OWN * step), num_stages=STAGES):
+        i0 = begin + first_of(t // 2, step, OWN)
+        j0 = i0 + t0 + t % 2 * OWN * step
+        if on_band | (j0 < far) | ((i0 < own_far) & (i0 + OWN * step > own_near)):
+            own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, step, n_q, OWN, D, DV, OFFSET, PRECISION)
             # (OWN, OWN)
-            ds = _ds(own, i0, j0, keys, values, n_q, n_k, sequence, head, seen, None, listed, bias, dropout, scale,
-                     OWN, OWN, D, DV, OFFSET, PRECISION)  # fmt: skip
+            ds = _ds(own, i0, j0, step, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias, dropout,
+                     scale, OWN, OWN, D, DV, OFFSET, PRECISION)  # fmt: skip
             # Row r meets diagonal c at key r + c: right of r in the first key tile, left of it in the second.
             ds = tl.gather(tl.where((c >= r) == (t % 2 == 0), ds, 0.0), (r + c) % OWN, 1)
             # (OWN, DR)
-            rows = clean(load_tile(queries, i0, 1, n_q, OWN, DR, OFFSET))
-            total = tl.dot(tl.trans(ds).to(rows.dtype), rows, total, input_precision=PRECISION)
-    store_tile((partial + row.to(tl.int64) * width * DR, DR), block * OWN, 1, width, total * scale, OWN, DR, OFFSET)
+            asking = clean(load_tile(queries, i0, step, n_q, OWN, DR, OFFSET))
+            total = tl.dot(tl.trans(ds).to(asking.dtype), asking, total, input_precision=PRECISION)
+    row = (sequence * heads + head).to(tl.int64)
+    store_tile((partial + row * width * DR, DR), first, step, width, total * scale, OWN, DR, OFFSET)
 
 
 def query(launch: Launch, dout: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
@@ -124,7 +132,7 @@ def query(launch: Launch, dout: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
     if launch.problem.q_spans is not None or of.numel() == 0:  # rows of no sequence
         grad.zero_()
     config = tune.choose("query", launch.q, launch.v)
-    grid = launch.batch * launch.heads * -(-launch.sq // config.own)
+    grid = launch.batch * launch.heads * launch.in_classes(launch.sq, config.own)
     arguments = (*_shared(launch, dout, lse, delta), view(grad), *_rest(launch))
     launch.start(query_kernel, grid, config, arguments, DR=of.shape[-1])
     return grad
@@ -136,7 +144,7 @@ def table(launch: Launch, dout: Tensor, lse: Tensor, delta: Tensor) -> Tensor:
     assert of is not None
     config = tune.choose("distance", launch.q, launch.v)
     partial = torch.empty(launch.batch, *of.shape, dtype=torch.float32, device=dout.device)
-    grid = launch.batch * launch.heads * -(-of.shape[1] // config.own)
+    grid = launch.batch * launch.heads * launch.in_classes(of.shape[1], config.own)
     arguments = (*_shared(launch, dout, lse, delta), partial, *_rest(launch))
     launch.start(table_kernel, grid, config, arguments, DR=of.shape[2])
     return partial.sum(0)

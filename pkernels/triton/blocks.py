@@ -23,10 +23,10 @@ from ..blocks import Blocks, Lists
 from ..problem import Problem, rows_like
 from . import band_bias, band_relative, tune
 from .arguments import Launch, dense_rows, view
+from .careful import clean, unclean_rows
 from .philox import survivors
 from .step import (
     LN2,
-    clean,
     load_lse,
     load_numbers,
     load_tile,
@@ -41,7 +41,6 @@ from .step import (
     span,
     store_numbers,
     store_tile,
-    unclean_rows,
     unit,
 )
 

@@ -24,9 +24,10 @@ from ..buckets import Buckets, numbers_of_rows
 from ..problem import Problem, rows_like
 from . import tune
 from .arguments import Launch, View, dense_rows, view
+from .careful import clean, unclean_rows
 from .gather import gather_numbers, gather_tile, listed_rows, scatter_numbers, scatter_tile
 from .philox import survivors
-from .step import clean, online_softmax, power, product, rows_of, unclean_rows, unit
+from .step import online_softmax, power, product, rows_of, unit
 
 
 @triton.jit

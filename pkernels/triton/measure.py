@@ -39,12 +39,12 @@ def turned(x, scale, bias, D: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def measure(a, b, i, j, sequence, head, scale, bias, D: tl.constexpr, PRECISION: tl.constexpr):
-    """Scores, up to :func:`factor_of`, of own rows a (:func:`turned`) and other rows b."""
+def measure(a, b, i, j, step, sequence, head, scale, bias, D: tl.constexpr, PRECISION: tl.constexpr):
+    """Scores, up to :func:`factor_of`, of own rows a (:func:`turned`) and other rows b, ``step`` apart."""
     if stay_products(bias, D, PRECISION):
         return product(a, b, PRECISION)
     else:
-        return scores(a, b, i, j, sequence, head, scale, bias, PRECISION)
+        return scores(a, b, i, j, sequence, head, scale, bias, PRECISION, step)
 
 
 @triton.jit

@@ -56,6 +56,21 @@ def stride_of(dilation):
 
 
 @triton.jit
+def stride_of_globals(dilation, bias):
+    """The same in tiles of global rows: neighbours, unless a Relative asks that all tiles step alike."""
+    if bias[2] is None:
+        return 1
+    else:
+        return stride_of(dilation)
+
+
+@triton.jit
+def first_of(tile, step, N: tl.constexpr):
+    """First row of a tile of N rows, ``step`` apart; ``step`` tiles, a class each, hold N * step neighbours."""
+    return tile % step + tile // step * N * step
+
+
+@triton.jit
 def place(work, rows, heads, dilation, BLOCK: tl.constexpr):
     """(sequence, storage row, head, first row of the tile) of this program.
 
@@ -160,16 +175,17 @@ def band_of_keys(band, prefix, sequence, n_q, n_k):
 
 
 @triton.jit
-def schedule(first, last, n, band, dilation, N: tl.constexpr):
+def schedule(first, last, n, band, dilation, bias, N: tl.constexpr):
     """Tiles of the other side that own rows first..last visit, each at most once.
 
-    Returns (head, count, start): tiles 0..head of N neighbouring rows (global ones), then
-    up to ``count`` in all from row ``start`` on, of N rows each ``step`` apart.
+    Returns (head, count, start): tiles 0..head of N rows (global ones), then up to ``count``
+    in all from row ``start`` on; how far apart the rows are depends on ``dilation`` and ``bias``.
     """
     low, high, shift, _near, far, own_near, own_far = band
     far = tl.minimum(tl.maximum(far, 0), n)
     if_global = (first < own_far) & (last >= own_near)
-    head = tl.cdiv(tl.where(if_global, n, far), N)
+    wide = stride_of_globals(dilation, bias)
+    head = tl.cdiv(tl.where(if_global, n, far), N * wide) * wide
     at = first + shift
     start = tl.maximum(at + low, head * N)
     step = stride_of(dilation)
@@ -183,10 +199,11 @@ def schedule(first, last, n, band, dilation, N: tl.constexpr):
 
 
 @triton.jit
-def visit(t, head, start, dilation, N: tl.constexpr):
+def visit(t, head, start, dilation, bias, N: tl.constexpr):
     """(first row, distance of its rows) of tile t of a schedule."""
-    step = stride_of(dilation)
-    return tl.where(t < head, t * N, start + (t - head) * N * step), tl.where(t < head, 1, step)
+    step, wide = stride_of(dilation), stride_of_globals(dilation, bias)
+    first = tl.where(t < head, first_of(t, wide, N), start + (t - head) * N * step)
+    return first, tl.where(t < head, wide, step)
 
 
 @triton.jit
@@ -195,6 +212,8 @@ def is_full(first, last, other, other_step, n, band, dilation, N: tl.constexpr):
     low, high, shift, near, far, own_near, own_far = band
     end = other + (N - 1) * other_step
     inside = (other - last - shift >= low) & (end - first - shift <= high) & (other_step == stride_of(dilation))
+    if dilation is not None:
+        inside = inside & ((other - first - shift) % dilation == 0)
     wide = ((other >= near) & (end < far)) | ((first >= own_near) & (last < own_far))
     return (end < n) & (inside | wide)
 
@@ -227,9 +246,9 @@ def product(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def scores(a, b, i, j, sequence, head, scale, bias, PRECISION: tl.constexpr):
+def scores(a, b, i, j, sequence, head, scale, bias, PRECISION: tl.constexpr, step=1):
     """scale * a bᵀ + bias. i and j are the tile's query rows and key rows, one of them along
-    each axis."""
+    each axis; for a Relative both lie ``step`` apart."""
     s = product(a, b, PRECISION) * (scale * unit(PRECISION))
     distance, dense, relative, limits = bias
     zero, width, m, n = limits
@@ -240,20 +259,20 @@ def scores(a, b, i, j, sequence, head, scale, bias, PRECISION: tl.constexpr):
         added = _dense_tile(dense, sequence, head, i, j, m, n)
         s = tl.where(added == -float("inf"), added, s + added * unit(PRECISION))
     if relative is not None:
-        s += _relative_tile(relative, sequence, head, i, j, zero, width, PRECISION) * (scale * unit(PRECISION))
+        s += _relative_tile(relative, sequence, head, i, j, step, zero, width, PRECISION) * (scale * unit(PRECISION))
     return s
 
 
 @triton.constexpr_function
 def reach_of(m, n):
-    """Rows of a table that m neighbouring queries and n neighbouring keys meet, as a tile."""
+    """Rows of a table that m queries and n keys meet, as a tile: all lie as far apart."""
     return 1 << (m + n - 2).bit_length()
 
 
 @triton.jit
-def table_rows(relative, head, first, width, c0, K: tl.constexpr, C: tl.constexpr):
-    """(K, C): rows first, first + 1, ... of a head's table, columns c0, ...; zero where there are none."""
-    t, c = (first + tl.arange(0, K))[:, None], (c0 + tl.arange(0, C))[None, :]
+def table_rows(relative, head, first, step, width, c0, K: tl.constexpr, C: tl.constexpr):
+    """(K, C): rows first, first + step, ... of a head's table, columns c0, ...; zero where there are none."""
+    t, c = (first + tl.arange(0, K) * step)[:, None], (c0 + tl.arange(0, C))[None, :]
     base = relative[1][0] + tl.cast(head, tl.int64) * relative[1][1]
     return tl.load(
         base + t.to(tl.int64) * relative[1][2] + c, mask=(t >= 0) & (t < width) & (c < relative[5]), other=0.0
@@ -261,8 +280,8 @@ def table_rows(relative, head, first, width, c0, K: tl.constexpr, C: tl.constexp
 
 
 @triton.jit
-def _relative_tile(relative, sequence, head, i, j, zero, width, PRECISION: tl.constexpr):
-    """Query times the table's row of each pair, in the shape of i and j, rows of which are neighbours;
+def _relative_tile(relative, sequence, head, i, j, step, zero, width, PRECISION: tl.constexpr):
+    """Query times the table's row of each pair, in the shape of i and j, rows of which lie ``step`` apart;
     ``relative`` = (query, (table, head stride, row stride), q_spans, Sq, batch rows apart, Dr)."""
     query, _table, q_spans, sq, apart, dr = relative
     M: tl.constexpr = i.shape[0] * i.shape[1]
@@ -271,13 +290,13 @@ def _relative_tile(relative, sequence, head, i, j, zero, width, PRECISION: tl.co
     q_first, n_q = span(q_spans, sequence, sq)
     rows = rows_of(query, sequence * apart, head, q_first)
     i0, j0 = tl.min(i), tl.min(j)
-    at = (i0 + tl.arange(0, M))[:, None]
+    at = (i0 + tl.arange(0, M) * step)[:, None]
     total = tl.zeros([M, K], tl.float32)
     for c0 in tl.range(0, dr, 32, num_stages=1):
         c = (c0 + tl.arange(0, 32))[None, :]
         # (M, 32), (K, 32)
         some = tl.load(rows[0] + at.to(tl.int64) * rows[1] + c, mask=(at < n_q) & (c < dr), other=0.0)
-        table = table_rows(relative, head, j0 - i0 - (M - 1) + zero, width, c0, K, 32)
+        table = table_rows(relative, head, j0 - i0 - (M - 1) * step + zero, step, width, c0, K, 32)
         total += product(some, table, PRECISION)
     # Key c of the tile and query r meet row c - r + M - 1.
     tile = tl.gather(total, tl.arange(0, N)[None, :] - tl.arange(0, M)[:, None] + (M - 1), 1)
@@ -328,45 +347,3 @@ def load_lse(numbers, first, step, n, N: tl.constexpr, PRECISION: tl.constexpr):
     """(N,) log-sum-exp as scores count, finite where a row has no key."""
     lse = load_numbers(numbers, first, step, n, N)
     return tl.where(lse == -float("inf"), 0.0, lse * unit(PRECISION))
-
-
-# Values that are not finite -------------------------------------------------------------
-#
-# Zero weights do not hide a NaN from a product: 0 * NaN = NaN. So a program whose result is
-# not finite says so, and a second launch, CAREFUL, works those tiles again: products of cleaned
-# operands, and NaN set where a value that is not finite was really kept.
-
-
-@triton.jit
-def is_finite(x):
-    return tl.abs(x.to(tl.float32)) < float("inf")
-
-
-@triton.jit
-def clean(x):
-    return tl.where(is_finite(x), x, tl.zeros_like(x))
-
-
-@triton.jit
-def unclean_rows(x):
-    """(rows,) bool: whether a row holds a value that is not finite."""
-    return tl.max(tl.where(is_finite(x), 0, 1), 1) != 0
-
-
-@triton.jit
-def report(doubts, x):
-    """Note whether this program's result is to be worked again; ``doubts`` is None if nothing
-    is hidden, so that nothing can leak."""
-    if doubts is not None:
-        tl.store(doubts + tl.program_id(0), (tl.min(tl.where(is_finite(x), 1, 0)) == 0).to(tl.int8))
-
-
-@triton.jit
-def doubted(doubts):
-    return tl.load(doubts + tl.program_id(0)) != 0
-
-
-@triton.jit
-def reach(count, keep, x):
-    """count plus, per row of ``keep`` and column of x, how many values it keeps that are not finite."""
-    return tl.dot(keep.to(tl.bfloat16), tl.where(is_finite(x), 0.0, 1.0).to(tl.bfloat16), count)

@@ -23,7 +23,7 @@ def test_nothing_leaks(name: str) -> None:
         shared.test_queries_reach_the_keys_they_see_alone(case, "triton")
 
 
-@pytest.mark.parametrize("name", ["relative, globals"])
+@pytest.mark.parametrize("name", ["relative, globals", "relative, dilation, dropout"])
 def test_nothing_of_a_relative_leaks(name: str) -> None:
     case = replace(next(case for case in CASES if case.id == name), heads=1)
     with tune.using(config=SMALL):
