@@ -15,7 +15,8 @@ struct Call {
   const int32_t* prefix = nullptr;                             // global keys, one number per sequence; or
   int64_t columns = 0;                                         // one for all
   const int64_t* seed = nullptr;
-  const int32_t* counts = nullptr;  // with blocks: how often each entry of the lists counts
+  const int32_t* counts = nullptr;  // with blocks: how often each entry of the lists counts; for the gradient of a
+  int64_t across = 0;               // bias how often each pair of blocks does, (lists, rows, across)
   int64_t tiles = 0;                // of a head, at most: of one sequence, of all if packed
 };
 
