@@ -236,23 +236,23 @@ std::string blocks_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Te
 }
 
 // A table of how often each pair of blocks is listed, (L, M, N), contiguous.
-void set_pairs(Call& c, const Tensor& pairs, int64_t size) {
-  Blocks& blocks = c.problem.blocks;
+void set_pairs(cuda::Backward& f, const Tensor& pairs, int64_t size) {
+  Blocks& blocks = f.call.problem.blocks;
   blocks.size = size, blocks.lists = pairs.size(0), blocks.rows = pairs.size(1);
-  c.counts = static_cast<const int32_t*>(pairs.data_ptr()), c.across = pairs.size(2);
+  f.call.counts = static_cast<const int32_t*>(pairs.data_ptr()), f.across = pairs.size(2);
 }
 
 std::string blocks_diagonals(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor sums,
                              Tensor pairs, int64_t size, PK_COMMON) {
   cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
-  set_pairs(f.call, pairs, size);
+  set_pairs(f, pairs, size);
   return start_diagonals(cuda::blocks_diagonals_kernel, f, sums, q, note);
 }
 
 std::string blocks_ddense(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor grad,
                           Tensor pairs, int64_t size, PK_COMMON) {
   cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
-  set_pairs(f.call, pairs, size);
+  set_pairs(f, pairs, size);
   return start_ddense(cuda::blocks_ddense_kernel, f, grad, q, note);
 }
 

@@ -39,7 +39,7 @@ struct DensePass {
     x.sequence = sequence, x.head = head;
     x.queries = span(f.call.query_spans, sequence, f.call.rows_of_queries);
     x.keys = span(f.call.key_spans, sequence, f.call.rows_of_keys);
-    plan.kept = Kept::of(f.call, x);
+    plan.kept = Kept::of(f, x);
     plan.queries = queries_of<T>(f, x, head), plan.keys = keys_of<T>(f, x, head / p.group());
     plan.lse = numbers_of(f.lse, p.storage(sequence), head, x.queries.first);
     plan.delta = numbers_of(f.delta, p.storage(sequence), head, x.queries.first);

@@ -47,7 +47,7 @@ PK_DEVICE void set_diagonal_plan(DiagonalPlan<Kept>& plan, const Backward& f, in
   x.head = row % p.heads, x.sequence = row / p.heads;
   x.queries = span(f.call.query_spans, x.sequence, f.call.rows_of_queries);
   x.keys = span(f.call.key_spans, x.sequence, f.call.rows_of_keys);
-  plan.kept = Kept::of(f.call, x);
+  plan.kept = Kept::of(f, x);
   plan.queries = queries_of<T>(f, x, x.head), plan.keys = keys_of<T>(f, x, x.head / p.group());
   const int64_t storage = p.storage(x.sequence);
   plan.lse = numbers_of(f.lse, storage, x.head, x.queries.first);

@@ -43,13 +43,13 @@ struct Kept {
     return (t - shift <= high && t + width - 1 - shift >= low) || i + t < columns || sees_all(i, count);
   }
 
-  static PK_DEVICE Kept of(const Call& c, const Place& x) {
-    const Band& band = c.problem.band;
+  static PK_DEVICE Kept of(const Backward& f, const Place& x) {
+    const Band& band = f.call.problem.band;
     auto clamp = [](int64_t x) { return static_cast<int>(larger(-everywhere, smaller(x, everywhere))); };
     return {clamp(-band.left * band.dilation),
             clamp(band.right * band.dilation),
             static_cast<int>(x.keys.count - x.queries.count),
-            clamp(columns_of(c, x.sequence)),
+            clamp(columns_of(f.call, x.sequence)),
             clamp(band.rows),
             clamp(band.dilation),
             static_cast<int>(x.queries.count),

@@ -49,10 +49,10 @@ struct Listed {
     return any(i, i + count, first, first + count - 1 + width);
   }
 
-  static PK_DEVICE Listed of(const Call& c, const Place& x) {
-    const Blocks& blocks = c.problem.blocks;
-    const int64_t head = blocks.lists == 1 ? 0 : x.head * blocks.rows * c.across;
-    return {c.counts + head, static_cast<int>(blocks.size), static_cast<int>(c.across),
+  static PK_DEVICE Listed of(const Backward& f, const Place& x) {
+    const Blocks& blocks = f.call.problem.blocks;
+    const int64_t head = blocks.lists == 1 ? 0 : x.head * blocks.rows * f.across;
+    return {f.call.counts + head, static_cast<int>(blocks.size), static_cast<int>(f.across),
             static_cast<int>(x.queries.count), static_cast<int>(x.keys.count)};
   }
 };
