@@ -72,7 +72,8 @@ PK_DEVICE void buckets_dq(const BucketsBackward& f) {
   extern __shared__ uint4 memory[];
   __shared__ BucketPlan plan;
   const Buckets& b = f.call.problem.buckets;
-  if (threadIdx.x == 0) set_bucket_plan(plan, f.call, f.round, b.before, b.after, BucketsQueryShape<D * T::halves>::own);
+  if (threadIdx.x == 0)
+    set_bucket_plan(plan, f.call, f.round, b.before, b.after, BucketsQueryShape<D * T::halves>::own);
   __syncthreads();
   BucketsQueryPass<T, D>{f, plan, {plan, shared_address(memory)}}.run();
 }

@@ -112,7 +112,8 @@ PK_DEVICE void buckets_forward(const BucketsForward& f) {
   extern __shared__ uint4 memory[];
   __shared__ BucketPlan plan;
   const Buckets& b = f.call.problem.buckets;
-  if (threadIdx.x == 0) set_bucket_plan(plan, f.call, f.round, b.before, b.after, BucketsForwardShape<D * T::halves>::own);
+  if (threadIdx.x == 0)
+    set_bucket_plan(plan, f.call, f.round, b.before, b.after, BucketsForwardShape<D * T::halves>::own);
   __syncthreads();
   BucketsForwardPass<T, D>{f, plan, {plan, shared_address(memory)}}.run();
 }

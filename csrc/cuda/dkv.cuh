@@ -23,7 +23,7 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
   using Pass::f, Pass::plan, Pass::row, Pass::own, Pass::other, Pass::window, Pass::asking, Pass::numbers;
   // Of wide rows: what ptxas does not spill, tried out on each chip.
   static constexpr bool few = Shape::row_bytes == 512 && (D > 128) == (B == Bias::none);
-  static constexpr int steps = few ? (Over::counts ? 2 : 4) : D / T::columns;
+  static constexpr int steps = few ? 4 : D / T::columns;
 
   // Starts to load Q, dO, lse and delta of visit u: tile after tile of one head after another.
   PK_DEVICE void fetch(int u) const {
