@@ -151,9 +151,12 @@ def test_why_not_says_what_is_not_there() -> None:
             assert pkernels.why_not("cuda", x, x, x, causal, Distance(values)) is None
             table = Relative(wide.to(x.dtype), x.new_empty(2, 127, 256))
             assert "head dimension 256" in str(pkernels.why_not("cuda", x, x, x, causal, table))
+        assert pkernels.why_not("cuda", exact, exact, exact, blocks, Distance(values)) is None
+        assert "128 in float32" in str(
+            pkernels.why_not("cuda", exact, exact, exact.new_empty(1, 2, 64, 128), blocks, Distance(values))
+        )
         assert "head dimension 256 in float32" in str(pkernels.why_not("cuda", far, far, far, causal))
         for shape in (blocks, buckets):
-            for x in (q, exact):
+            for x in (q, exact, q.new_empty(1, 2, 64, 128), exact.new_empty(1, 2, 64, 128)):
                 assert pkernels.why_not("cuda", x, x, x, shape) is None
-                assert pkernels.why_not("cuda", x[..., None].expand(*x.shape, 2).flatten(3), x, x, shape) is None
             assert "of head dimension 256: the" in str(pkernels.why_not("cuda", wide, wide, wide, shape))
