@@ -121,8 +121,8 @@ def _why_not_triton(q: Tensor) -> str | None:
 
 
 def _why_not_cuda(shape: str, q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
-    relative = isinstance(bias, Relative)
-    width = max(x.shape[-1] for x in (q, v, *(tensors_of(bias) if relative else ())))
+    relative = tensors_of(bias) if isinstance(bias, Relative) else ()
+    width = max(x.shape[-1] for x in (q, v, *relative))
     exact = q.dtype == torch.float32
     if exact and width > 128:
         return f"head dimension {width} in float32: the kernels go up to 128"
