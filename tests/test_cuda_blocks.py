@@ -21,7 +21,8 @@ CASES = [
     (None, Case("blocks of 3, one list, 2:1, lengths", listed(3, 7, 11, seed=2), sq=7, sk=11, d=26,
                 lengths=([6], [8]), **TWO)),
     (None, Case("blocks of nothing", Blocks.of([[], [0], []], 8), sq=19, d=16, **ONE)),
-    (None, Case("blocks of 40, dropout, fp32", Blocks.of([[0, 0, 1], [1]], 40), sq=50, sk=45, d=64, dropout=0.3, **EXACT)),
+    (None, Case("blocks of 40, dropout, fp32", Blocks.of([[0, 0, 1], [1]], 40), sq=50, sk=45, d=64, dropout=0.3,
+                **EXACT)),
     (2, Case("blocks of 12, lengths, D 80, Dv 41, fp32", Blocks.of([[0, 1, 1], [0]], 12), sq=20, d=80, dv=41,
              lengths=([19], [16]), scale=-0.3, **EXACT)),
     # The gradients of biases: blocks wider than a tile and narrower, heads that differ, and what is summed.
