@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pkernels import Blocks, attention
+from pkernels import Blocks
 from tests.cases import Case
-from tests.gpu.judge import HALF, ONE, TWO, judged, not_executed, nothing_leaks, same_bits_again
-from tests.oracle import Call, Result
+from tests.gpu.judge import EXACT, HALF, ONE, TWO, judged, not_executed, nothing_leaks, same_bits_again
 from tests.shapes import listed
 
 PASSES = ("blocks_forward", "blocks_dq", "blocks_dkv")
@@ -22,35 +21,39 @@ CASES = [
     (None, Case("blocks of 3, one list, 2:1, lengths", listed(3, 7, 11, seed=2), sq=7, sk=11, d=26,
                 lengths=([6], [8]), **TWO)),
     (None, Case("blocks of nothing", Blocks.of([[], [0], []], 8), sq=19, d=16, **ONE)),
-    (None, Case("blocks, distance, 20x30", listed(16, 20, 30, most=2, seed=1), sq=20, sk=30, bias="distance", **ONE)),
-    (None, Case("blocks, dense hidden, lengths", listed(16, 20, 20, most=2, seed=1), sq=20, bias="dense hidden",
-                lengths=[18], **ONE)),
+    (None, Case("blocks of 40, dropout, fp32", Blocks.of([[0, 0, 1], [1]], 40), sq=50, sk=45, d=64, dropout=0.3,
+                **EXACT)),
+    (2, Case("blocks of 12, lengths, D 80, Dv 41, fp32", Blocks.of([[0, 1, 1], [0]], 12), sq=20, d=80, dv=41,
+             lengths=([19], [16]), scale=-0.3, **EXACT)),
+    # The gradients of biases: blocks wider than a tile and narrower, heads that differ, and what is summed.
+    (None, Case("blocks of 16, distance, per head, 2:1, dropout, 40x50", listed(16, 40, 50, heads=2, most=2, seed=1),
+                sq=40, sk=50, bias="distance", dropout=0.3, **TWO)),
+    (1, Case("blocks of 70, distance of one head, lengths", listed(70, 75, 30, seed=1), sq=75, sk=30, d=26,
+             bias="distance shared", lengths=([72], [29]), **{**TWO, "kv_heads": 2})),
+    (None, Case("blocks of 5, distance, fp32", listed(5, 20, 16, most=3, seed=2), sq=20, sk=16, bias="distance",
+                **EXACT)),
+    (None, Case("blocks of 20, dense hidden, lengths, 66x40", listed(20, 66, 40, most=2, seed=1), sq=66, sk=40,
+                bias="dense hidden", lengths=([63], [38]), **ONE)),
+    (1, Case("blocks of 24, dense of keys, per head, dropout", listed(24, 80, 40, heads=2, most=2), sq=80, sk=40,
+             bias="dense 1x1x1x40", dropout=0.3, **{**TWO, "dtype": torch.float16})),
+    (None, Case("blocks of 12, dense of queries, 2:1, fp32", listed(12, 20, 40, most=2), sq=20, sk=40,
+                bias="dense 1x2x20x1", **{**TWO, "dtype": torch.float32})),
 ]  # fmt: skip
 CASES += [
-    (None, Case(f"blocks, {bias}, D {d}, {given['dtype']}", listed(8, 9, 12), sq=9, sk=12, d=d, bias=bias, **given))
+    (None, Case(f"blocks, {bias}, D {d}, {given['dtype']}", listed(8, 9, 12), sq=9, sk=12, d=d, bias=bias,
+                **given))
     for bias in ("distance", "dense") for d, given in ((128, ONE), (64, HALF), (128, HALF))
 ]  # fmt: skip
-
-
-def of_biased(call: Call) -> Result:
-    """Without the gradient of the bias."""
-    assert call.bias is not None and call.dout is not None and call.dlse is not None
-    leaves = [x.detach().requires_grad_() for x in (call.q, call.k, call.v)]
-    out, lse = attention(*leaves, call.pattern, call.bias, lengths=call.lengths, return_lse=True, backend="cuda")
-    grads = torch.autograd.grad([out, lse], leaves, [call.dout, call.dlse])
-    return Result(out.detach(), lse.detach(), *grads)
+LAST = {None: [], "distance": ["blocks_diagonals"], "dense": ["blocks_ddense"]}
 
 
 @pytest.mark.parametrize(("seed", "case"), CASES, ids=lambda x: getattr(x, "id", x))
 def test_blocks(seed: int | None, case: Case) -> None:
-    if case.bias is None:
-        judged(case, PASSES, seed)
-    else:  # whose gradient is not there yet
-        judged(case, PASSES, seed, of_biased, dbias=None)
+    judged(case, [*PASSES, *LAST[case.bias and case.bias.split()[0]]], seed)
 
 
 def test_every_kernel_is_executed() -> None:
-    assert not_executed(PASSES, [case for _, case in CASES]) == []
+    assert not_executed((*PASSES, "blocks_diagonals", "blocks_ddense"), [case for _, case in CASES]) == []
 
 
 LEAKY = Case("blocks, leaks", Blocks.of([[0], [1, 0], [0, 0]], 8), sq=19, d=16, lse_grad=True, **ONE)

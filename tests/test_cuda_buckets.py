@@ -7,7 +7,7 @@ import torch
 
 from pkernels import Buckets, attention
 from tests.cases import Case
-from tests.gpu.judge import HALF, ONE, TWO, judged, not_executed, nothing_leaks, same_bits_again
+from tests.gpu.judge import EXACT, HALF, ONE, TWO, judged, not_executed, nothing_leaks, same_bits_again
 from tests.gpu.nvcc import emulated
 from tests.shapes import LAST, sorted_rows
 
@@ -23,6 +23,10 @@ CASES = [
                 lengths=[65], **HALF)),
     (2, Case("buckets, last resort, causal, 3 rounds", Buckets(sorted_rows(9, 8, 3, seed=1), 8, True, own=LAST), sq=9,
              d=16, **ONE)),
+    (None, Case("buckets of 24, 2 rounds, causal, dropout, fp32", Buckets(sorted_rows(40, 24, 2), 24, True, own=LAST),
+                sq=40, d=64, dropout=0.3, **EXACT)),
+    (1, Case("buckets of 12, lengths, D 80, Dv 41, fp32", Buckets(sorted_rows(22, 12), 12, own=0.5), sq=22, d=80, dv=41,
+             lengths=[19], scale=-0.3, **EXACT)),
     (None, Case("buckets of nothing", Buckets(torch.full((1, 1, 1, 16), -1, dtype=torch.int32), 8), sq=16, **ONE)),
 ]  # fmt: skip
 

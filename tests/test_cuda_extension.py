@@ -50,23 +50,24 @@ def launches() -> Iterator[tuple[str, int, int]]:
             for bias in biases:
                 rest = (*call.arguments(replace(Problem(causal, 1.0, zero=7), **bias)), note)
                 one, backward = torch.zeros(1, 1, dtype=torch.int32), (x, x, x, x, numbers, numbers)
-                over_blocks = narrow and dtype != torch.float32 and "table" not in bias
-                blocks = [("blocks", (one.expand(1, 2), one[0], one[0], 64))] if over_blocks else []
-                operators, lines = cuda.operators(), []
-                for shape, lists in (("band", ()), *blocks):
-                    forward, dq, dkv = (getattr(operators, f"{shape}_{part}") for part in ("forward", "dq", "dkv"))
+                over_blocks = d <= (64 if bias and dtype == torch.float32 else 128) and "table" not in bias
+                lists_and_pairs = (one.expand(1, 2), one[0], one[0], 64), (one[None], 64)
+                blocks = [("blocks", *lists_and_pairs)] if over_blocks else []
+                lines = []
+                for shape, lists, pairs in (("band", (), ()), *blocks):
+                    passes = ("forward", "dq", "dkv", "ddense" if "dense" in bias else "diagonals")
+                    forward, dq, dkv, last = (getattr(cuda.operators(), f"{shape}_{part}") for part in passes)
                     lines += [
                         forward(x, x, x, x, numbers, *lists, *rest),
                         dq(x, x, x, x, x, None, numbers, numbers, x, None, *lists, *rest),
                         dkv(*backward, x, x, *lists, *rest),
                     ]
-                if bias:
-                    last = operators.band_ddense if "dense" in bias else operators.band_diagonals
-                    lines.append(last(*backward, numbers[None] if "dense" in bias else numbers, *rest))
+                    if bias:
+                        lines.append(last(*backward, numbers[None] if "dense" in bias else numbers, *pairs, *rest))
                 if not bias:
-                    lines.append(operators.merge_parts(x[None].float(), numbers[None], x, numbers, note))
+                    lines.append(cuda.operators().merge_parts(x[None].float(), numbers[None], x, numbers, note))
                 yield from map(described, dict.fromkeys(lines))
-            if not narrow or dtype == torch.float32:
+            if d > 128:
                 continue
             order, rows = torch.zeros(1, 1, 1, 8, dtype=torch.int32), (None, 0, 8, 0, 0, False, None, 1.0, 0.0, note)
             sums = x.float()
@@ -82,7 +83,7 @@ def launches() -> Iterator[tuple[str, int, int]]:
 
 def test_every_kernel_is_reached() -> None:
     assert sorted({name for name, _, _ in launches()}) == sorted(nvcc.kernels())
-    assert len(nvcc.kernels()) == 161
+    assert len(nvcc.kernels()) == 189
 
 
 @pytest.mark.parametrize("chip", SHARED)
@@ -95,9 +96,9 @@ def test_kernels_fit_and_spill_nothing(chip: str) -> None:
         assert usage.local == 0, f"{name} spills {usage.local} bytes"
         assert taken <= SHARED[chip], f"{name}: {taken} bytes of shared memory"
         # Eight warps at least share a multiprocessor, four in the backward where rows of 256 bytes meet a Relative
-        # and in the pass over diagonals where they have 512 bytes.
+        # and in the pass over diagonals and the backward over Buckets where they have 512 bytes.
         at_once = min(REGISTERS // (-(-usage.registers // 8) * 8 * threads), RESIDENT[chip] // taken)
-        few = re.match(r"d.*(_128|f32_64)_relative|diagonals.*(_256|f32_128)", name)
+        few = re.match(r"d.*(_128|f32_64)_relative|(diagonals|buckets_d).*(_256|f32_128)", name)
         assert at_once * threads >= (128 if few else 256), f"{name}: {usage}, {shared}"
 
 
@@ -143,12 +144,19 @@ def test_why_not_says_what_is_not_there() -> None:
         for bias in (Distance(values), Dense(q.new_empty(64, 64).float().requires_grad_()), relative):
             assert pkernels.why_not("cuda", q, q, q, causal, bias) is None
         assert "dilation" in str(pkernels.why_not("cuda", q, q, q, window(3, dilation=2), relative))
-        assert "over a Band alone" in str(pkernels.why_not("cuda", q, q, q, blocks, Distance(values)))
+        assert pkernels.why_not("cuda", q, q, q, blocks, Distance(values)) is None
+        assert "over a Band alone" in str(pkernels.why_not("cuda", q, q, q, blocks, relative))
         exact, far = q.float(), wide.float()
         for x in (exact, wide):
             assert pkernels.why_not("cuda", x, x, x, causal, Distance(values)) is None
-            assert "blocks: the kernels are for bf" in str(pkernels.why_not("cuda", x, x, x, blocks))
             table = Relative(wide.to(x.dtype), x.new_empty(2, 127, 256))
             assert "head dimension 256" in str(pkernels.why_not("cuda", x, x, x, causal, table))
+        assert pkernels.why_not("cuda", exact, exact, exact, blocks, Distance(values)) is None
+        assert "128 in float32" in str(
+            pkernels.why_not("cuda", exact, exact, exact.new_empty(1, 2, 64, 128), blocks, Distance(values))
+        )
         assert "head dimension 256 in float32" in str(pkernels.why_not("cuda", far, far, far, causal))
-        assert pkernels.why_not("cuda", q, q, q, buckets) is None
+        for shape in (blocks, buckets):
+            for x in (q, exact, q.new_empty(1, 2, 64, 128), exact.new_empty(1, 2, 64, 128)):
+                assert pkernels.why_not("cuda", x, x, x, shape) is None
+            assert "of head dimension 256: the" in str(pkernels.why_not("cuda", wide, wide, wide, shape))

@@ -15,7 +15,7 @@ struct Call {
   const int32_t* prefix = nullptr;                             // global keys, one number per sequence; or
   int64_t columns = 0;                                         // one for all
   const int64_t* seed = nullptr;
-  const int32_t* counts = nullptr;  // with blocks: how often each entry of the lists counts
+  const int32_t* counts = nullptr;  // with blocks: how often each entry of the lists counts, or each pair of blocks
   int64_t tiles = 0;                // of a head, at most: of one sequence, of all if packed
 };
 
@@ -48,6 +48,7 @@ struct Backward {
   // The gradient of a Dense, contiguous, in `sizes`; or of a Distance or of a table: one for each sequence and head.
   float* dbias = nullptr;
   int64_t sizes[4] = {};
+  int64_t across = 0;  // over blocks `call.counts` is of all pairs then, (lists, rows, across)
 };
 
 }  // namespace cuda

@@ -153,26 +153,36 @@ std::string band_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tens
   return start(kernel, f.call.tiles * p.kv_heads * (packed ? 1 : p.batch), f, q, note);
 }
 
+using Find = Kernel(Type, int64_t, Bias);
+
 // Sums along diagonals, (sequences, H, W) or (sequences, H, W, Dr).
-std::string band_diagonals(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor sums,
-                           PK_COMMON) {
-  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+std::string start_diagonals(Find find, cuda::Backward& f, const Tensor& sums, const Tensor& q, const Maybe& note) {
   f.dbias = static_cast<float*>(sums.data_ptr());
   const Problem& p = f.call.problem;
-  const Kernel kernel = cuda::diagonals_kernel(p.type, width_of(p), bias_of(p));
+  const Kernel kernel = find(p.type, width_of(p), bias_of(p));
   const int64_t tiles = NumberedTiles::in_classes(sums.size(2), p.band.dilation, kernel.rows);
   return start(kernel, tiles * p.heads * p.batch, f, q, note);
 }
 
 // The gradient of a Dense, contiguous.
-std::string band_ddense(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor grad, PK_COMMON) {
-  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+std::string start_ddense(Find find, cuda::Backward& f, const Tensor& grad, const Tensor& q, const Maybe& note) {
   f.dbias = static_cast<float*>(grad.data_ptr());
   for (int i = 0; i < 4; ++i) f.sizes[i] = grad.size(i);
   const Problem& p = f.call.problem;
-  const Kernel kernel = cuda::ddense_kernel(p.type, width_of(p), Bias::dense);
+  const Kernel kernel = find(p.type, width_of(p), Bias::dense);
   const int64_t tiles = ceil_div(f.sizes[2], kernel.rows) * ceil_div(f.sizes[3], kernel.columns);
   return start(kernel, f.sizes[0] * f.sizes[1] * tiles, f, q, note);
+}
+
+std::string band_diagonals(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor sums,
+                           PK_COMMON) {
+  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+  return start_diagonals(cuda::diagonals_kernel, f, sums, q, note);
+}
+
+std::string band_ddense(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor grad, PK_COMMON) {
+  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+  return start_ddense(cuda::ddense_kernel, f, grad, q, note);
 }
 
 #define PK_LISTS Tensor offsets, Tensor columns, Tensor counts, int64_t size
@@ -226,6 +236,27 @@ std::string blocks_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Te
   return start_blocks(kernel, f, p.kv_heads, q, note);
 }
 
+// A table of how often each pair of blocks is listed, (L, M, N), contiguous.
+void set_pairs(cuda::Backward& f, const Tensor& pairs, int64_t size) {
+  Blocks& blocks = f.call.problem.blocks;
+  blocks.size = size, blocks.lists = pairs.size(0), blocks.rows = pairs.size(1);
+  f.call.counts = static_cast<const int32_t*>(pairs.data_ptr()), f.across = pairs.size(2);
+}
+
+std::string blocks_diagonals(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor sums,
+                             Tensor pairs, int64_t size, PK_COMMON) {
+  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+  set_pairs(f, pairs, size);
+  return start_diagonals(cuda::blocks_diagonals_kernel, f, sums, q, note);
+}
+
+std::string blocks_ddense(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor grad,
+                          Tensor pairs, int64_t size, PK_COMMON) {
+  cuda::Backward f = backward_of(PK_CALL_OF, q, k, v, dout, lse, delta);
+  set_pairs(f, pairs, size);
+  return start_ddense(cuda::blocks_ddense_kernel, f, grad, q, note);
+}
+
 // The compute capabilities that the kernels were compiled for, such as "80 90".
 std::string archs() { return PK_CUDA_ARCHS; }
 
@@ -259,6 +290,12 @@ PK_LIBRARY(PK_CUDA, m) {
   m.def(
       "blocks_dkv(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor(a!) dk, "
       "Tensor(b!) dv, " PK_LISTS_SCHEMA PK_SCHEMA);
+  m.def(
+      "blocks_diagonals(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor(a!) sums, "
+      "Tensor pairs, int size, " PK_SCHEMA);
+  m.def(
+      "blocks_ddense(Tensor q, Tensor k, Tensor v, Tensor dout, Tensor lse, Tensor delta, Tensor(a!) grad, "
+      "Tensor pairs, int size, " PK_SCHEMA);
 }
 
 PK_LIBRARY_IMPL(PK_CUDA, CompositeExplicitAutograd, m) {
@@ -273,6 +310,8 @@ PK_LIBRARY_IMPL(PK_CUDA, CompositeExplicitAutograd, m) {
   m.impl("blocks_forward", TORCH_BOX(&blocks_forward));
   m.impl("blocks_dq", TORCH_BOX(&blocks_dq));
   m.impl("blocks_dkv", TORCH_BOX(&blocks_dkv));
+  m.impl("blocks_diagonals", TORCH_BOX(&blocks_diagonals));
+  m.impl("blocks_ddense", TORCH_BOX(&blocks_ddense));
 }
 
 #ifndef PK_ONE_MODULE

@@ -103,13 +103,13 @@ struct OverBlocks {
 }  // namespace pkernels
 
 // The kernels blocks_<pass>: those of a pass over a Band.
-#define PK_OVER_BLOCKS(pass, Arguments, Shape)       \
-  namespace pkernels {                               \
-  namespace cuda {                                   \
-  template <class T, int D, Bias B>                  \
-  PK_DEVICE void blocks_##pass(const Arguments& f) { \
-    pass<T, D, B, OverBlocks>(f);                    \
-  }                                                  \
-  }                                                  \
-  }                                                  \
-  PK_KERNELS(blocks_##pass, Arguments, Shape, PK_ABSOLUTE)
+#define PK_OVER_BLOCKS(pass, Arguments, Shape, Over, biases, others) \
+  namespace pkernels {                                               \
+  namespace cuda {                                                   \
+  template <class T, int D, Bias B>                                  \
+  PK_DEVICE void blocks_##pass(const Arguments& f) {                 \
+    pass<T, D, B, Over>(f);                                          \
+  }                                                                  \
+  }                                                                  \
+  }                                                                  \
+  PK_KERNELS(blocks_##pass, Arguments, Shape, biases, others)

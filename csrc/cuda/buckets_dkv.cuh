@@ -8,24 +8,24 @@
 namespace pkernels {
 namespace cuda {
 
-template <int D, Bias B = Bias::none>
-using BucketsKeyShape = GatherShape<D, 2, 3>;
+template <int Width, Bias B = Bias::none>
+using BucketsKeyShape = GatherShape<Width, 2, 3>;
 
 template <class T, int D>
 struct BucketsKeyPass {
-  using Shape = BucketsKeyShape<D>;
+  using Shape = BucketsKeyShape<D * T::halves>;
 
   const BucketsBackward& f;
   const BucketPlan& plan;
-  const Gathering<D, Shape> rows;
+  const Gathering<T, D, Shape> rows;
   const int row = threadIdx.x / 32 * 16;  // the warp's first one
 
   // Starts to load Q, dO, and lse, delta and own of tile t.
   PK_DEVICE void fetch(int t) const {
     if (t < rows.tiles()) {
       const Problem& p = f.call.problem;
-      rows.load_other(t, 0, lines_of(f.q, plan.sequence, plan.head, 0, p.d));
-      rows.load_other(t, 1, lines_of(f.dout, plan.sequence, plan.head, 0, p.dv));
+      rows.load_other(t, 0, lines_of(f.q, plan.sequence, plan.head, 0, p.d, T::halves));
+      rows.load_other(t, 1, lines_of(f.dout, plan.sequence, plan.head, 0, p.dv, T::halves));
       const int c = threadIdx.x % Shape::other, r = load_row(rows.list(t) + c * 4);
 #pragma unroll
       for (int part = threadIdx.x / Shape::other; part < 3; part += Shape::threads / Shape::other) {
@@ -43,8 +43,8 @@ struct BucketsKeyPass {
     clear(dk);
     clear(dv);
     rows.start(no_key, no_query);
-    rows.load_own(0, lines_of(f.k, plan.sequence, plan.head / p.group(), 0, p.d));
-    rows.load_own(1, lines_of(f.v, plan.sequence, plan.head / p.group(), 0, p.dv));
+    rows.load_own(0, lines_of(f.k, plan.sequence, plan.head / p.group(), 0, p.d, T::halves));
+    rows.load_own(1, lines_of(f.v, plan.sequence, plan.head / p.group(), 0, p.dv, T::halves));
     fetch(0);
     for (int t = 0; t < rows.tiles(); ++t) {
       wait_for_copies<0>();
@@ -112,7 +112,7 @@ PK_DEVICE void buckets_dkv(const BucketsBackward& f) {
   extern __shared__ uint4 memory[];
   __shared__ BucketPlan plan;
   const Buckets& b = f.call.problem.buckets;
-  if (threadIdx.x == 0) set_bucket_plan(plan, f.call, f.round, b.after, b.before, BucketsKeyShape<D>::own);
+  if (threadIdx.x == 0) set_bucket_plan(plan, f.call, f.round, b.after, b.before, BucketsKeyShape<D * T::halves>::own);
   __syncthreads();
   BucketsKeyPass<T, D>{f, plan, {plan, shared_address(memory)}}.run();
 }

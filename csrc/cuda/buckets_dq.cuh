@@ -7,16 +7,16 @@
 namespace pkernels {
 namespace cuda {
 
-template <int D, Bias B = Bias::none>
-using BucketsQueryShape = GatherShape<D, 2, 0>;
+template <int Width, Bias B = Bias::none>
+using BucketsQueryShape = GatherShape<Width, 2, 0>;
 
 template <class T, int D>
 struct BucketsQueryPass {
-  using Shape = BucketsQueryShape<D>;
+  using Shape = BucketsQueryShape<D * T::halves>;
 
   const BucketsBackward& f;
   const BucketPlan& plan;
-  const Gathering<D, Shape> rows;
+  const Gathering<T, D, Shape> rows;
   const int row = threadIdx.x / 32 * 16;  // the warp's first one
 
   PK_DEVICE void gather(Fragments<1, D>& dq, bool careful) const {
@@ -26,8 +26,8 @@ struct BucketsQueryPass {
     const Dropout dropout = dropout_of(f.call, plan.head, plan.sequence);
     clear(dq);
     rows.start(no_query, no_key);
-    rows.load_own(0, lines_of(f.q, plan.sequence, plan.head, 0, p.d));
-    rows.load_own(1, lines_of(f.dout, plan.sequence, plan.head, 0, p.dv));
+    rows.load_own(0, lines_of(f.q, plan.sequence, plan.head, 0, p.d, T::halves));
+    rows.load_own(1, lines_of(f.dout, plan.sequence, plan.head, 0, p.dv, T::halves));
     rows.fetch_keys(0, f);
     float lse[2], delta[2], own[2] = {};
     rows.own_numbers(lse, f.lse, row);
@@ -72,7 +72,8 @@ PK_DEVICE void buckets_dq(const BucketsBackward& f) {
   extern __shared__ uint4 memory[];
   __shared__ BucketPlan plan;
   const Buckets& b = f.call.problem.buckets;
-  if (threadIdx.x == 0) set_bucket_plan(plan, f.call, f.round, b.before, b.after, BucketsQueryShape<D>::own);
+  if (threadIdx.x == 0)
+    set_bucket_plan(plan, f.call, f.round, b.before, b.after, BucketsQueryShape<D * T::halves>::own);
   __syncthreads();
   BucketsQueryPass<T, D>{f, plan, {plan, shared_address(memory)}}.run();
 }

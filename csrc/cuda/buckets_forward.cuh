@@ -8,17 +8,17 @@
 namespace pkernels {
 namespace cuda {
 
-template <int D, Bias B = Bias::none>
-using BucketsForwardShape = GatherShape<D, 1, 0>;
+template <int Width, Bias B = Bias::none>
+using BucketsForwardShape = GatherShape<Width, 1, 0>;
 
 template <class T, int D>
 struct BucketsForwardPass {
-  using Shape = BucketsForwardShape<D>;
+  using Shape = BucketsForwardShape<D * T::halves>;
   using State = Running<1, D>;
 
   const BucketsForward& f;
   const BucketPlan& plan;
-  const Gathering<D, Shape> rows;
+  const Gathering<T, D, Shape> rows;
   const int row = threadIdx.x / 32 * 16;  // the warp's first one
 
   // f(row, half, its sums) for the lane's rows.
@@ -69,7 +69,7 @@ struct BucketsForwardPass {
     const float unit = p.scale * log2e, own = b.own * log2e;
     const Dropout dropout = dropout_of(f.call, plan.head, plan.sequence);
     rows.start(no_query, no_key);
-    rows.load_own(0, lines_of(f.q, plan.sequence, plan.head, 0, p.d));
+    rows.load_own(0, lines_of(f.q, plan.sequence, plan.head, 0, p.d, T::halves));
     rows.fetch_keys(0, f);
     go_on(run);
     for (int t = 0; t < rows.tiles(); ++t) {
@@ -112,7 +112,8 @@ PK_DEVICE void buckets_forward(const BucketsForward& f) {
   extern __shared__ uint4 memory[];
   __shared__ BucketPlan plan;
   const Buckets& b = f.call.problem.buckets;
-  if (threadIdx.x == 0) set_bucket_plan(plan, f.call, f.round, b.before, b.after, BucketsForwardShape<D>::own);
+  if (threadIdx.x == 0)
+    set_bucket_plan(plan, f.call, f.round, b.before, b.after, BucketsForwardShape<D * T::halves>::own);
   __syncthreads();
   BucketsForwardPass<T, D>{f, plan, {plan, shared_address(memory)}}.run();
 }

@@ -22,6 +22,16 @@ PK_DEVICE bool all_finite(const Fragments<Blocks, D>& x) {
   return sum == 0;
 }
 
+// sum += met lost, of zeros and ones: a single product of tf32 holds them.
+template <class T>
+PK_DEVICE void count(float (&sum)[4], const uint32_t (&met)[4], uint32_t lost0, uint32_t lost1) {
+  if constexpr (T::halves == 2) {
+    T::multiply_once(sum, met, lost0, lost1);
+  } else {
+    T::multiply_add(sum, met, lost0, lost1);
+  }
+}
+
 // NaN to sums that a number which is not finite reaches; such numbers become zeros.
 template <class T>
 PK_DEVICE void mark(float (&left)[4], float (&right)[4], const uint32_t (&x)[4], uint32_t (&y)[4]) {
@@ -30,8 +40,8 @@ PK_DEVICE void mark(float (&left)[4], float (&right)[4], const uint32_t (&x)[4],
 #pragma unroll
   for (int i = 0; i < 4; ++i) lost[i] = T::unclean(y[i]), y[i] &= ~lost[i];
   float found[2][4] = {};
-  T::multiply_add(found[0], met, lost[0] & T::ones, lost[1] & T::ones);
-  T::multiply_add(found[1], met, lost[2] & T::ones, lost[3] & T::ones);
+  count<T>(found[0], met, lost[0] & T::ones, lost[1] & T::ones);
+  count<T>(found[1], met, lost[2] & T::ones, lost[3] & T::ones);
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
     left[e] = found[0][e] > 0 ? NAN : left[e];

@@ -9,6 +9,7 @@ namespace pkernels {
 namespace cuda {
 
 // What all threads of a CTA know of a sequence and head.
+template <class Kept>
 struct DensePlan {
   Place place;  // its tile is of no use
   Kept kept;
@@ -16,13 +17,13 @@ struct DensePlan {
   float *lse, *delta;
 };
 
-template <class T, int D>
+template <class T, int D, class Kept>
 struct DensePass {
   using Shape = BackwardShape<D * T::halves, Bias::dense>;
   using Sum = Fragments<1, Shape::other>;
 
   const Backward& f;
-  DensePlan& plan;
+  DensePlan<Kept>& plan;
   const uint32_t memory;
   const int row = threadIdx.x / 32 * 16;  // the warp's first one
 
@@ -38,7 +39,7 @@ struct DensePass {
     x.sequence = sequence, x.head = head;
     x.queries = span(f.call.query_spans, sequence, f.call.rows_of_queries);
     x.keys = span(f.call.key_spans, sequence, f.call.rows_of_keys);
-    plan.kept = kept_of(f.call, sequence, x.queries, x.keys);
+    plan.kept = Kept::of(f, x);
     plan.queries = queries_of<T>(f, x, head), plan.keys = keys_of<T>(f, x, head / p.group());
     plan.lse = numbers_of(f.lse, p.storage(sequence), head, x.queries.first);
     plan.delta = numbers_of(f.delta, p.storage(sequence), head, x.queries.first);
@@ -82,7 +83,7 @@ struct DensePass {
 #pragma unroll
             for (int k = 0; k < Shape::other / 2; ++k) {
               float& w = weights[0][k / 4][k % 4];
-              w = kept(i + row_of(row, 0, k % 4), j + column_of(k / 4, k % 4)) ? w : 0.0f;
+              w = kept.weigh(w, i + row_of(row, 0, k % 4), j + column_of(k / 4, k % 4));
             }
           },
           true);
@@ -144,12 +145,14 @@ struct DensePass {
         __syncthreads();
         if (threadIdx.x == 0) set_plan(sequence, head);
         __syncthreads();
-        const int n_q = plan.kept.n_q, end = rows == 1 ? n_q : min(n_q, m0 + Shape::own);
+        const int n_q = plan.kept.n_q, n_k = plan.kept.n_k, end = rows == 1 ? n_q : min(n_q, m0 + Shape::own);
         for (int i = m0; i < end; i += Shape::own) {
-          const Range seen = plan.kept.keys_of(i, min(Shape::own, end - i));
-          int64_t first = larger(n0, seen.first / Shape::other * Shape::other), last = seen.first + seen.count;
-          if (columns > 1) last = smaller(last, n0 + Shape::other), first = n0;
-          if (first < last && seen.first < last) add_rows(sum, i, first, last - first);
+          const int count = min(Shape::own, end - i), last = columns == 1 ? n_k : min(n_k, n0 + Shape::other);
+          Range run{n0, 0};
+          do {
+            run = plan.kept.run(i, count, run.first + run.count, last, Shape::other);
+            if (run.count > 0) add_rows(sum, i, run.first, run.count);
+          } while (run.count > 0);
         }
       }
     }
@@ -164,11 +167,11 @@ struct DensePass {
   }
 };
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Kept = cuda::Kept>
 PK_DEVICE void ddense(const Backward& f) {
   extern __shared__ uint4 memory[];
-  __shared__ DensePlan plan;
-  DensePass<T, D>{f, plan, shared_address(memory)}.run();
+  __shared__ DensePlan<Kept> plan;
+  DensePass<T, D, Kept>{f, plan, shared_address(memory)}.run();
 }
 
 }  // namespace cuda

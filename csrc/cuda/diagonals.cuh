@@ -28,6 +28,7 @@ struct DiagonalShape {
 };
 
 // What all threads of a CTA know of its work.
+template <class Kept>
 struct DiagonalPlan {
   Place place;  // its tile is one of the values
   Kept kept;
@@ -38,8 +39,8 @@ struct DiagonalPlan {
   int t, begin, end;  // key - query of the first one; queries [begin, end) meet the diagonals
 };
 
-template <class T>
-PK_DEVICE void set_diagonal_plan(DiagonalPlan& plan, const Backward& f, int own, int width) {
+template <class T, class Kept>
+PK_DEVICE void set_diagonal_plan(DiagonalPlan<Kept>& plan, const Backward& f, int own, int width) {
   const Problem& p = f.call.problem;
   const NumberedTiles tiles{width, 0, 0, p.band.dilation, own};
   const int64_t row = blockIdx.x / tiles.count();
@@ -48,7 +49,7 @@ PK_DEVICE void set_diagonal_plan(DiagonalPlan& plan, const Backward& f, int own,
   x.head = row % p.heads, x.sequence = row / p.heads;
   x.queries = span(f.call.query_spans, x.sequence, f.call.rows_of_queries);
   x.keys = span(f.call.key_spans, x.sequence, f.call.rows_of_keys);
-  plan.kept = kept_of(f.call, x.sequence, x.queries, x.keys);
+  plan.kept = Kept::of(f, x);
   plan.queries = queries_of<T>(f, x, x.head), plan.keys = keys_of<T>(f, x, x.head / p.group());
   const int64_t storage = p.storage(x.sequence);
   plan.lse = numbers_of(f.lse, storage, x.head, x.queries.first);
@@ -63,12 +64,12 @@ PK_DEVICE void set_diagonal_plan(DiagonalPlan& plan, const Backward& f, int own,
   plan.end = static_cast<int>(smaller(x.queries.count, x.keys.count - plan.t));
 }
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Kept>
 struct DiagonalPass {
   using Shape = DiagonalShape<D * T::halves, B>;
 
   const Backward& f;
-  const DiagonalPlan& plan;
+  const DiagonalPlan<Kept>& plan;
   const uint32_t memory;
   const int row = threadIdx.x / 32 * 16;  // the warp's first diagonal
 
@@ -167,7 +168,7 @@ struct DiagonalPass {
         float& x = s[0][n][e];
         const float weight = exp2(x * scale + added[e / 2] - lse_of(e % 2 ? lse.y : lse.x));
         const float dropped = stay >> (4 * n + e) & 1 ? dp[0][n][e] * p.keep_scale : 0.0f;
-        x = gradient_of(plan.kept(query, key) ? weight : 0.0f, dropped, e % 2 ? delta.y : delta.x, true);
+        x = gradient_of(plan.kept.weigh(weight, query, key), dropped, e % 2 ? delta.y : delta.x, true);
       }
     }
   }
@@ -258,16 +259,16 @@ struct DiagonalPass {
   }
 };
 
-template <class T, int D, Bias B>
+template <class T, int D, Bias B, class Kept = cuda::Kept>
 PK_DEVICE void diagonals(const Backward& f) {
   using Shape = DiagonalShape<D * T::halves, B>;
   extern __shared__ uint4 memory[];
-  __shared__ DiagonalPlan plan;
+  __shared__ DiagonalPlan<Kept> plan;
   const Problem& p = f.call.problem;
   const int64_t width = Shape::relative ? p.table_rows : p.distance_width;
   if (threadIdx.x == 0) set_diagonal_plan<T>(plan, f, Shape::own, static_cast<int>(width));
   __syncthreads();
-  DiagonalPass<T, D, B>{f, plan, shared_address(memory)}.run();
+  DiagonalPass<T, D, B, Kept>{f, plan, shared_address(memory)}.run();
 }
 
 }  // namespace cuda

@@ -47,25 +47,26 @@ PK_DEVICE void set_bucket_plan(BucketPlan& plan, const Call& c, const Round& rou
   plan.rows = static_cast<int>(c.rows_of_queries);
 }
 
-// `Own` tiles of the CTA itself; others come in pairs, K and V or Q and dO, with `Numbers` numbers for each row.
-template <int D, int Own, int Numbers>
+// Of rows of `Width` words: `Own` tiles of the CTA itself; others come in pairs, K and V or Q and dO, with `Numbers`
+// numbers for each row.
+template <int Width, int Own, int Numbers>
 struct GatherShape {
-  static constexpr int warps = 4, threads = 32 * warps, own = 16 * warps, other = D == 64 ? 64 : 32, slots = 2;
-  static constexpr int at_once = 8 / warps;
-  static constexpr int own_bytes = own * D * 2, other_bytes = other * D * 2;
+  static constexpr int warps = 4, threads = 32 * warps, own = 16 * warps, slots = 2;
+  static constexpr int other = Width == 64 ? 64 : Width == 128 ? 32 : 16, at_once = 8 / warps;
+  static constexpr int own_bytes = own * Width * 2, other_bytes = other * Width * 2;
   static constexpr int slot = 2 * other_bytes + Numbers * other * 4, lists = Own * own_bytes + slots * slot;
   static constexpr int shared = lists + own * 4 + 3 * other * 4;
 };
 
 PK_DEVICE int load_row(uint32_t from) { return static_cast<int>(load_word(from)); }
 
-template <int D, class Shape>
+template <class T, int D, class Shape>
 struct Gathering {
   const BucketPlan& plan;
   const uint32_t memory;
 
-  PK_DEVICE Tile<D> own(int part) const { return {memory + part * Shape::own_bytes}; }
-  PK_DEVICE Tile<D> slot(int t, int part) const {
+  PK_DEVICE TileOf<T, D> own(int part) const { return {memory + part * Shape::own_bytes}; }
+  PK_DEVICE TileOf<T, D> slot(int t, int part) const {
     return {memory + Shape::lists - (2 - t % 2) * Shape::slot + part * Shape::other_bytes};
   }
   PK_DEVICE uint32_t numbers(int t, int part) const { return slot(t, 2).address + part * Shape::other * 4; }
@@ -98,8 +99,8 @@ struct Gathering {
 
   // Starts to load the rows of a list.
   template <int Count>
-  PK_DEVICE void load(const Tile<D>& to, const Lines& x, uint32_t list) const {
-    constexpr int chunks = Tile<D>::chunks, step = Shape::threads / chunks;
+  PK_DEVICE void load(const TileOf<T, D>& to, const Lines& x, uint32_t list) const {
+    constexpr int chunks = TileOf<T, D>::chunks, step = Shape::threads / chunks;
     const int chunk = threadIdx.x % chunks, bytes = min(16, max(0, (x.width - chunk * 8) * 2));
     const char* data = x.data + chunk * 16;
     if (x.whole) {
@@ -133,8 +134,8 @@ struct Gathering {
     if (t < tiles()) {
       const Problem& p = f.call.problem;
       const int64_t head = plan.head / p.group();
-      load_other(t, 0, lines_of(f.k, plan.sequence, head, 0, p.d));
-      load_other(t, 1, lines_of(f.v, plan.sequence, head, 0, p.dv));
+      load_other(t, 0, lines_of(f.k, plan.sequence, head, 0, p.d, T::halves));
+      load_other(t, 1, lines_of(f.v, plan.sequence, head, 0, p.dv, T::halves));
     }
     commit_copies();
   }

@@ -47,17 +47,21 @@ Kernel find(const Instance (&instances)[N], Type type, int64_t d, Bias bias) {
 #define PK_DISTANCE_OR_RELATIVE(what, ...) what(__VA_ARGS__, distance) what(__VA_ARGS__, relative)
 #define PK_DENSE(what, ...) what(__VA_ARGS__, dense)
 #define PK_NO_BIAS(what, ...) what(__VA_ARGS__, none)
+#define PK_NOTHING(what, ...)
 
 #define PK_DISTANCE(what, ...) what(__VA_ARGS__, distance)
 
 #define PK_NARROW(biases, what, ...)                                                   \
   biases(what, __VA_ARGS__, bf16, Bf16, 64) biases(what, __VA_ARGS__, bf16, Bf16, 128) \
       biases(what, __VA_ARGS__, f16, F16, 64) biases(what, __VA_ARGS__, f16, F16, 128)
-// The wide ones, and float32.
-#define PK_EVERY(biases, others, what, ...)                                        \
-  PK_NARROW(biases, what, __VA_ARGS__)                                             \
-  biases(what, __VA_ARGS__, f32, F32, 64) others(what, __VA_ARGS__, f32, F32, 128) \
-      others(what, __VA_ARGS__, bf16, Bf16, 256) others(what, __VA_ARGS__, f16, F16, 256)
+// And float32.
+#define PK_UP_TO_128(biases, others, what, ...) \
+  PK_NARROW(biases, what, __VA_ARGS__)          \
+  biases(what, __VA_ARGS__, f32, F32, 64) others(what, __VA_ARGS__, f32, F32, 128)
+// And the wide ones.
+#define PK_EVERY(biases, others, what, ...)       \
+  PK_UP_TO_128(biases, others, what, __VA_ARGS__) \
+  others(what, __VA_ARGS__, bf16, Bf16, 256) others(what, __VA_ARGS__, f16, F16, 256)
 
 #define PK_FINDER(pass, ...)                              \
   namespace pkernels {                                    \
@@ -68,11 +72,11 @@ Kernel find(const Instance (&instances)[N], Type type, int64_t d, Bias bias) {
   }                                                       \
   }                                                       \
   }
-// Of 16-bit numbers and head dimensions up to 128.
-#define PK_KERNELS(pass, Arguments, Shape, biases)     \
-  PK_NARROW(biases, PK_KERNEL, pass, Arguments, Shape) \
-  PK_FINDER(pass, PK_NARROW(biases, PK_INSTANCE, pass, Arguments, Shape))
-// Of all; `others`: the biases where rows have 512 bytes.
+// Of head dimensions up to 128; `others`: the biases where rows have 512 bytes.
+#define PK_KERNELS(pass, Arguments, Shape, biases, others)        \
+  PK_UP_TO_128(biases, others, PK_KERNEL, pass, Arguments, Shape) \
+  PK_FINDER(pass, PK_UP_TO_128(biases, others, PK_INSTANCE, pass, Arguments, Shape))
+// Of all.
 #define PK_ALL_KERNELS(pass, Arguments, Shape, biases, others) \
   PK_EVERY(biases, others, PK_KERNEL, pass, Arguments, Shape)  \
   PK_FINDER(pass, PK_EVERY(biases, others, PK_INSTANCE, pass, Arguments, Shape))

@@ -1,4 +1,4 @@
-// Which pairs a Band keeps, pair by pair: for passes that do not go by its tiles.
+// Which pairs a Band keeps, pair by pair: for passes that do not go by its tiles. See listed.cuh for Blocks.
 #pragma once
 
 #include "place.cuh"
@@ -16,6 +16,9 @@ struct Kept {
     return banded || j < columns || (at >= 0 && at < rows);
   }
 
+  // A weight, as often as its pair is kept.
+  PK_DEVICE float weigh(float weight, int i, int j) const { return (*this)(i, j) ? weight : 0.0f; }
+
   // Whether any of the queries from i on, `count` of them, sees everything.
   PK_DEVICE bool sees_all(int i, int count) const { return i + shift < rows && i + count - 1 + shift >= 0; }
 
@@ -28,26 +31,33 @@ struct Kept {
     return {first, larger(0, end - first)};
   }
 
+  // Of keys [from, end) the first that queries [i, i + count) may keep, whole tiles of `width` of them.
+  PK_DEVICE Range run(int i, int count, int64_t from, int64_t end, int width) const {
+    const Range seen = keys_of(i, count);
+    const int64_t first = larger(from, seen.first / width * width), last = smaller(end, seen.first + seen.count);
+    return {first, seen.first < last ? larger(0, last - first) : 0};
+  }
+
   // Whether any of the queries i, i + step, ..., `count` of them, keeps a key that lies t, t + step, ..., of which
   // there are `width`, behind it; step: the dilation.
   PK_DEVICE bool meets(int t, int width, int i, int count, int step) const {
     const bool banded = t - shift <= high && t + (width - 1) * step - shift >= low;
     return (banded && (step == 1 || (t - shift) % step == 0)) || i + t < columns || sees_all(i, count * step);
   }
-};
 
-PK_DEVICE Kept kept_of(const Call& c, int64_t sequence, const Range& queries, const Range& keys) {
-  const Band& band = c.problem.band;
-  auto clamp = [](int64_t x) { return static_cast<int>(larger(-everywhere, smaller(x, everywhere))); };
-  return {clamp(-band.left * band.dilation),
-          clamp(band.right * band.dilation),
-          static_cast<int>(keys.count - queries.count),
-          clamp(columns_of(c, sequence)),
-          clamp(band.rows),
-          clamp(band.dilation),
-          static_cast<int>(queries.count),
-          static_cast<int>(keys.count)};
-}
+  static PK_DEVICE Kept of(const Backward& f, const Place& x) {
+    const Band& band = f.call.problem.band;
+    auto clamp = [](int64_t x) { return static_cast<int>(larger(-everywhere, smaller(x, everywhere))); };
+    return {clamp(-band.left * band.dilation),
+            clamp(band.right * band.dilation),
+            static_cast<int>(x.keys.count - x.queries.count),
+            clamp(columns_of(f.call, x.sequence)),
+            clamp(band.rows),
+            clamp(band.dilation),
+            static_cast<int>(x.queries.count),
+            static_cast<int>(x.keys.count)};
+  }
+};
 
 }  // namespace cuda
 }  // namespace pkernels

@@ -24,6 +24,8 @@ Kernel merge_kernel(Type type);
 Kernel blocks_forward_kernel(Type type, int64_t d, Bias bias);
 Kernel blocks_dq_kernel(Type type, int64_t d, Bias bias);
 Kernel blocks_dkv_kernel(Type type, int64_t d, Bias bias);
+Kernel blocks_diagonals_kernel(Type type, int64_t d, Bias bias);
+Kernel blocks_ddense_kernel(Type type, int64_t d, Bias bias);
 
 // On a device's stream. Returns what went wrong, or nullptr.
 const char* launch(const Kernel& kernel, int64_t grid, void* arguments, int device, void* stream);

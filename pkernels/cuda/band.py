@@ -1,9 +1,9 @@
 """The ``cuda`` backend for a Band, and for shapes whose kernels take the same and the ``lists`` of theirs.
 
-bfloat16 and float16 up to head dimension 256, float32 up to 128. float32 is multiplied on the tensor cores
-without losing its accuracy: a number is split into two of tf32, and three products are summed, the error of
-each product is at most 2**-21 of it (``csrc/cuda/instructions.cuh``); tests hold it to the budget of plain
-torch in float32.
+bfloat16 and float16 up to head dimension 256, over other shapes 128; float32 up to 128. float32 is multiplied on
+the tensor cores without losing its accuracy: a number is split into two of tf32, and three products are summed,
+the error of each product is at most 2**-21 of it (``csrc/cuda/instructions.cuh``); tests hold it to the budget of
+plain torch in float32.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def forward(
 
 def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem,
-    shape: str = "band", lists: tuple[Any, ...] = (), back: tuple[Any, ...] = (),
+    shape: str = "band", lists: tuple[Any, ...] = (), back: tuple[Any, ...] = (), pairs: tuple[Any, ...] = (),
 ) -> Grads:  # fmt: skip
     """``(dq, dk, dv, ddistance, ddense, dquery, dtable)``; those of biases are None where not asked for."""
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
@@ -66,22 +66,24 @@ def backward(
         dlse = None if dlse is None else dlse.float()
         call.launch(f"{shape}_dq", q, k, v, out, dout, dlse, lse, delta, dq, dquery, *lists, *rest)
         call.launch(f"{shape}_dkv", q, k, v, dout, lse, delta, dk, dv, *back, *rest)
-    ddistance, ddense, dtable = _of_biases((q, k, v, dout, lse, delta), problem, rest)
+    ddistance, ddense, dtable = _of_biases(shape, (q, k, v, dout, lse, delta), problem, (*pairs, *rest))
     return dq, dk, dv, ddistance, ddense, dquery, dtable
 
 
-def _of_biases(tensors: tuple[Tensor, ...], problem: Problem, rest: tuple) -> tuple[Tensor | None, ...]:
+def _of_biases(
+    shape: str, tensors: tuple[Tensor, ...], problem: Problem, rest: tuple[Any, ...]
+) -> tuple[Tensor | None, ...]:
     """Gradients of the values of a Distance, of a Dense and of a table, float32, None where not asked for."""
     q = tensors[0]
 
     def diagonals(values: Tensor) -> Tensor:
         """One sum for each sequence and head, the sum of which over sequences has a fixed order."""
-        shape = (problem.batch(q), q.shape[1], *values.shape[1:])
-        sums = torch.empty(shape, dtype=torch.float32, device=q.device)
+        sizes = (problem.batch(q), q.shape[1], *values.shape[1:])
+        sums = torch.empty(sizes, dtype=torch.float32, device=q.device)
         if q.numel() == 0:
             sums.zero_()
         elif sums.numel():
-            call.launch("band_diagonals", *tensors, sums, *rest)
+            call.launch(f"{shape}_diagonals", *tensors, sums, *rest)
         return sums.sum(0).sum_to_size(values.shape)
 
     ddistance = ddense = dtable = None
@@ -90,7 +92,7 @@ def _of_biases(tensors: tuple[Tensor, ...], problem: Problem, rest: tuple) -> tu
     if problem.dense is not None and problem.dense_grad:
         ddense = torch.zeros(problem.dense.shape, dtype=torch.float32, device=q.device)
         if q.numel() and ddense.numel():
-            call.launch("band_ddense", *tensors, ddense, *rest)
+            call.launch(f"{shape}_ddense", *tensors, ddense, *rest)
     if problem.table is not None and problem.table_grad:
         dtable = diagonals(problem.table)
     return ddistance, ddense, dtable

@@ -1,4 +1,7 @@
-"""The ``cuda`` backend for Blocks: the passes over a Band with the lists of the side that they go through."""
+"""The ``cuda`` backend for Blocks: the passes over a Band with the lists of the side that they go through.
+
+Those that a bias's gradient takes go by no tiles; they ask a table for each pair of blocks, ``(L, M, N)``.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,13 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
 def backward(
     dout: Tensor, dlse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, problem: Problem
 ) -> Grads:
-    """``(dq, dk, dv)`` and None for each bias; see :func:`pkernels.cuda.band.backward`."""
+    """``(dq, dk, dv)`` and the biases' gradients; see :func:`pkernels.cuda.band.backward`."""
     pattern: Blocks = problem.pattern  # type: ignore[assignment]
-    both = pattern.lists, pattern.transposed(-(-k.shape[2] // pattern.size))
-    lists = (_given(x, pattern.size) for x in both)
-    return band.backward(dout, dlse, q, k, v, out, lse, problem, "blocks", *lists)
+    columns = -(-k.shape[2] // pattern.size)
+    lists, back = (_given(x, pattern.size) for x in (pattern.lists, pattern.transposed(columns)))
+    asked = problem.distance_grad or problem.dense_grad
+    pairs = (pattern.counts(columns), pattern.size) if asked else ()
+    return band.backward(dout, dlse, q, k, v, out, lse, problem, "blocks", lists, back, pairs)
 
 
 def _given(lists: Lists, size: int) -> tuple[Any, ...]:

@@ -113,20 +113,19 @@ def _why_not_triton(q: Tensor) -> str | None:
 
 
 def _why_not_cuda(shape: str, q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
-    given = () if bias is None else tensors_of(bias)
-    relative = isinstance(bias, Relative)
-    width = max(x.shape[-1] for x in (q, v, *(given if relative else ())))
+    relative = tensors_of(bias) if isinstance(bias, Relative) else ()
+    width = max(x.shape[-1] for x in (q, v, *relative))
     exact = q.dtype == torch.float32
     if exact and width > 128:
         return f"head dimension {width} in float32: the kernels go up to 128"
     if relative and width > (64 if exact else 128):
         return f"Relative of head dimension {width}: the kernels go up to 128, in float32 up to 64"
-    if shape != "band" and (exact or width > 128):
-        return f"{shape}: the kernels are for bfloat16 and float16, and head dimensions up to 128"
+    if shape != "band" and width > 128:
+        return f"{shape} of head dimension {width}: the kernels go up to 128"
     if shape != "band" and relative:
         return "Relative: over a Band alone"
-    if shape != "band" and any(x.requires_grad for x in given):
-        return f"gradient of a {type(bias).__name__} bias: over a Band alone"
+    if shape != "band" and exact and bias is not None and width > 64:
+        return f"{type(bias).__name__} over {shape} of head dimension {width} in float32: the kernels go up to 64"
     return None
 
 

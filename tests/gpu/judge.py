@@ -5,8 +5,7 @@ A test module that imports this is skipped where there is nothing to judge.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from pkernels import Relative, cuda
 from tests import test_attention as shared
 from tests.budget import assert_within_budget, run
 from tests.cases import Case, solved
-from tests.oracle import Call, Result
 
 if cuda.why_missing() is not None:
     pytest.skip(str(cuda.why_missing()), allow_module_level=True)
@@ -42,22 +40,18 @@ def instance(case: Case) -> str:
     return f"{_TYPES[case.dtype]}_{width}_{'none' if case.bias is None else case.bias.split()[0]}"
 
 
-def judged(
-    case: Case, passes: Iterable[str], seed: int | None = None, by: Callable[[Call], Result] | None = None, **exact: Any
-) -> list[Report]:
+def judged(case: Case, passes: Iterable[str], seed: int | None = None) -> list[Report]:
     """Forward and gradients are within budget, and what ran are the passes' kernels.
 
     Args:
         case: Is run in both directions.
         passes: The kernels' names without :func:`instance`, as they are launched.
         seed: Of the order of CTAs and warps; see :func:`tests.gpu.ptx.run`.
-        by: How the call is made, if not by :func:`tests.budget.run`.
-        exact: What takes the place of fields of the truth.
     """
     call, truth, plain = solved(case)
     with emulated(seed) as reports:
-        got = run(call, "cuda") if by is None else by(call)
-    assert_within_budget(got, replace(truth, **exact), plain, case.dtype)
+        got = run(call, "cuda")
+    assert_within_budget(got, truth, plain, case.dtype)
     assert [report.kernel for report in reports] == [f"{name}_{instance(case)}" for name in passes]
     unambiguous(reports)
     return reports

@@ -1,0 +1,7 @@
+#include "blocks.cuh"
+#include "diagonals.cuh"
+#include "listed.cuh"
+
+#include "instances.cuh"
+
+PK_OVER_BLOCKS(diagonals, Backward, DiagonalShape, Listed, PK_DISTANCE, PK_NOTHING)
