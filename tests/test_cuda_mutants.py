@@ -35,7 +35,7 @@ def error(ptx: str) -> float:
 
 # (what is replaced, by what)
 NO_BARRIER = (r"(cp\.async\.wait_group \d;[\s\S]*?)bar\.sync\s+0;", r"\1")
-NO_WAIT = (r"cp\.async\.wait_group 0;", "cp.async.wait_group 1;")
+NO_WAIT = (r"cp\.async\.wait_group 0;([^;]*bar\.sync\s+0;)", r"cp.async.wait_group 1;\1")
 BARRIER = (r"bar\.sync\s+0;", "")
 # (that, which of its occurrences, what must be seen)
 FAULTS: dict[str, tuple[tuple[str, str], int, type[PtxError]]] = {

@@ -48,8 +48,8 @@ struct Tile {
   // The tile from row `row` on, a multiple of 8.
   PK_DEVICE Tile from(int row) const { return {address + row * row_bytes}; }
 
-  // Loads rows first, first + step, ...: `Count` of them, of which those from `begin` to `exist` exist; the others become
-  // zeros. What copies there are have only begun.
+  // Loads rows first, first + step, ...: `Count` of them, of which those from `begin` to `exist` exist; the others
+  // become zeros. What copies there are have only begun.
   template <int Count, int Threads>
   PK_DEVICE void load(const Lines& x, int first, int step, int exist, int begin = 0) const {
     if (x.whole) {
