@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,14 @@ from .budget import device_of
 
 IN_PROCESS = ("reference", "cpu", *(["triton"] if torch.cuda.is_available() else []))
 """Backends that run in an ordinary process; Triton's interpreter wants one of its own."""
+
+
+def pytest_collection_finish() -> None:
+    """Emulators make objects by the million: with Python's own thresholds a third of their time went into looking for
+    cycles among all that torch and the tests had imported."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(params=IN_PROCESS)

@@ -16,6 +16,10 @@ from .values import TYPES, width
 
 SPECIAL = re.compile(r"%(?:(?:n?tid|n?ctaid)\.[xyz]|laneid|n?warpid|clock|lanemask_\w\w|dynamic_smem_size)$")
 
+INSTRUCTION = re.compile(r"(?:@(!?)([\w$%]+)\s+)?([\w.:]+)\s*(.*)$")
+OPERAND = re.compile(r"(?:\{[^}]*\}|\[[^\]]*\]|\([^)]*\)|[^,])+")  # brackets may hold braces, and none holds its like
+ADDRESS = re.compile(r"(.*?)\s*(?:([+-])\s*(-?\w+))?$")
+
 
 class Parser:
     """One pass over the text; see :func:`parse`."""
@@ -109,7 +113,7 @@ class Parser:
         elif text.startswith(".local"):
             self.declare_memory(text + ";")
         elif not text.startswith("."):
-            m = re.match(r"(?:@(!?)([\w$%]+)\s+)?([\w.:]+)\s*(.*)$", text)
+            m = INSTRUCTION.match(text)
             if m is None:
                 raise PtxError(f"cannot parse line {line}: {text!r}")
             guard = self.name(m[2]) if m[2] else None
@@ -138,14 +142,15 @@ class Parser:
         return found
 
     def look_up(self, name: str) -> Operand:
-        family = re.match(r"(.*?)(\d+)$", name)
+        family = name.rstrip("0123456789")
+        number = name[len(family) :]
         for scope in reversed(self.scopes):
             plain = self.names.get((scope, name))
             if isinstance(plain, Reg):
                 return plain
-            many = self.names.get((scope, family[1])) if family else None
-            if isinstance(many, tuple) and family and int(family[2]) < many[1]:
-                return Reg(name, many[0] + int(family[2]), many[2])
+            many = self.names.get((scope, family)) if number else None
+            if isinstance(many, tuple) and int(number) < many[1]:
+                return Reg(name, many[0] + int(number), many[2])
         if SPECIAL.match(name):
             if name not in self.kernel.special:
                 self.kernel.special[name] = Reg(name, self.kernel.registers, 4)
@@ -156,13 +161,16 @@ class Parser:
         return name
 
     def operand(self, text: str) -> Operand | list[Operand]:
+        known = self.names.get((self.scopes[-1], text))  # most are registers that were named before
+        if isinstance(known, Reg):
+            return known
         if text == "_":
             return None
         if text[0] == "{":
             return Vec(tuple(self.operand(t) for t in _split(text[1:-1])))  # type: ignore[misc]
         if text[0] == "[":
             base, *rest = _split(text[1:-1])
-            m = re.match(r"(.*?)\s*(?:([+-])\s*(-?\w+))?$", base)
+            m = ADDRESS.match(base)
             offset = int(m[3], 0) * (-1 if m[2] == "-" else 1) if m and m[3] else 0
             coordinates = self.operand(rest[0]) if rest else Vec(())
             return Mem(self.operand(m[1]), offset, coordinates.items)  # type: ignore[index, union-attr, arg-type]
@@ -171,7 +179,7 @@ class Parser:
         if text[0] == "!":
             reg = self.name(text[1:])
             return Reg(reg.name, reg.slot, 0, True) if isinstance(reg, Reg) else reg
-        return Imm(text) if re.match(r"-?\d", text) else self.name(text)
+        return Imm(text) if text.removeprefix("-")[:1].isdecimal() else self.name(text)
 
 
 def _params(text: str) -> list[tuple[str, str]]:
@@ -187,14 +195,7 @@ def _params(text: str) -> list[tuple[str, str]]:
 
 def _split(text: str) -> list[str]:
     """Split at commas outside brackets."""
-    parts, depth = [""], 0
-    for c in text:
-        depth += (c in "{[(") - (c in "}])")
-        if c == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += c
-    return [p.strip() for p in parts if p.strip()]
+    return [part.strip() for part in OPERAND.findall(text) if part.strip()]
 
 
 def parse(text: str, name: str | None = None) -> Kernel:
