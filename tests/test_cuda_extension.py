@@ -143,7 +143,7 @@ def test_why_not_says_what_is_not_there() -> None:
         values = q.new_empty(2, 127).float().requires_grad_()
         for bias in (Distance(values), Dense(q.new_empty(64, 64).float().requires_grad_()), relative):
             assert pkernels.why_not("cuda", q, q, q, causal, bias) is None
-        assert "dilation" in str(pkernels.why_not("cuda", q, q, q, window(3, dilation=2), relative))
+        assert pkernels.why_not("cuda", q, q, q, window(3, dilation=2), relative) is None
         assert pkernels.why_not("cuda", q, q, q, blocks, Distance(values)) is None
         assert "over a Band alone" in str(pkernels.why_not("cuda", q, q, q, blocks, relative))
         exact, far = q.float(), wide.float()

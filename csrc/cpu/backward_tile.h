@@ -12,7 +12,7 @@
 namespace pkernels {
 namespace PK_ISA {
 
-constexpr int64_t edge_keys = max_keys / 2;  // where a band cuts a tile: less of it is for nothing
+constexpr int64_t edge_keys = max_keys / 2;     // where a band cuts a tile: less of it is for nothing
 constexpr int64_t max_lanes = 3 * PK_PANEL;     // queries of a tile, at most
 constexpr int64_t tile_width = max_lanes + 16;  // leading dimension of what has lanes, at most
 
