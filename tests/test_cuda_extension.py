@@ -96,9 +96,9 @@ def test_kernels_fit_and_spill_nothing(chip: str) -> None:
         assert usage.local == 0, f"{name} spills {usage.local} bytes"
         assert taken <= SHARED[chip], f"{name}: {taken} bytes of shared memory"
         # Eight warps at least share a multiprocessor, four in the backward where rows of 256 bytes meet a Relative
-        # and in the pass over diagonals and the backward over Buckets where they have 512 bytes.
+        # and in the pass over diagonals, the backward over Buckets and the forward over Blocks where they have 512.
         at_once = min(REGISTERS // (-(-usage.registers // 8) * 8 * threads), RESIDENT[chip] // taken)
-        few = re.match(r"d.*(_128|f32_64)_relative|(diagonals|buckets_d).*(_256|f32_128)", name)
+        few = re.match(r"d.*(_128|f32_64)_relative|(diagonals|buckets_d|blocks_forward).*(_256|f32_128)", name)
         assert at_once * threads >= (128 if few else 256), f"{name}: {usage}, {shared}"
 
 

@@ -22,11 +22,8 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
   using Shape = typename Pass::Shape;
   using Pass::f, Pass::plan, Pass::row, Pass::own, Pass::other, Pass::window, Pass::asking, Pass::numbers;
   // Of wide rows: what ptxas does not spill, tried out on each chip.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-  static constexpr bool few = Shape::row_bytes == 512 && D > 128 && B == Bias::none;
-#else
   static constexpr bool few = Shape::row_bytes == 512 && (D > 128) == (B == Bias::none);
-#endif
+  static constexpr bool crowded = Shape::row_bytes > 256;  // no registers are left for code without dropout
   static constexpr int steps = few ? 4 : D / T::columns;
 
   // Starts to load Q, dO, lse and delta of visit u: tile after tile of one head after another.
@@ -90,7 +87,6 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
       if (!is_full(segment, rows, m, Shape::other)) mask<1, Shape::other>(s, 0, segment, row, m);
       if (OfKeys) multiply_rows<T, D, 1, Shape::other, steps>(dp, own(1), row, other(u % 2, 1));
       const Dropout dropout = dropout_of(f.call, head, x.sequence);
-      constexpr bool crowded = Shape::row_bytes > 256;  // no registers are left for code without dropout
       if (crowded || careful || dropout.threshold > 0) {
         add_up<OfKeys, OfValues>(dk, dv, s, dp, pairs, m, u % 2, dropout, careful);
       } else {
@@ -150,7 +146,7 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
   }
 
   PK_DEVICE void run() const {
-    if constexpr (D > 128) {  // the sums of both do not fit into registers
+    if constexpr (D > 128 || (crowded && B != Bias::none)) {  // the sums of both do not fit into registers
       pass<false, true>();
       __syncthreads();
       pass<true, false>();
