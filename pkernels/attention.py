@@ -62,7 +62,7 @@ def attention(
         seed: Seed of the dropout; drawn from torch's generator if not given. Same seed, same
             bits, on every backend.
         return_lse: Also return the natural log-sum-exp of the scores.
-        backend: "reference", "cpu" or "triton"; by default the best that supports the call.
+        backend: "reference", "cpu", "triton" or "cuda"; by default the best that supports the call.
 
     Returns:
         ``out`` of shape ``(B, H, Sq, Dv)`` in q's dtype; with ``return_lse`` also ``lse`` of

@@ -149,13 +149,20 @@ struct ClassVisits : Visits {
     for (int i = 0; i < 3; ++i) ends[i] += more;
   }
 
-  PK_DEVICE Segment at(int t, int size, int& m, int = 0) const {
-    Segment x = Visits::at(t, size, m);
-    if (t >= ends[0]) return x;
-    const int i = t / per;
-    m -= i * per * size, x.first += i, x.count += i < longer;
+  // Of the first segment the class too, counted from 3.
+  PK_DEVICE int find(int t, int size, int& m, int = 0) const {
+    const int i = Visits::find(t, size, m);
+    if (i > 0) return i;
+    const int of = t / per;
+    m -= of * per * size;
+    return 3 + of;
+  }
+  PK_DEVICE Segment segment(int i) const {
+    Segment x = segments[i < 3 ? i : 0];
+    if (i >= 3) x.first += i - 3, x.count += i - 3 < longer;
     return x;
   }
+  PK_DEVICE Segment at(int t, int size, int& m, int = 0) const { return segment(find(t, size, m)); }
 };
 
 // A shape of patterns, as the passes ask for it: which tiles there are, and what they visit.
