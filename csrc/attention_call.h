@@ -40,21 +40,7 @@ struct Call {
     columns.assign(p.batch, 0);
     p.queries = queries.data(), p.keys = keys.data(), p.columns = columns.data();
     p.scale = static_cast<float>(scale);
-    if (distance) {
-      p.distance = floats(distance), p.distance_head = distance->stride(0);
-      p.distance_width = distance->size(1), p.zero = zero;
-    }
-    if (query && table) {
-      p.query = rows_of(*query), p.table = {table->data_ptr(), 0, table->stride(0), table->stride(1)};
-      p.dr = query->size(3), p.table_rows = table->size(1), p.zero = zero;
-    }
-    if (dense) {
-      auto step = [&](int64_t i) { return dense->size(i) == 1 ? 0 : dense->stride(i); };
-      p.dense = dense->data_ptr(), p.dense_type = type_of(*dense);
-      p.dense_batch = step(0), p.dense_head = step(1), p.dense_row = step(2), p.dense_column = step(3);
-    }
-    p.threshold = static_cast<uint32_t>(std::nearbyint(65536 * dropout));
-    p.keep_scale = static_cast<float>(1 / (1 - dropout));
+    set_added(p, distance, dense, query, table, zero, dropout);
     p.seed = static_cast<uint64_t>(seed);
     set_band({longest(), longest(), 0, 1});
   }

@@ -6,7 +6,6 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
 #include <string>
 #include <vector>
@@ -45,22 +44,7 @@ Call call_of(const Tensor& q, const Tensor& k, const Tensor& v, const Maybe& dis
             std::min(band[4], most + 1)};
   c.columns = std::min(band[2], most), c.prefix = pointer<int32_t>(prefix);
   c.query_spans = pointer<int32_t>(q_spans), c.key_spans = pointer<int32_t>(k_spans);
-  if (distance) {
-    p.distance = pointer<float>(distance), p.distance_head = distance->size(0) == 1 ? 0 : distance->stride(0);
-    p.distance_width = distance->size(1), p.zero = zero;
-  }
-  if (query && table) {
-    p.query = rows_of(*query), p.dr = query->size(3), p.zero = zero;
-    p.table = {table->data_ptr(), 0, table->size(0) == 1 ? 0 : table->stride(0), table->stride(1)};
-    p.table_rows = table->size(1);
-  }
-  if (dense) {
-    auto step = [&](int64_t i) { return dense->size(i) == 1 ? 0 : dense->stride(i); };
-    p.dense = dense->data_ptr(), p.dense_type = type_of(*dense);
-    p.dense_batch = step(0), p.dense_head = step(1), p.dense_row = step(2), p.dense_column = step(3);
-  }
-  p.threshold = static_cast<uint32_t>(std::nearbyint(65536 * dropout));
-  p.keep_scale = static_cast<float>(1 / (1 - dropout));
+  set_added(p, distance, dense, query, table, zero, dropout);
   c.seed = pointer<int64_t>(seed);
   return c;
 }

@@ -89,6 +89,30 @@ def _counts(listed, head, i, j, n_q, n_k):
     return tl.load(listed[0] + at, mask=exists, other=0)
 
 
+@triton.jit
+def diagonals_of(t0, dilation, seen, n_q, n_k, OWN: tl.constexpr):
+    """Diagonals j - i = t0, t0 + step, ...: ``(t0, on_band, begin, turns)``. ``on_band``: whether the band keeps
+    any of them; ``begin``: the first query that meets one; ``turns``: two tiles of keys for each of queries."""
+    low, high, shift, _near, _far, _own_near, _own_far = seen
+    step = stride_of(dilation)
+    last = t0 + (OWN - 1) * step
+    on_band = (t0 - shift <= high) & (last - shift >= low)
+    if dilation is not None:
+        on_band = on_band & ((t0 - shift) % dilation == 0)
+    begin = tl.maximum(0, -last)
+    rows = tl.maximum(tl.minimum(n_q, n_k - t0) - begin, 0)
+    return t0, on_band, begin, 2 * tl.minimum(step, rows) * tl.cdiv(rows, OWN * step)
+
+
+@triton.jit
+def turn_of(t, t0, on_band, begin, step, seen, OWN: tl.constexpr):
+    """The first query and key of turn t of a walk down diagonals, and whether any pair there is kept."""
+    _low, _high, _shift, _near, far, own_near, own_far = seen
+    i0 = begin + first_of(t // 2, step, OWN)
+    j0 = i0 + t0 + t % 2 * OWN * step
+    return i0, j0, on_band | (j0 < far) | ((i0 < own_far) & (i0 + OWN * step > own_near))
+
+
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])
 def distance_kernel(
     q, k, v, dout, lse, delta, partial, listed, apart, q_spans, k_spans, band, prefix, distance, dense, relative,
@@ -103,24 +127,14 @@ def distance_kernel(
     k_first, n_k = span(k_spans, sequence, sizes[1])
     keys, values = rows_of(k, storage, head // group, k_first), rows_of(v, storage, head // group, k_first)
     seen = band_of_queries(band, prefix, sequence, n_q, n_k)
-    low, high, shift, _near, far, own_near, own_far = seen
     bias = (distance, dense, relative, limits)
-    # Diagonals j - i = t0, t0 + step, ...
     step = stride_of(dilation)
-    t0 = first - zero
-    last = t0 + (OWN - 1) * step
-    on_band = (t0 - shift <= high) & (last - shift >= low)
-    if dilation is not None:
-        on_band = on_band & ((t0 - shift) % dilation == 0)
-    begin = tl.maximum(0, -last)
-    end = tl.minimum(n_q, n_k - t0)
+    t0, on_band, begin, turns = diagonals_of(first - zero, dilation, seen, n_q, n_k, OWN)
     r, c = tl.arange(0, OWN)[:, None], tl.arange(0, OWN)[None, :]
     total = tl.zeros([OWN], tl.float32)
-    rows = tl.maximum(end - begin, 0)
-    for t in tl.range(0, 2 * tl.minimum(step, rows) * tl.cdiv(rows, OWN * step), num_stages=STAGES):
-        i0 = begin + first_of(t // 2, step, OWN)
-        j0 = i0 + t0 + t % 2 * OWN * step
-        if on_band | (j0 < far) | ((i0 < own_far) & (i0 + OWN * step > own_near)):
+    for t in tl.range(0, turns, num_stages=STAGES):
+        i0, j0, met = turn_of(t, t0, on_band, begin, step, seen, OWN)
+        if met:
             own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, step, n_q, OWN, D, DV, OFFSET, PRECISION)
             # (N, N)
             ds = _ds(own, i0, j0, step, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias, dropout,

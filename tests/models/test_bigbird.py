@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pkernels.models import bigbird, build, from_pretrained
 
-from .pairs import assert_close, assert_same_gradients, fill_with_noise, pair
+from .pairs import LARGE, assert_close, assert_same_gradients, backward, fill_with_noise, pair, token_labels
 
 # Two heads of 26; 46 tokens are 12 blocks, of which the last is half full. Up to 36 see all.
 SIZE = 46
@@ -61,22 +61,6 @@ def inputs(mask: Tensor, seed: int = 0) -> dict[str, Tensor]:
         "attention_mask": mask,
         "token_type_ids": torch.randint(2, mask.shape, generator=draw),
     }
-
-
-LARGE = 30
-
-
-def backward(*losses: Tensor) -> None:
-    """Gradients so large that the tolerance, absolute below 1, means something."""
-    for loss in losses:
-        (loss * LARGE).backward()
-
-
-def token_labels(mask: Tensor, classes: int) -> Tensor:
-    """Every other real token is labelled."""
-    labels = torch.randint(classes, mask.shape, generator=torch.Generator().manual_seed(3))
-    labels[:, 1::2] = -100
-    return labels.masked_fill(mask == 0, -100)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])

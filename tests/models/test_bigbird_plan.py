@@ -15,8 +15,8 @@ from pkernels.models import build, from_pretrained
 from pkernels.models.parts.attention import split_heads
 from pkernels.models.parts.layouts import Whole
 
-from .pairs import assert_close, fill_with_noise
-from .test_bigbird import LARGE, MASKS, SIZE, backward, config, inputs
+from .pairs import LARGE, assert_close, backward, fill_with_noise
+from .test_bigbird import MASKS, SIZE, config, inputs
 
 
 def written_out(model: torch.nn.Module, ids: Tensor, length: int) -> Tensor:

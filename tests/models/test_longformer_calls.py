@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from pkernels.models import build, from_pretrained
 
-from .pairs import assert_close, fill_with_noise
+from .pairs import Exported, assert_close, fill_with_noise
 from .test_longformer import GLOBALS, MASKS, config, inputs, questions
 
 
@@ -153,17 +152,6 @@ def test_a_mask_of_two_is_refused_while_tracing() -> None:
     ids = torch.randint(3, 97, (1, 9))
     with pytest.raises(RuntimeError, match="attention_mask: while tracing, 0 and 1 are allowed"):
         compiled(ids, torch.full_like(ids, 2))
-
-
-class Exported(torch.nn.Module):
-    """Names the arguments that are to be dynamic."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, lengths: Tensor):
-        return self.model(input_ids, lengths=lengths)
 
 
 @pytest.mark.compiles

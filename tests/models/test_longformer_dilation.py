@@ -14,8 +14,8 @@ import pkernels
 from pkernels.models import build, from_pretrained
 from pkernels.models.parts.attention import split_heads
 
-from .pairs import assert_close, fill_with_noise
-from .test_longformer import GLOBALS, LARGE, MASKS, backward, config, inputs
+from .pairs import LARGE, assert_close, backward, fill_with_noise
+from .test_longformer import GLOBALS, MASKS, config, inputs
 
 STEPS = [1, (1, 3)]  # the second head of the second layer
 

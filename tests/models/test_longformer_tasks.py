@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from .pairs import assert_close, assert_same_gradients, pair
-from .test_longformer import GLOBALS, MASKS, SIZE, backward, inputs, questions, tiny, token_labels
+from .pairs import PROBLEMS, assert_close, assert_same_gradients, assert_same_head, backward, pair, token_labels
+from .test_longformer import GLOBALS, MASKS, SIZE, inputs, questions, tiny
 
 HEADS = {
     "LongformerForSequenceClassification": torch.tensor([4, 0, 2]),
@@ -24,18 +24,10 @@ def test_heads_agree_with_transformers(tmp_path: Path, architecture: str, chosen
     oracle, ours = pair(tmp_path, architecture, tiny(num_labels=5))
     mask = MASKS["right"]
     given = {**inputs(mask), "global_attention_mask": GLOBALS[chosen], "labels": HEADS[architecture]}
-    want, got = oracle(**given), ours(**given)
-    real = mask.bool() if got.logits.dim() == 3 else slice(None)
-    assert_close(got.logits[real], want.logits[real], "logits")
-    assert_close(got.loss, want.loss, "loss")
-    backward(want.loss, got.loss)
-    assert_same_gradients(oracle, ours)
+    assert_same_head(oracle, ours, given, mask)
 
 
-@pytest.mark.parametrize(
-    ("problem", "labels"),
-    [("regression", torch.rand(3, 5)), ("multi_label_classification", torch.randint(2, (3, 5)).float())],
-)
+@pytest.mark.parametrize(("problem", "labels"), PROBLEMS)
 def test_classification_problems_agree_with_transformers(tmp_path: Path, problem: str, labels: Tensor) -> None:
     oracle, ours = pair(tmp_path, "LongformerForSequenceClassification", tiny(num_labels=5, problem_type=problem))
     given = inputs(MASKS["right"])
