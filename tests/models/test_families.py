@@ -35,6 +35,15 @@ def test_the_readme_has_every_family_once_in_the_surveys_order() -> None:
     assert lines[-2:] == ["", " ".join(table.legend())]
 
 
+def test_a_run_of_ones_own_changes_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``make bench`` writes its rows beside those that were kept."""
+    kept = speeds.RESULTS / "epyc-zen5.jsonl"
+    for name in ("some-machine.jsonl", "run-20261128-201023.jsonl"):
+        (tmp_path / name).write_bytes(kept.read_bytes())
+    monkeypatch.setattr(speeds, "RESULTS", tmp_path)
+    assert list(speeds._rows.__wrapped__()) == ["some-machine"]
+
+
 # What is wrong is red -----------------------------------------------------------------------
 
 

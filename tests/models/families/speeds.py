@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 
 from benchmarks.rows import RESULTS, Row, measured, read
@@ -31,10 +32,12 @@ def machines() -> dict[str, str]:
 
 @functools.cache
 def _rows() -> dict[str, list[Row]]:
-    """By the files' names, those of models that are not the first contender."""
+    """By the files' names, those of models that are not the first contender. Runs of one's own, which are named by
+    their time and stay out of the repository, change no README."""
     return {
         path.stem: [row for row in measured(read(path)) if row["family"] in FAMILIES and row.get("ratio", 1) != 1]
         for path in sorted(RESULTS.glob("*.jsonl"))
+        if not re.search(r"-\d{8}-\d{6}$", path.stem)
     }
 
 
