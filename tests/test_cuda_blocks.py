@@ -25,6 +25,9 @@ CASES = [
                 **EXACT)),
     (2, Case("blocks of 12, lengths, D 80, Dv 41, fp32", Blocks.of([[0, 1, 1], [0]], 12), sq=20, d=80, dv=41,
              lengths=([19], [16]), scale=-0.3, **EXACT)),
+    (None, Case("blocks of 40, 2:1, D 256", listed(40, 70, 45, most=2, seed=1), sq=70, sk=45, d=256, **TWO)),
+    (3, Case("blocks of 70, lengths, dropout, D 200, Dv 256", Blocks.of([[0, 0]], 70), sq=68, sk=20, d=200, dv=256,
+             lengths=([66], [17]), dropout=0.3, scale=-0.3, **HALF)),
     # The gradients of biases: blocks wider than a tile and narrower, heads that differ, and what is summed.
     (None, Case("blocks of 16, distance, per head, 2:1, dropout, 40x50", listed(16, 40, 50, heads=2, most=2, seed=1),
                 sq=40, sk=50, bias="distance", dropout=0.3, **TWO)),

@@ -50,7 +50,7 @@ def launches() -> Iterator[tuple[str, int, int]]:
             for bias in biases:
                 rest = (*call.arguments(replace(Problem(causal, 1.0, zero=7), **bias)), note)
                 one, backward = torch.zeros(1, 1, dtype=torch.int32), (x, x, x, x, numbers, numbers)
-                over_blocks = d <= (64 if bias and dtype == torch.float32 else 128) and "table" not in bias
+                over_blocks = (not bias or d <= (64 if dtype == torch.float32 else 128)) and "table" not in bias
                 lists_and_pairs = (one.expand(1, 2), one[0], one[0], 64), (one[None], 64)
                 blocks = [("blocks", *lists_and_pairs)] if over_blocks else []
                 lines = []
@@ -83,7 +83,7 @@ def launches() -> Iterator[tuple[str, int, int]]:
 
 def test_every_kernel_is_reached() -> None:
     assert sorted({name for name, _, _ in launches()}) == sorted(nvcc.kernels())
-    assert len(nvcc.kernels()) == 189
+    assert len(nvcc.kernels()) == 195
 
 
 @pytest.mark.parametrize("chip", SHARED)
@@ -159,4 +159,7 @@ def test_why_not_says_what_is_not_there() -> None:
         for shape in (blocks, buckets):
             for x in (q, exact, q.new_empty(1, 2, 64, 128), exact.new_empty(1, 2, 64, 128)):
                 assert pkernels.why_not("cuda", x, x, x, shape) is None
-            assert "of head dimension 256: the" in str(pkernels.why_not("cuda", wide, wide, wide, shape))
+            assert '"triton" up to 256' in str(pkernels.why_not("cuda", far, far, far, shape))
+        assert pkernels.why_not("cuda", wide, wide, wide, blocks) is None
+        for shape, bias in ((buckets, None), (blocks, Distance(values))):
+            assert "of head dimension 256: the" in str(pkernels.why_not("cuda", wide, wide, wide, shape, bias))
