@@ -120,8 +120,6 @@ def _why_not_cuda(shape: str, q: Tensor, v: Tensor, bias: Bias | None) -> str | 
         return f'head dimension {width} in float32: the kernels go up to 128, those of "triton" up to 256'
     if relative and width > (64 if exact else 128):
         return f"Relative of head dimension {width}: the kernels go up to 128, in float32 up to 64"
-    if width > 128 and shape == "buckets":
-        return f"{shape} of head dimension {width}: the kernels go up to 128"
     if width > 128 and shape == "blocks" and bias is not None:
         return f"{type(bias).__name__} over {shape} of head dimension {width}: the kernels go up to 128"
     if shape != "band" and relative:
