@@ -122,8 +122,6 @@ def _why_not_cuda(shape: str, q: Tensor, v: Tensor, bias: Bias | None) -> str | 
         return f"Relative of head dimension {width}: the kernels go up to 128, in float32 up to 64"
     if shape != "band" and width > 128:
         return f"{shape} of head dimension {width}: the kernels go up to 128"
-    if shape != "band" and exact and bias is not None and width > 64:
-        return f"{type(bias).__name__} over {shape} of head dimension {width} in float32: the kernels go up to 64"
     return None
 
 
