@@ -1,9 +1,9 @@
 """The ``cuda`` backend for a Band, and for shapes whose kernels take the same and the ``lists`` of theirs.
 
-bfloat16 and float16 up to head dimension 256, with a bias over Blocks 128; float32 up to 128.
-float32 is multiplied on the tensor cores without losing its accuracy: a number is split into two of tf32, and three
-products are summed, the error of each product is at most 2**-21 of it (``csrc/cuda/instructions.cuh``); tests hold
-it to the budget of plain torch in float32.
+bfloat16 and float16 up to head dimension 256, float32 up to 128; of a Relative up to 128, and 64. float32 is
+multiplied on the tensor cores without losing its accuracy: a number is split into two of tf32, and three products
+are summed, the error of each product is at most 2**-21 of it (``csrc/cuda/instructions.cuh``); tests hold it to the
+budget of plain torch in float32.
 """
 
 from __future__ import annotations
