@@ -22,7 +22,7 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
   using Shape = typename Pass::Shape;
   using Pass::f, Pass::plan, Pass::row, Pass::own, Pass::other, Pass::window, Pass::asking, Pass::numbers;
   // Of wide rows: what ptxas does not spill, tried out on each chip.
-  static constexpr bool few = Shape::row_bytes == 512 && (D > 128) == (B == Bias::none);
+  static constexpr bool few = Shape::row_bytes == 512 && (D > 128 ? Over::counts || B == Bias::none : B != Bias::none);
   static constexpr bool crowded = Shape::row_bytes > 256;  // no registers are left for code without dropout
   static constexpr int steps = few ? 4 : D / T::columns;
 
