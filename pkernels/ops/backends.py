@@ -119,7 +119,8 @@ def _why_not_cuda(q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
     if exact and width > 128:
         return f'head dimension {width} in float32: the kernels go up to 128, those of "triton" up to 256'
     if relative and width > (64 if exact else 128):
-        return f"Relative of head dimension {width}: the kernels go up to 128, in float32 up to 64"
+        most = "the kernels go up to 128, in float32 up to 64: beside it shared memory has no room for wider rows"
+        return f"Relative of head dimension {width}: {most}"
     return None
 
 
