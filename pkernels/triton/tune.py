@@ -112,7 +112,8 @@ _OVERRIDES = {
         ("blocks_dq", 4, 128): Config(16, 16, 8, 1),
         ("blocks_dkv", 4, 128): Config(32, 32, 8, 1, "ieee"),
         ("buckets_forward", 4, 128): Config(32, 32, 4, 2),
-        ("buckets_dkv", 4, 128): Config(16, 16, 8, 1),
+        ("buckets_dq", 4, 128): Config(16, 32, 8, 1),
+        ("buckets_dkv", 4, 128): Config(16, 16, 4, 2),
     },
     "gfx942": {
         ("forward", 2, 128): Config(128, 64, 8, 2),
@@ -124,6 +125,7 @@ _OVERRIDES = {
         ("dkv", 4, 256): Config(32, 16, 4, 1, "ieee"),
         ("query", 4, 256): Config(16, 16, 4, 1, "ieee"),
         ("blocks_dkv", 4, 128): Config(32, 32, 4, 2),
+        ("buckets_dkv", 4, 128): Config(16, 16, 4, 1),
     },
 }
 
