@@ -19,7 +19,7 @@ setup: ## Make the environment and build the C++ kernels
 	@PYTHON=$(PYTHON) .ci/environment $(VENV)
 
 test: setup ## Run the tests, and the examples of the docstrings
-	@OMP_NUM_THREADS=1 $(python) -m pytest -n $(workers) tests pkernels --doctest-modules $(ARGS)
+	@OMP_NUM_THREADS=1 $(python) -m pytest -n $(workers) --dist worksteal tests pkernels --doctest-modules $(ARGS)
 
 bench: setup ## Measure the kernels and a real model (about three minutes)
 	@$(python) -m benchmarks run $(ARGS)

@@ -40,7 +40,8 @@ def test_main_kernel(family: str, kernel: str, itemsize: int, width: int) -> Non
         assert (newest in tensor) == (launch.options["OWN"] >= 64), tensor
 
 
-@pytest.mark.parametrize(("family", "kernel", "itemsize", "width"), CONFIGS)
+# The least shared memory that NVIDIA's chips and AMD's have.
+@pytest.mark.parametrize(("family", "kernel", "itemsize", "width"), [c for c in CONFIGS if c[0] in ("sm_80", "gfx942")])
 def test_kernel_for_infinities(family: str, kernel: str, itemsize: int, width: int) -> None:
     """It runs only on what the main kernel left in doubt, so it may be slow, but it must fit."""
     for launch in launched(family, kernel, itemsize, width)[1:]:
@@ -48,7 +49,8 @@ def test_kernel_for_infinities(family: str, kernel: str, itemsize: int, width: i
 
 
 @pytest.mark.parametrize(
-    ("shape", "family"), [*itertools.product(("band", "blocks"), tune.FAMILIES), ("dilated", "sm_80")]
+    ("shape", "family"),
+    [*itertools.product(["band"], tune.FAMILIES), *itertools.product(["blocks", "dilated"], ["sm_80"])],
 )
 @pytest.mark.parametrize(("itemsize", "width"), [key[1:] for key in tune._TABLE if key[0] == "relative"])
 def test_relative(family: str, shape: str, itemsize: int, width: int) -> None:
