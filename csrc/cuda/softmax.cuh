@@ -27,7 +27,13 @@ struct Running {
   // s becomes P.
   template <int Columns>
   PK_DEVICE void soften(Fragments<Blocks, Columns>& s, float unit) {
-    raise<Columns>(s, unit);
+    float alpha[Blocks][2];
+    if (raise<Columns>(alpha, s, unit)) rescale(alpha);
+    weigh<Columns>(s, unit);
+  }
+
+  template <int Columns>
+  PK_DEVICE void weigh(Fragments<Blocks, Columns>& s, float unit) {
 #pragma unroll
     for (int b = 0; b < Blocks; ++b) {
 #pragma unroll
@@ -49,9 +55,9 @@ struct Running {
   }
 
   // Maxima follow the products only once these are 2^8 above them, as in FlashAttention-4: weights may well be that
-  // large, and most tiles leave everything as it is.
+  // large, and most tiles leave everything as it is. Whether they did; then sums are to be multiplied by alpha.
   template <int Columns>
-  PK_DEVICE void raise(const Fragments<Blocks, Columns>& s, float unit) {
+  PK_DEVICE bool raise(float (&alpha)[Blocks][2], const Fragments<Blocks, Columns>& s, float unit) {
     float highest[Blocks][2];
     bool above = false;
 #pragma unroll
@@ -65,16 +71,26 @@ struct Running {
         above |= (x - top[b][half]) * unit > 8;
       }
     }
-    if (!__any_sync(~0u, above)) return;
+    if (!__any_sync(~0u, above)) return false;
 #pragma unroll
     for (int b = 0; b < Blocks; ++b) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float now = fmaxf(top[b][half], row_maximum(highest[b][half]));
-        const float alpha = exp2(top[b][half] * unit - pivot_of(now, unit));
-        top[b][half] = now, total[b][half] *= alpha;
+        alpha[b][half] = exp2(top[b][half] * unit - pivot_of(now, unit));
+        top[b][half] = now, total[b][half] *= alpha[b][half];
+      }
+    }
+    return true;
+  }
+
+  PK_DEVICE void rescale(const float (&alpha)[Blocks][2]) {
 #pragma unroll
-        for (int n = 0; n < D / 8; ++n) acc[b][n][2 * half] *= alpha, acc[b][n][2 * half + 1] *= alpha;
+    for (int b = 0; b < Blocks; ++b) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int n = 0; n < D / 8; ++n) acc[b][n][2 * half] *= alpha[b][half], acc[b][n][2 * half + 1] *= alpha[b][half];
       }
     }
   }
