@@ -1,7 +1,7 @@
 // Forward over a Band on sm_90a, a CTA per tile of queries (Shah et al. 2024, FlashAttention-3, arXiv:2407.08608,
 // sections 3.1 and 3.2): the equations of forward.cuh, with the copy engine and the products of sm_90a.
 //
-// One thread, the producer, has tiles of keys and of values copied into two rings; two groups of four warps consume
+// One warp, the producer, has tiles of keys and of values copied into two rings; two groups of four warps consume
 // them, 64 rows of queries each. A group has S of the next tile and O += P V of this one multiplied at once, and
 // works on the softmax of the next while O += P V still runs. Not here: biases, dropout, rows that are not neighbours.
 #pragma once
@@ -29,8 +29,9 @@ struct Panels {
 
   PK_DEVICE Tile<64> operator[](int i) const { return {address + i * panel_bytes}; }
 
-  // By one thread.
+  // By a warp.
   PK_DEVICE void load(const TensorMap& map, int row, int head, int sequence, uint32_t barrier) const {
+    if (threadIdx.x % 32 != 0) return;
     arrive_expecting(barrier, bytes);
 #pragma unroll
     for (int i = 0; i < count; ++i) load_box((*this)[i].address, map, 64 * i, row, head, sequence, barrier);
@@ -120,10 +121,9 @@ struct HopperPass {
   PK_DEVICE int storage() const { return static_cast<int>(f.forward.call.problem.storage(plan.place.sequence)); }
 
   PK_DEVICE void produce() const {
-    const bool feeds = threadIdx.x == 128 * Shape::groups;
+    const bool feeds = threadIdx.x / 32 == 4 * Shape::groups;
     const int tiles = plan.end - plan.begin;
     if (feeds) load_queries(), feed(0);
-    __syncwarp();
     if (__syncthreads_or(false) && feeds) feed(tiles);
   }
 
@@ -157,6 +157,7 @@ struct HopperPass {
   PK_DEVICE void begin_sums(State& run, const Weights& weights, int n) const {
     const uint64_t b = operand_at(values.tile(n).address, values.tile(0).panel_bytes);
     values.await(n);
+    begin_products();
 #pragma unroll
     for (int k = 0; k < Shape::other / 16; ++k) {
       Products::multiply_add(reinterpret_cast<float(&)[D / 2]>(run.acc), weights[k], b + k * (16 * 128 / 16));
@@ -208,7 +209,6 @@ struct HopperPass {
       if (raised) run.rescale(alpha);
       pack(weights, s);
     }
-    begin_products();
     begin_sums(run, weights, tiles - 1);
     finish_sums(run, tiles - 1);
   }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Problem, rows_like
-from . import call, split
+from . import call, hopper, split
 
 Grads = tuple[Tensor | None, ...]
 
@@ -33,7 +33,8 @@ def forward(
     tensors, rest = tuple(map(call.rows, (q, k, v))), call.arguments(problem)
     parts = split.parts(q, k, problem) if shape == "band" else 1
     if parts == 1:
-        call.launch(f"{shape}_forward", *tensors, out, lse, *lists, *rest)
+        of_chip = shape == "band" and hopper.serves(*tensors, problem)
+        call.launch("hopper_forward" if of_chip else f"{shape}_forward", *tensors, out, lse, *lists, *rest)
     else:
         outs = torch.empty(parts, *q.shape[:-1], v.shape[-1], dtype=torch.float32, device=q.device)
         lses = torch.full((parts, *lse.shape), -torch.inf, dtype=torch.float32, device=q.device)

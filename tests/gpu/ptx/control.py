@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from .errors import DivergenceError, UnsupportedError
@@ -55,21 +57,30 @@ def reduce(cta: Cta, i: Instruction) -> None:
     if not isinstance(given, Reg) or not isinstance(name, Imm) or not isinstance(target, Reg):
         raise UnsupportedError(f"instruction {i.opcode}")
     cta.whole_warps(cta.state != EXITED)
-    votes = cta.votes.setdefault(name.bits(), np.zeros(cta.threads, np.bool_))
-    votes[cta.mask] = cta.read(given)[cta.mask]
+    ballot = cta.votes.setdefault(name.bits(), Ballot(np.zeros(cta.threads, np.bool_)))
+    ballot.votes[cta.mask] = cta.read(given)[cta.mask]
+    ballot.targets.append((target, cta.mask))
     members, every = cta.mask, cta.every
     arrive(cta, name.bits(), members, 0, True)
     if name.bits() in cta.barriers:
         return
-    # All have arrived, wherever they came from; what the last ones write is written for all.
-    arrived = cta.state != EXITED
-    among = votes[arrived]
+    # All have arrived, wherever they came from.
+    among = ballot.votes[cta.state != EXITED]
     result = {"or": among.any(), "and": among.all(), "popc": among.sum()}
     value = next(v for word, v in result.items() if i.has(word))
-    cta.mask, cta.every = arrived, bool(arrived.all())
-    cta.write(target, np.full(cta.threads, value, np.bool_ if target.bytes == 0 else np.uint32))
+    for wanted, cta.mask in ballot.targets:
+        cta.every = bool(cta.mask.all())
+        cta.write(wanted, np.full(cta.threads, value, np.bool_ if wanted.bytes == 0 else np.uint32))
     cta.mask, cta.every = members, every
     del cta.votes[name.bits()]
+
+
+@dataclass
+class Ballot:
+    """What threads that wait at a reducing barrier brought, and where each wants the result."""
+
+    votes: Array
+    targets: list[tuple[Reg, Array]] = field(default_factory=list)
 
 
 def arrive(cta: Cta, name: int, members: Array, count: int, wait: bool) -> None:
