@@ -42,21 +42,24 @@ struct Panels {
 // when it is full, and one that is when all warps of the consumers have read it.
 template <int D, int Rows, int Slots>
 struct Ring {
-  using Rows_ = Panels<D, Rows>;
+  using Held = Panels<D, Rows>;
   uint32_t tiles, barriers;
 
-  PK_DEVICE Rows_ tile(int n) const { return {tiles + n % Slots * Rows_::bytes}; }
-  PK_DEVICE uint32_t full(int n) const { return barriers + n % Slots * 16; }
+  static PK_DEVICE uint32_t index(int n) { return static_cast<uint32_t>(n) % Slots; }
+  static PK_DEVICE uint32_t lap(int n) { return static_cast<uint32_t>(n) / Slots & 1; }  // a parity
+
+  PK_DEVICE Held tile(int n) const { return {tiles + index(n) * Held::bytes}; }
+  PK_DEVICE uint32_t full(int n) const { return barriers + index(n) * 16; }
   PK_DEVICE uint32_t empty(int n) const { return full(n) + 8; }
 
   PK_DEVICE void make(int readers) const {
     for (int n = 0; n < Slots; ++n) make_barrier(full(n), 1), make_barrier(empty(n), readers);
   }
   PK_DEVICE void fill(int n, const TensorMap& map, int row, int head, int sequence) const {
-    wait_for_phase(empty(n), (n / Slots & 1) ^ 1);  // at once in the first round
+    wait_for_phase(empty(n), lap(n) ^ 1);  // at once in the first round
     tile(n).load(map, row, head, sequence, full(n));
   }
-  PK_DEVICE void await(int n) const { wait_for_phase(full(n), n / Slots & 1); }
+  PK_DEVICE void await(int n) const { wait_for_phase(full(n), lap(n)); }
   // By whole warps.
   PK_DEVICE void release(int n) const {
     __syncwarp();
@@ -107,7 +110,10 @@ struct HopperPass {
 
   // Fills the rings with all tiles, behind n others.
   PK_DEVICE void feed(int n) const {
-    const int head = static_cast<int>(plan.place.head / f.forward.call.problem.group());
+    const Problem& p = f.forward.call.problem;
+    // In 32 bits, for a division of 64 takes more registers than the producer has.
+    const uint32_t group = static_cast<uint32_t>(p.heads) / static_cast<uint32_t>(p.kv_heads);
+    const int head = static_cast<int>(static_cast<uint32_t>(plan.place.head) / group);
     const int first = static_cast<int>(plan.place.keys.first);
 #pragma unroll 1
     for (int t = plan.begin; t < plan.end; ++t, ++n) {
@@ -205,6 +211,7 @@ struct HopperPass {
       adjust(s, plan.begin + n);
       const bool raised = run.template raise<Shape::other>(alpha, s, unit);
       run.template weigh<Shape::other>(s, unit);
+      work_out_now(run.total[0][0] + run.total[0][1]);  // all exponentials
       finish_sums(run, n - 1);
       if (raised) run.rescale(alpha);
       pack(weights, s);
