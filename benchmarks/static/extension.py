@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import re
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import torch
 
 from pkernels import Band, Blocks, Buckets, Dense, Distance, Relative, attention, cuda
 from pkernels.bias import Bias
-from pkernels.cuda import call, order
+from pkernels.cuda import call, hopper, order
 from pkernels.ops import backends
 
 from .listing import Code, Usage, sass, tool, usage
@@ -95,11 +96,14 @@ def shapes() -> dict[str, Shape]:
             except NotImplementedError:
                 continue
             out.backward(torch.ones_like(out))
+        with mock.patch.object(hopper, "capability", return_value=(9, 0)), torch.no_grad():
+            for dtype, width in itertools.product((torch.bfloat16, torch.float16), (64, 128)):
+                attention(*[torch.zeros(1, 1, ROWS, width, dtype=dtype)] * 3, backend="cuda")
         for dtype in DTYPES:
             parts, merged = torch.zeros(2, 1, 1, ROWS, 64), torch.zeros(1, 1, ROWS, 64, dtype=dtype)
             call.launch("merge_parts", parts, parts[..., 0].clone(), merged, torch.zeros(1, 1, ROWS))
         order.order(torch.zeros(1, 1, ROWS, 64), torch.zeros(1, 64, 1, 2), None, [4], ROWS)
-    missing = set(usages(chips()[0])) - set(found)
+    missing = {name for chip in chips() for name in usages(chip)} - set(found)
     if missing:
         raise LookupError(f"no call here reaches {', '.join(sorted(missing))}: add one to {__file__}")
     return found
@@ -125,5 +129,6 @@ def _calls() -> Iterator[tuple[torch.Tensor, Any, Bias | None]]:
 
 def _cubins(chip: str) -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
-        tool("cuobjdump", "-xelf", f"{chip}.cubin", binary(), cwd=Path(folder))
+        for code in (chip, *(["sm_90a"] if chip == "sm_90" else [])):  # what runs on no other chip
+            tool("cuobjdump", "-xelf", f"{code}.cubin", binary(), cwd=Path(folder))
         return [file.read_bytes() for file in sorted(Path(folder).glob("*.cubin"))]

@@ -38,6 +38,15 @@ PK_DEVICE void wait_for_phase(uint32_t at, uint32_t parity) {
       : "memory");
 }
 
+// Barriers of the CTA by number, of which __syncthreads has 0. Some threads wait until `threads` have come, others only
+// say that they have.
+PK_DEVICE void wait_at_barrier(int number, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+PK_DEVICE void arrive_at_barrier(int number, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
 // What this thread has written to shared memory, or read, comes before what the copy engine and the tensor cores do.
 PK_DEVICE void fence_engines() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

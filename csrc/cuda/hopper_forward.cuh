@@ -3,7 +3,8 @@
 //
 // One warp, the producer, has tiles of keys and of values copied into two rings; two groups of four warps consume
 // them, 64 rows of queries each. A group has S of the next tile and O += P V of this one multiplied at once, and
-// works on the softmax of the next while O += P V still runs. Not here: biases, dropout, rows that are not neighbours.
+// works on the softmax of the next while O += P V still runs. The groups take turns in beginning products, so that those
+// of one run while the other takes exponentials. Not here: biases, dropout, rows that are not neighbours.
 #pragma once
 
 #include "forward.cuh"
@@ -176,6 +177,16 @@ struct HopperPass {
     values.release(n);
   }
 
+  // Before and after the products of tile n begin, of those from 1 on. Barrier 1 + g says that it is group g's turn.
+  PK_DEVICE void await_turn(int n) const {
+    const int group = row / 64;
+    if (group > 0 || n > 1) wait_at_barrier(1 + group, 128 * Shape::groups);
+  }
+  PK_DEVICE void pass_turn(int n) const {
+    const int group = row / 64;
+    if (group == 0 || plan.begin + n + 1 < plan.end) arrive_at_barrier(2 - group, 128 * Shape::groups);
+  }
+
   // Signs and masks.
   PK_DEVICE void adjust(Scores& s, int t) const {
     const Problem& p = f.forward.call.problem;
@@ -205,8 +216,10 @@ struct HopperPass {
 #pragma unroll 1
     for (int n = 1; n < tiles; ++n) {
       float alpha[1][2];
+      await_turn(n);
       begin_scores(s, n);
       begin_sums(run, weights, n - 1);
+      pass_turn(n);
       finish_scores<1>(s, n);
       adjust(s, plan.begin + n);
       const bool raised = run.template raise<Shape::other>(alpha, s, unit);

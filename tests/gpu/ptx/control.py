@@ -98,8 +98,9 @@ def arrive(cta: Cta, name: int, members: Array, count: int, wait: bool) -> None:
 def complete_barrier(cta: Cta, name: int, count: int) -> None:
     arrived = cta.barriers[name]
     if (arrived | (cta.state == EXITED)).all() if count == 0 else arrived.sum() >= count:
-        cta.clocks.synchronise(arrived)
-        cta.state[(cta.state == AT_BARRIER) & (cta.barrier_of == name)] = RUNNING
+        waiting = (cta.state == AT_BARRIER) & (cta.barrier_of == name)
+        cta.clocks.synchronise(arrived, waiting)
+        cta.state[waiting] = RUNNING
         del cta.barriers[name]
 
 
