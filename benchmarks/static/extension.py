@@ -98,7 +98,8 @@ def shapes() -> dict[str, Shape]:
             out.backward(torch.ones_like(out))
         with mock.patch.object(hopper, "capability", return_value=(9, 0)), torch.no_grad():
             for dtype, width in itertools.product((torch.bfloat16, torch.float16), (64, 128)):
-                attention(*[torch.zeros(1, 1, ROWS, width, dtype=dtype)] * 3, backend="cuda")
+                x = torch.zeros(1, 1, ROWS, width, dtype=dtype)
+                attention(x, x, x, backend="cuda")
         for dtype in DTYPES:
             parts, merged = torch.zeros(2, 1, 1, ROWS, 64), torch.zeros(1, 1, ROWS, 64, dtype=dtype)
             call.launch("merge_parts", parts, parts[..., 0].clone(), merged, torch.zeros(1, 1, ROWS))

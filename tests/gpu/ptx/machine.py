@@ -79,6 +79,7 @@ class Cta:
         self.mask, self.every, self.at = np.ones(threads, np.bool_), True, 0
         self.barrier_of = np.zeros(threads, np.int32)
         self.barriers: dict[int, Array] = {}
+        self.barrier_sizes: dict[int, int] = {}
         self.votes: dict[int, Any] = {}
         """Of reducing barriers; see ``control``."""
         self.copies: list = []
