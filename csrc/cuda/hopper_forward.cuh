@@ -3,8 +3,8 @@
 //
 // One warp, the producer, has tiles of keys and of values copied into two rings; two groups of four warps consume
 // them, 64 rows of queries each. A group has S of the next tile and O += P V of this one multiplied at once, and
-// works on the softmax of the next while O += P V still runs. The groups take turns in beginning products, so that those
-// of one run while the other takes exponentials. Not here: biases, dropout, rows that are not neighbours.
+// works on the softmax of the next while O += P V still runs. The groups take turns in beginning products, so that
+// those of one run while the other takes exponentials. Not here: biases, dropout, rows that are not neighbours.
 #pragma once
 
 #include "forward.cuh"
@@ -19,7 +19,8 @@ struct HopperShape {
   static constexpr int groups = 2, threads = 128 * (groups + 1), at_once = 1;
   static constexpr int own = 64 * groups, other = 128, slots = 2;  // rows of the tiles; tiles of a ring
   static constexpr int own_bytes = own * Width * 2, other_bytes = other * Width * 2;
-  static constexpr int shared = 1024 + own_bytes + 2 * slots * other_bytes;  // the copy engine's swizzle counts from 1024
+  static constexpr int shared =
+      1024 + own_bytes + 2 * slots * other_bytes;  // the copy engine's swizzle counts from 1024
 };
 
 // A tile of rows of D numbers: panels of 64 columns, one behind the other.
@@ -145,7 +146,7 @@ struct HopperPass {
       const int panel = k / 4, inside = k % 4 * 32;
       const uint64_t x = a + (panel * queries.panel_bytes + inside) / 16;
       const uint64_t y = b + (panel * keys.tile(0).panel_bytes + inside) / 16;
-      auto& d = reinterpret_cast<float(&)[Shape::other / 2]>(s);
+      auto& d = reinterpret_cast<float (&)[Shape::other / 2]>(s);
       if (k == 0) {
         Products::multiply(d, x, y);
       } else {
@@ -157,7 +158,7 @@ struct HopperPass {
 
   template <int Pending>
   PK_DEVICE void finish_scores(Scores& s, int n) const {
-    wait_for_products<Pending>(reinterpret_cast<float(&)[Shape::other / 2]>(s));
+    wait_for_products<Pending>(reinterpret_cast<float (&)[Shape::other / 2]>(s));
     keys.release(n);
   }
 
@@ -167,13 +168,13 @@ struct HopperPass {
     begin_products();
 #pragma unroll
     for (int k = 0; k < Shape::other / 16; ++k) {
-      Products::multiply_add(reinterpret_cast<float(&)[D / 2]>(run.acc), weights[k], b + k * (16 * 128 / 16));
+      Products::multiply_add(reinterpret_cast<float (&)[D / 2]>(run.acc), weights[k], b + k * (16 * 128 / 16));
     }
     commit_products();
   }
 
   PK_DEVICE void finish_sums(State& run, int n) const {
-    wait_for_products<0>(reinterpret_cast<float(&)[D / 2]>(run.acc));
+    wait_for_products<0>(reinterpret_cast<float (&)[D / 2]>(run.acc));
     values.release(n);
   }
 

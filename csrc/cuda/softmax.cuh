@@ -90,7 +90,8 @@ struct Running {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
-        for (int n = 0; n < D / 8; ++n) acc[b][n][2 * half] *= alpha[b][half], acc[b][n][2 * half + 1] *= alpha[b][half];
+        for (int n = 0; n < D / 8; ++n)
+          acc[b][n][2 * half] *= alpha[b][half], acc[b][n][2 * half + 1] *= alpha[b][half];
       }
     }
   }
