@@ -57,8 +57,8 @@ struct Ring {
   PK_DEVICE void make(int readers) const {
     for (int n = 0; n < Slots; ++n) make_barrier(full(n), 1), make_barrier(empty(n), readers);
   }
+  PK_DEVICE void await_empty(int n) const { wait_for_phase(empty(n), lap(n) ^ 1); }  // at once in the first round
   PK_DEVICE void fill(int n, const TensorMap& map, int row, int head, int sequence) const {
-    wait_for_phase(empty(n), lap(n) ^ 1);  // at once in the first round
     tile(n).load(map, row, head, sequence, full(n));
   }
   PK_DEVICE void await(int n) const { wait_for_phase(full(n), lap(n)); }
@@ -84,15 +84,19 @@ struct HopperPass {
   const Panels<D, Shape::own> queries;
   const uint32_t arrived;  // the barrier of the queries
   const Keys keys, values;
+  const uint32_t notes;                   // of each slot of keys: the tile in it, or -1 if all of its pairs are kept
   const int row = threadIdx.x / 32 * 16;  // the warp's first one
+  const int group = __shfl_sync(~0u, threadIdx.x / 128, 0);  // so that the compiler knows it is the warp's
 
-  PK_DEVICE HopperPass(const HopperForward& f, const ForwardPlan<OverBand>& plan, uint32_t tiles, uint32_t barriers)
+  PK_DEVICE HopperPass(const HopperForward& f, const ForwardPlan<OverBand>& plan, uint32_t tiles, uint32_t barriers,
+                       uint32_t notes)
       : f(f),
         plan(plan),
         queries{tiles},
         arrived(barriers),
         keys{tiles + Shape::own_bytes, barriers + 8},
-        values{keys.tiles + slots * Shape::other_bytes, keys.barriers + 16 * slots} {}
+        values{keys.tiles + slots * Shape::other_bytes, keys.barriers + 16 * slots},
+        notes(notes) {}
 
   static constexpr int barriers = 1 + 4 * slots;
 
@@ -116,16 +120,20 @@ struct HopperPass {
     // In 32 bits, for a division of 64 takes more registers than the producer has.
     const uint32_t group = static_cast<uint32_t>(p.heads) / static_cast<uint32_t>(p.kv_heads);
     const int head = static_cast<int>(static_cast<uint32_t>(plan.place.head) / group);
-    const int first = static_cast<int>(plan.place.keys.first);
+    const int first = static_cast<int>(plan.place.keys.first), rows = static_cast<int>(plan.place.tile.count);
 #pragma unroll 1
     for (int t = plan.begin; t < plan.end; ++t, ++n) {
       int m;
       const Segment& s = plan.visits.at(t, Shape::other, m);
+      keys.await_empty(n);
+      if (threadIdx.x % 32 == 0) store_shared(note(n), is_full(s, rows, m, Shape::other) ? ~0u : t);
       keys.fill(n, f.keys, first + s.first + m, head, storage());
+      values.await_empty(n);
       values.fill(n, f.values, first + s.first + m, head, storage());
     }
   }
 
+  PK_DEVICE uint32_t note(int n) const { return notes + 4 * Keys::index(n); }
   PK_DEVICE int storage() const { return static_cast<int>(f.forward.call.problem.storage(plan.place.sequence)); }
 
   PK_DEVICE void produce() const {
@@ -138,7 +146,7 @@ struct HopperPass {
   // A consumer --------------------------------------------------------------------------
 
   PK_DEVICE void begin_scores(Scores& s, int n) const {
-    const uint64_t a = operand_at(queries.address + row / 64 * 64 * 128), b = operand_at(keys.tile(n).address);
+    const uint64_t a = operand_at(queries.address + group * (64 * 128)), b = operand_at(keys.tile(n).address);
     keys.await(n);
     begin_products();
 #pragma unroll
@@ -156,10 +164,13 @@ struct HopperPass {
     commit_products();
   }
 
+  // Returns what is noted of the tile.
   template <int Pending>
-  PK_DEVICE void finish_scores(Scores& s, int n) const {
+  PK_DEVICE int finish_scores(Scores& s, int n) const {
     wait_for_products<Pending>(reinterpret_cast<float (&)[Shape::other / 2]>(s));
+    const int noted = static_cast<int>(load_word(note(n)));
     keys.release(n);
+    return noted;
   }
 
   PK_DEVICE void begin_sums(State& run, const Weights& weights, int n) const {
@@ -178,24 +189,18 @@ struct HopperPass {
     values.release(n);
   }
 
-  // Before and after the products of tile n begin, of those from 1 on. Barrier 1 + g says that it is group g's turn.
-  PK_DEVICE void await_turn(int n) const {
-    const int group = row / 64;
-    if (group > 0 || n > 1) wait_at_barrier(1 + group, 128 * Shape::groups);
-  }
-  PK_DEVICE void pass_turn(int n) const {
-    const int group = row / 64;
-    if (group == 0 || plan.begin + n + 1 < plan.end) arrive_at_barrier(2 - group, 128 * Shape::groups);
-  }
+  // Before and after the products of a tile begin, of those from 1 on. Barrier 1 + g says that it is group g's turn.
+  PK_DEVICE void await_turn() const { wait_at_barrier(1 + group, 128 * Shape::groups); }
+  PK_DEVICE void pass_turn() const { arrive_at_barrier(2 - group, 128 * Shape::groups); }
 
   // Signs and masks.
-  PK_DEVICE void adjust(Scores& s, int t) const {
+  PK_DEVICE void adjust(Scores& s, int noted) const {
     const Problem& p = f.forward.call.problem;
+    add_bias<T, Bias::none, false, 1, Shape::other>(s, p, 0, 0, Pairs<false>{}, row, 0, [](int, int) { return true; });
+    if (noted < 0) return;
     int m;
-    const Segment& segment = plan.visits.at(t, Shape::other, m);
-    add_bias<T, Bias::none, false, 1, Shape::other>(s, p, 0, 0, Pairs<false>{}, row, m, [](int, int) { return true; });
-    const int rows = static_cast<int>(plan.place.tile.count);
-    if (!is_full(segment, rows, m, Shape::other)) mask<1, Shape::other>(s, -INFINITY, segment, row, m);
+    const Segment& segment = plan.visits.at(noted, Shape::other, m);
+    mask<1, Shape::other>(s, -INFINITY, segment, row, m);
   }
 
   PK_DEVICE static void pack(Weights& weights, const Scores& s) {
@@ -210,19 +215,18 @@ struct HopperPass {
     Scores s;
     Weights weights;
     begin_scores(s, 0);
-    finish_scores<0>(s, 0);
-    adjust(s, plan.begin);
+    adjust(s, finish_scores<0>(s, 0));
     run.template soften<Shape::other>(s, unit);
     pack(weights, s);
+    if (group > 0) pass_turn();  // the first turn is group 0's
 #pragma unroll 1
     for (int n = 1; n < tiles; ++n) {
       float alpha[1][2];
-      await_turn(n);
+      await_turn();
       begin_scores(s, n);
       begin_sums(run, weights, n - 1);
-      pass_turn(n);
-      finish_scores<1>(s, n);
-      adjust(s, plan.begin + n);
+      pass_turn();
+      adjust(s, finish_scores<1>(s, n));
       const bool raised = run.template raise<Shape::other>(alpha, s, unit);
       run.template weigh<Shape::other>(s, unit);
       work_out_now(run.total[0][0] + run.total[0][1]);  // all exponentials
@@ -230,6 +234,7 @@ struct HopperPass {
       if (raised) run.rescale(alpha);
       pack(weights, s);
     }
+    if (group == 0) await_turn();  // that which is left
     begin_sums(run, weights, tiles - 1);
     finish_sums(run, tiles - 1);
   }
@@ -241,8 +246,7 @@ struct HopperPass {
     for (int t = plan.begin; t < plan.end; ++t, ++n) {
       Scores s;
       begin_scores(s, n);
-      finish_scores<0>(s, n);
-      adjust(s, t);
+      adjust(s, finish_scores<0>(s, n));
       run.template soften<Shape::other>(s, unit);
       values.await(n);
 #pragma unroll
@@ -275,7 +279,7 @@ struct HopperPass {
     if (__syncthreads_or(!finite(run))) {
       run.start();
       attend_carefully(run, plan.end - plan.begin);
-      wait_at_barrier(1 + row / 64, 128);  // nobody of the group multiplies queries any more
+      wait_at_barrier(1 + group, 128);  // nobody of the group multiplies queries any more
     }
     finish(run);
   }
@@ -314,7 +318,9 @@ PK_DEVICE void hopper_forward(const HopperForward& f) {
   extern __shared__ uint4 memory[];
   __shared__ ForwardPlan<OverBand> plan;
   __shared__ uint64_t barriers[Pass::barriers];
-  const Pass pass(f, plan, (shared_address(memory) + 1023) / 1024 * 1024, shared_address(barriers));
+  __shared__ uint32_t notes[Shape::slots];
+  const Pass pass(f, plan, (shared_address(memory) + 1023) / 1024 * 1024, shared_address(barriers),
+                  shared_address(notes));
   if (threadIdx.x == 0) {
     set_plan<T>(plan, f.forward, Shape::own, Shape::other);
     pass.make_barriers();
