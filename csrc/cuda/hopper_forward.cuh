@@ -1,9 +1,9 @@
 // Forward over a Band on sm_90a, a CTA per tile of queries (Shah et al. 2024, FlashAttention-3, arXiv:2407.08608,
 // sections 3.1 and 3.2): the equations of forward.cuh, with the copy engine and the products of sm_90a.
 //
-// One warp, the producer, has tiles of keys and of values copied into two rings; two groups of four warps consume
-// them, 64 rows of queries each. A group has S of the next tile and O += P V of this one multiplied at once, and
-// works on the softmax of the next while O += P V still runs. The groups take turns in beginning products, so that
+// One warp, the producer, has tiles of keys and of values copied into two rings; two or three groups of four warps
+// consume them, 64 rows of queries each. A group has S of the next tile and O += P V of this one multiplied at once,
+// and works on the softmax of the next while O += P V still runs. The groups take turns in beginning products, so that
 // those of one run while the other takes exponentials. Not here: biases, dropout, rows that are not neighbours.
 #pragma once
 
@@ -16,11 +16,13 @@ namespace cuda {
 
 template <int Width, Bias B = Bias::none>
 struct HopperShape {
-  static constexpr int groups = 2, threads = 128 * (groups + 1), at_once = 1;
+  static constexpr int groups = Width == 64 ? 3 : 2, threads = 128 * (groups + 1), at_once = 1;
+  // Registers of a thread of the producer's group and of the others, 65536 in all.
+  static constexpr int few = groups == 3 ? 32 : 24, many = groups == 3 ? 160 : 240;
   static constexpr int own = 64 * groups, other = 128, slots = 2;  // rows of the tiles; tiles of a ring
   static constexpr int own_bytes = own * Width * 2, other_bytes = other * Width * 2;
-  static constexpr int shared =
-      1024 + own_bytes + 2 * slots * other_bytes;  // the copy engine's swizzle counts from 1024
+  // The copy engine's swizzle counts from multiples of 1024.
+  static constexpr int shared = 1024 + own_bytes + 2 * slots * other_bytes;
 };
 
 // A tile of rows of D numbers: panels of 64 columns, one behind the other.
@@ -77,7 +79,7 @@ struct HopperPass {
   using Scores = Fragments<1, Shape::other>;
   using Weights = uint32_t[Shape::other / 16][4];
   using Keys = Ring<D, Shape::other, Shape::slots>;
-  static constexpr int slots = Shape::slots;
+  static constexpr int slots = Shape::slots, barriers = 1 + 4 * slots;
 
   const HopperForward& f;
   const ForwardPlan<OverBand>& plan;
@@ -97,8 +99,6 @@ struct HopperPass {
         keys{tiles + Shape::own_bytes, barriers + 8},
         values{keys.tiles + slots * Shape::other_bytes, keys.barriers + 16 * slots},
         notes(notes) {}
-
-  static constexpr int barriers = 1 + 4 * slots;
 
   PK_DEVICE void make_barriers() const {
     make_barrier(arrived, 1);
@@ -189,9 +189,10 @@ struct HopperPass {
     values.release(n);
   }
 
-  // Before and after the products of a tile begin, of those from 1 on. Barrier 1 + g says that it is group g's turn.
-  PK_DEVICE void await_turn() const { wait_at_barrier(1 + group, 128 * Shape::groups); }
-  PK_DEVICE void pass_turn() const { arrive_at_barrier(2 - group, 128 * Shape::groups); }
+  // Before and after the products of a tile begin, of those from 1 on. Barrier 1 + g says that it is group g's turn;
+  // one group waits for it, the one before arrives.
+  PK_DEVICE void await_turn() const { wait_at_barrier(1 + group, 256); }
+  PK_DEVICE void pass_turn() const { arrive_at_barrier(1 + (group + 1) % Shape::groups, 256); }
 
   // Signs and masks.
   PK_DEVICE void adjust(Scores& s, int noted) const {
@@ -218,7 +219,7 @@ struct HopperPass {
     adjust(s, finish_scores<0>(s, 0));
     run.template soften<Shape::other>(s, unit);
     pack(weights, s);
-    if (group > 0) pass_turn();  // the first turn is group 0's
+    if (group + 1 == Shape::groups) pass_turn();  // the first turn is group 0's
 #pragma unroll 1
     for (int n = 1; n < tiles; ++n) {
       float alpha[1][2];
@@ -328,10 +329,10 @@ PK_DEVICE void hopper_forward(const HopperForward& f) {
   __syncthreads();
   if (plan.place.tile.count == 0) return;
   if (threadIdx.x >= 128 * Shape::groups) {
-    shrink<24>();
+    shrink<Shape::few>();
     pass.produce();
   } else {
-    grow<240>();
+    grow<Shape::many>();
     pass.consume();
   }
 }
