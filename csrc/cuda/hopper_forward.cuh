@@ -199,9 +199,23 @@ struct HopperPass {
     const Problem& p = f.forward.call.problem;
     add_bias<T, Bias::none, false, 1, Shape::other>(s, p, 0, 0, Pairs<false>{}, row, 0, [](int, int) { return true; });
     if (noted < 0) return;
+    // As mask, with constants as columns: these kernels have no registers left for others.
     int m;
     const Segment& segment = plan.visits.at(noted, Shape::other, m);
-    mask<1, Shape::other>(s, -INFINITY, segment, row, m);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const Bounds keep = kept(segment, row_of(row, 0, 2 * half));
+      const int own = m + column_of(0, 0), low = keep.low - own, high = keep.high - own;
+#pragma unroll
+      for (int n = 0; n < Shape::other / 8; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int column = n * 8 + e;
+          float& x = s[0][n][2 * half + e];
+          x = column >= low && column <= high ? x : -INFINITY;
+        }
+      }
+    }
   }
 
   PK_DEVICE static void pack(Weights& weights, const Scores& s) {
@@ -222,17 +236,17 @@ struct HopperPass {
     if (group + 1 == Shape::groups) pass_turn();  // the first turn is group 0's
 #pragma unroll 1
     for (int n = 1; n < tiles; ++n) {
-      float alpha[1][2];
+      float alphas[2];
       await_turn();
       begin_scores(s, n);
       begin_sums(run, weights, n - 1);
       pass_turn();
       adjust(s, finish_scores<1>(s, n));
-      const bool raised = run.template raise<Shape::other>(alpha, s, unit);
+      const bool raised = run.template raise<Shape::other>(s, unit, [&](int, int half, float x) { alphas[half] = x; });
       run.template weigh<Shape::other>(s, unit);
       work_out_now(run.total[0][0] + run.total[0][1]);  // all exponentials
       finish_sums(run, n - 1);
-      if (raised) run.rescale(alpha);
+      if (raised) run.rescale(0, 0, alphas[0]), run.rescale(0, 1, alphas[1]);
       pack(weights, s);
     }
     if (group == 0) await_turn();  // that which is left

@@ -111,12 +111,12 @@ PK_DEVICE void mask(Fragments<Blocks, Columns>& s, float hidden, const Segment& 
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Bounds keep = kept(segment, row_of(row, b, 2 * half));
-      const int own = m + column_of(0, 0), low = keep.low - own, high = keep.high - own;  // columns become constants
+      const int low = keep.low - m, high = keep.high - m;
 #pragma unroll
       for (int n = 0; n < Columns / 8; ++n) {
 #pragma unroll
         for (int e = 2 * half; e < 2 * half + 2; ++e) {
-          const int column = n * 8 + e % 2;
+          const int column = column_of(n, e);
           s[b][n][e] = column >= low && column <= high ? s[b][n][e] : hidden;
         }
       }

@@ -27,8 +27,7 @@ struct Running {
   // s becomes P.
   template <int Columns>
   PK_DEVICE void soften(Fragments<Blocks, Columns>& s, float unit) {
-    float alpha[Blocks][2];
-    if (raise<Columns>(alpha, s, unit)) rescale(alpha);
+    raise<Columns>(s, unit, [&](int b, int half, float alpha) { rescale(b, half, alpha); });
     weigh<Columns>(s, unit);
   }
 
@@ -55,9 +54,10 @@ struct Running {
   }
 
   // Maxima follow the products only once these are 2^8 above them, as in FlashAttention-4: weights may well be that
-  // large, and most tiles leave everything as it is. Whether they did; then sums are to be multiplied by alpha.
-  template <int Columns>
-  PK_DEVICE bool raise(float (&alpha)[Blocks][2], const Fragments<Blocks, Columns>& s, float unit) {
+  // large, and most tiles leave everything as it is. Where they do, f(b, half, alpha) for the rows whose sums are to be
+  // multiplied by alpha; returns whether.
+  template <int Columns, class F>
+  PK_DEVICE bool raise(const Fragments<Blocks, Columns>& s, float unit, F f) {
     float highest[Blocks][2];
     bool above = false;
 #pragma unroll
@@ -77,23 +77,17 @@ struct Running {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float now = fmaxf(top[b][half], row_maximum(highest[b][half]));
-        alpha[b][half] = exp2(top[b][half] * unit - pivot_of(now, unit));
-        top[b][half] = now, total[b][half] *= alpha[b][half];
+        const float alpha = exp2(top[b][half] * unit - pivot_of(now, unit));
+        top[b][half] = now, total[b][half] *= alpha;
+        f(b, half, alpha);
       }
     }
     return true;
   }
 
-  PK_DEVICE void rescale(const float (&alpha)[Blocks][2]) {
+  PK_DEVICE void rescale(int b, int half, float alpha) {
 #pragma unroll
-    for (int b = 0; b < Blocks; ++b) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-#pragma unroll
-        for (int n = 0; n < D / 8; ++n)
-          acc[b][n][2 * half] *= alpha[b][half], acc[b][n][2 * half + 1] *= alpha[b][half];
-      }
-    }
+    for (int n = 0; n < D / 8; ++n) acc[b][n][2 * half] *= alpha, acc[b][n][2 * half + 1] *= alpha;
   }
 
   // What a row's scores are measured from, in units of log 2: also where it has no key so far.
