@@ -25,6 +25,9 @@ CASES = [
                 **EXACT)),
     (2, Case("blocks of 12, lengths, D 80, Dv 41, fp32", Blocks.of([[0, 1, 1], [0]], 12), sq=20, d=80, dv=41,
              lengths=([19], [16]), scale=-0.3, **EXACT)),
+    (None, Case("blocks of 40, 2:1, D 256", listed(40, 70, 45, most=2, seed=1), sq=70, sk=45, d=256, **TWO)),
+    (3, Case("blocks of 70, lengths, dropout, D 200, Dv 256", Blocks.of([[0, 0]], 70), sq=68, sk=20, d=200, dv=256,
+             lengths=([66], [17]), dropout=0.3, scale=-0.3, **HALF)),
     # The gradients of biases: blocks wider than a tile and narrower, heads that differ, and what is summed.
     (None, Case("blocks of 16, distance, per head, 2:1, dropout, 40x50", listed(16, 40, 50, heads=2, most=2, seed=1),
                 sq=40, sk=50, bias="distance", dropout=0.3, **TWO)),
@@ -32,6 +35,22 @@ CASES = [
              bias="distance shared", lengths=([72], [29]), **{**TWO, "kv_heads": 2})),
     (None, Case("blocks of 5, distance, fp32", listed(5, 20, 16, most=3, seed=2), sq=20, sk=16, bias="distance",
                 **EXACT)),
+    (None, Case("blocks of 16, relative, per head, 2:1, dropout, 20x37", listed(16, 20, 37, heads=2, most=2, seed=1),
+                sq=20, sk=37, d=64, bias="relative", dropout=0.3, **TWO)),
+    (None, Case("blocks of 70, relative of one head, 2:1, lengths, fp16", Blocks.of([[1], [0, 1]], 70), sq=75, sk=80,
+                d=26, bias="relative shared", lengths=([72], [79]), scale=-0.3, **{**TWO, "dtype": torch.float16})),
+    (None, Case("blocks of 36, relative, D 80, Dr 26, dropout", Blocks.of([[1], [0, 1]], 36), sq=40, sk=40, d=80,
+                bias="relative 26", dropout=0.3, **ONE)),
+    (None, Case("blocks of 5, relative, fp32", listed(5, 9, 12, most=3, seed=4), sq=9, sk=12, bias="relative",
+                **EXACT)),
+    (None, Case("blocks of 20, distance, D 80, Dv 41, dropout, fp32", Blocks.of([[1, 0, 1], [1]], 20), sq=33, sk=37,
+                d=80, dv=41, bias="distance", dropout=0.3, **EXACT)),
+    (None, Case("blocks of 12, dense hidden, lengths, D 128, fp32", Blocks.of([[0, 1, 1], [0]], 12), sq=20, d=128,
+                bias="dense hidden", lengths=([19], [16]), scale=-0.3, **EXACT)),
+    (None, Case("blocks of 20, distance, dropout, D 256", Blocks.of([[1, 0, 1], [1]], 20), sq=33, sk=37, d=256,
+                bias="distance", dropout=0.3, **ONE)),
+    (None, Case("blocks of 20, dense hidden, lengths, D 256, fp16", Blocks.of([[1, 0, 1], [1]], 20), sq=33, sk=37,
+                d=256, bias="dense hidden", lengths=([32], [35]), scale=-0.3, **HALF)),
     (None, Case("blocks of 20, dense hidden, lengths, 66x40", listed(20, 66, 40, most=2, seed=1), sq=66, sk=40,
                 bias="dense hidden", lengths=([63], [38]), **ONE)),
     (1, Case("blocks of 24, dense of keys, per head, dropout", listed(24, 80, 40, heads=2, most=2), sq=80, sk=40,
@@ -42,9 +61,12 @@ CASES = [
 CASES += [
     (None, Case(f"blocks, {bias}, D {d}, {given['dtype']}", listed(8, 9, 12), sq=9, sk=12, d=d, bias=bias,
                 **given))
-    for bias in ("distance", "dense") for d, given in ((128, ONE), (64, HALF), (128, HALF))
+    for bias, d, given in [
+        *((bias, d, given) for bias in ("distance", "dense") for d, given in ((128, ONE), (64, HALF), (128, HALF))),
+        ("distance", 256, HALF), ("dense", 256, ONE), ("relative", 128, HALF),
+    ]
 ]  # fmt: skip
-LAST = {None: [], "distance": ["blocks_diagonals"], "dense": ["blocks_ddense"]}
+LAST = {None: [], "dense": ["blocks_ddense"], "distance": ["blocks_diagonals"], "relative": ["blocks_diagonals"]}
 
 
 @pytest.mark.parametrize(("seed", "case"), CASES, ids=lambda x: getattr(x, "id", x))

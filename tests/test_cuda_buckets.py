@@ -27,6 +27,11 @@ CASES = [
                 sq=40, d=64, dropout=0.3, **EXACT)),
     (1, Case("buckets of 12, lengths, D 80, Dv 41, fp32", Buckets(sorted_rows(22, 12), 12, own=0.5), sq=22, d=80, dv=41,
              lengths=[19], scale=-0.3, **EXACT)),
+    (None, Case("buckets of 20, 2 rounds, causal, D 256", Buckets(sorted_rows(25, 20, 2), 20, True, own=LAST), sq=25,
+                d=256, **ONE)),
+    (3, Case("buckets of 40, lengths, dropout, 2:1, D 200, Dv 256",
+             Buckets(sorted_rows(37, 40, 1, 2, missing=0.1), 40, before=0, own=0.5), sq=37, d=200, dv=256,
+             dropout=0.3, lengths=[35], **{**TWO, "dtype": torch.float16})),
     (None, Case("buckets of nothing", Buckets(torch.full((1, 1, 1, 16), -1, dtype=torch.int32), 8), sq=16, **ONE)),
 ]  # fmt: skip
 

@@ -165,3 +165,14 @@ def test_wrong_numbers(name: str) -> None:
     """What is well-formed but computes something else shows in the result."""
     target, pattern, by = WRONG[name]
     assert error(target, replaced(target, pattern, by)) > 10 * RIGHT
+
+
+def test_a_left_operand_written_after_the_fence_is_told() -> None:
+    """PTX forbids it, yet compilers do it, and a GPU waits: it makes no result wrong."""
+    text = ptx("sm_90")
+    again = re.sub(r"wgmma\.mma_async\S+ \{[^}]*\}, \{(%r\d+)[^;]*;", r"mov.b32 \1, \1; \g<0>", text, count=1)
+    assert again != text
+    assert launch(made("sm_90"), "sm_90", ptx=text).late == []
+    (late,) = launch(made("sm_90"), "sm_90", ptx=again).late
+    assert "wgmma" in late
+    assert error("sm_90", again) < RIGHT

@@ -30,13 +30,6 @@ from pkernels import cuda
 
 ROWS = {(row["kernel"], row["chip"]): row for row in table.load()["rows"]}
 
-# What falls short of its goal, and why. Improve it, and take it from here.
-MISSES = {
-    # Without spills one warp cannot hold whole rows of a tile: its columns go to two warps, and every
-    # exponential through shared memory.
-    "triton forward_bf16_128": {"bound": 0.82, "estimate": 0.54},
-}  # fmt: skip
-
 
 def same_compiler(name: str) -> None:
     """Skip where another version made the code: its counts differ, and say nothing."""
@@ -102,10 +95,7 @@ def test_goals() -> None:
     held = [row for row in ROWS.values() if goals(row)]
     assert len(held) == 3 * 2 * 2
     for row in held:
-        assert set(row.get("missed", ())) == set(missed(row)) == set(MISSES.get(row["kernel"], ())), row
-        for share, reached in MISSES.get(row["kernel"], {}).items():
-            assert row[share] >= reached, f"{row}: it had reached {reached}"
-    assert set(MISSES) <= {row["kernel"] for row in held}
+        assert not missed(row) and "missed" not in row, row
 
 
 def test_blocks_at_once() -> None:
@@ -201,8 +191,9 @@ def test_it_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     for row in PUBLISHED:
         assert row["known"] in said
     out = io.StringIO()
-    show.show(Console(file=out, width=200), table.load(), "triton forward_bf16_128")
-    assert out.getvalue().count("(missed)") == len(MISSES["triton forward_bf16_128"])
+    short = ROWS["triton forward_bf16_128", "sm_80"] | {"estimate": 0.5, "missed": ["estimate"]}
+    show.show(Console(file=out, width=200), table.load() | {"rows": [short]}, "triton forward_bf16_128")
+    assert out.getvalue().count("(missed)") == 1
 
 
 def test_without_the_extension_the_table_stays(

@@ -2,7 +2,7 @@
 
 Nothing here lists them: their names are those in the binary, and C++ itself says how it would launch one, in
 answer to calls of every dtype, head dimension, pattern and bias that the backend takes. Only ``TABLED`` ones
-have rows, in bf16 and f32 up to head dimension 128: those of f16 differ from those of bf16 by their opcodes.
+have rows, in bf16 and f32: those of f16 differ from those of bf16 by their opcodes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .listing import Code, Usage, sass, tool, usage
 
 ROWS, CHUNK = 768, 64  # a multiple of every tile
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-TABLED = r"_(?:bf16|f32)(?:_(?:64|128)_|$)|_rows$"
+TABLED = r"_(?:bf16|f32)(?:_|$)|_rows$"
 """Names of the kernels of which the table has rows."""
 
 

@@ -112,4 +112,4 @@ struct OverBlocks {
   }                                                                  \
   }                                                                  \
   }                                                                  \
-  PK_KERNELS(blocks_##pass, Arguments, Shape, biases, others)
+  PK_ALL_KERNELS(blocks_##pass, Arguments, Shape, biases, others)

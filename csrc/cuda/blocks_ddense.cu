@@ -4,4 +4,4 @@
 
 #include "instances.cuh"
 
-PK_OVER_BLOCKS(ddense, Backward, BackwardShape, Listed, PK_DENSE, PK_NOTHING)
+PK_OVER_BLOCKS(ddense, Backward, BackwardShape, Listed, PK_DENSE, PK_DENSE)

@@ -4,4 +4,4 @@
 
 #include "instances.cuh"
 
-PK_OVER_BLOCKS(diagonals, Backward, DiagonalShape, Listed, PK_DISTANCE, PK_NOTHING)
+PK_OVER_BLOCKS(diagonals, Backward, DiagonalShape, Listed, PK_DISTANCE_OR_RELATIVE, PK_DISTANCE)

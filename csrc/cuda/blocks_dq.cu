@@ -3,4 +3,4 @@
 
 #include "instances.cuh"
 
-PK_OVER_BLOCKS(dq, Backward, BackwardShape, OverBlocks, PK_ABSOLUTE, PK_NO_BIAS)
+PK_OVER_BLOCKS(dq, Backward, BackwardShape, OverBlocks, PK_EVERY_BIAS, PK_ABSOLUTE)

@@ -12,4 +12,4 @@ using BlocksForwardShape = ForwardShape<Width, B, OverBlocks::rows>;
 }  // namespace cuda
 }  // namespace pkernels
 
-PK_OVER_BLOCKS(forward, Forward, BlocksForwardShape, OverBlocks, PK_ABSOLUTE, PK_NO_BIAS)
+PK_OVER_BLOCKS(forward, Forward, BlocksForwardShape, OverBlocks, PK_EVERY_BIAS, PK_ABSOLUTE)

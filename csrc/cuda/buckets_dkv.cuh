@@ -14,6 +14,7 @@ using BucketsKeyShape = GatherShape<Width, 2, 3>;
 template <class T, int D>
 struct BucketsKeyPass {
   using Shape = BucketsKeyShape<D * T::halves>;
+  static constexpr int steps = D > 128 ? 4 : D / T::columns;  // of wide rows: what ptxas does not spill
 
   const BucketsBackward& f;
   const BucketPlan& plan;
@@ -38,10 +39,11 @@ struct BucketsKeyPass {
     commit_copies();
   }
 
+  template <bool OfKeys, bool OfValues>
   PK_DEVICE void gather(Fragments<1, D>& dk, Fragments<1, D>& dv, bool careful) const {
     const Problem& p = f.call.problem;
-    clear(dk);
-    clear(dv);
+    if (OfKeys) clear(dk);
+    if (OfValues) clear(dv);
     rows.start(no_key, no_query);
     rows.load_own(0, lines_of(f.k, plan.sequence, plan.head / p.group(), 0, p.d, T::halves));
     rows.load_own(1, lines_of(f.v, plan.sequence, plan.head / p.group(), 0, p.dv, T::halves));
@@ -52,12 +54,12 @@ struct BucketsKeyPass {
       fetch(t + 1);
       const int next = rows.entry(t + 2, no_query);
       Fragments<1, Shape::other> s = {}, dp = {};
-      multiply_rows<T, D, 1, Shape::other>(s, rows.own(0), row, rows.slot(t, 0));
+      multiply_rows<T, D, 1, Shape::other, steps>(s, rows.own(0), row, rows.slot(t, 0));
       weigh(s, t);
-      multiply_rows<T, D, 1, Shape::other>(dp, rows.own(1), row, rows.slot(t, 1));
+      if (OfKeys) multiply_rows<T, D, 1, Shape::other, steps>(dp, rows.own(1), row, rows.slot(t, 1));
       differentiate(s, dp, t, careful);
-      add<T, D, Shape::other>(dv, s, rows.slot(t, 1), careful);
-      add<T, D, Shape::other>(dk, dp, rows.slot(t, 0), careful);
+      if (OfValues) add<T, D, Shape::other>(dv, s, rows.slot(t, 1), careful);
+      if (OfKeys) add<T, D, Shape::other>(dk, dp, rows.slot(t, 0), careful);
       rows.note(t + 2, next);
     }
     wait_for_copies<0>();
@@ -95,15 +97,27 @@ struct BucketsKeyPass {
     });
   }
 
-  PK_DEVICE void run() const {
+  template <bool OfKeys, bool OfValues>
+  PK_DEVICE void pass() const {
     const Problem& p = f.call.problem;
     Fragments<1, D> dk, dv;
     for (bool careful = false;; careful = true) {
-      gather(dk, dv, careful);
-      if (!__syncthreads_or(!careful && !(all_finite<1, D>(dk) && all_finite<1, D>(dv)))) break;
+      gather<OfKeys, OfValues>(dk, dv, careful);
+      const bool finite = (!OfKeys || all_finite<1, D>(dk)) && (!OfValues || all_finite<1, D>(dv));
+      if (!__syncthreads_or(!careful && !finite)) break;
     }
-    rows.add_rows(dk, p.scale, f.dk, f.dk.row, row);
-    rows.add_rows(dv, p.keep_scale, f.dv, f.dv.row, row);
+    if (OfKeys) rows.add_rows(dk, p.scale, f.dk, f.dk.row, row);
+    if (OfValues) rows.add_rows(dv, p.keep_scale, f.dv, f.dv.row, row);
+  }
+
+  PK_DEVICE void run() const {
+    if constexpr (D > 128) {  // the sums of both do not fit into registers
+      pass<false, true>();
+      __syncthreads();
+      pass<true, false>();
+    } else {
+      pass<true, true>();
+    }
   }
 };
 

@@ -2,4 +2,4 @@
 
 #include "instances.cuh"
 
-PK_KERNELS(buckets_forward, BucketsForward, BucketsForwardShape, PK_NO_BIAS, PK_NO_BIAS)
+PK_ALL_KERNELS(buckets_forward, BucketsForward, BucketsForwardShape, PK_NO_BIAS, PK_NO_BIAS)

@@ -22,7 +22,7 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
   using Shape = typename Pass::Shape;
   using Pass::f, Pass::plan, Pass::row, Pass::own, Pass::other, Pass::window, Pass::asking, Pass::numbers;
   // Of wide rows: what ptxas does not spill, tried out on each chip.
-  static constexpr bool few = Shape::row_bytes == 512 && (D > 128) == (B == Bias::none);
+  static constexpr bool few = Shape::row_bytes == 512 && (D > 128 ? Over::counts || B == Bias::none : B != Bias::none);
   static constexpr bool crowded = Shape::row_bytes > 256;  // no registers are left for code without dropout
   static constexpr int steps = few ? 4 : D / T::columns;
 
@@ -77,12 +77,12 @@ struct KeyPass : BackwardPass<T, D, B, Over> {
       const int rows = static_cast<int>(x.tile.count);
       add_bias<T, B, true, 1, Shape::other>(s, p, x.sequence, head, pairs, row, m,
                                             [&](int c, int o) { return c < rows && o < segment.count; });
-      if (Over::counts) add_to_all<1, Shape::other>(s, segment.added / unit);
+      const float added = Over::counts ? segment.added : 0.0f;
 #pragma unroll
       for (int n = 0; n < Shape::other / 8; ++n) {
         const float2 lse = load_two(numbers(u % 2, 0) + column_of(n, 0) * 4);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) s[0][n][e] = weight_of<B>(s[0][n][e], unit, lse_of(e % 2 ? lse.y : lse.x));
+        for (int e = 0; e < 4; ++e) s[0][n][e] = weight_of<B>(s[0][n][e], unit, lse_of(e % 2 ? lse.y : lse.x) - added);
       }
       if (!is_full(segment, rows, m, Shape::other)) mask<1, Shape::other>(s, 0, segment, row, m);
       if (OfKeys) multiply_rows<T, D, 1, Shape::other, steps>(dp, own(1), row, other(u % 2, 1));

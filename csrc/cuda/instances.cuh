@@ -72,11 +72,7 @@ Kernel find(const Instance (&instances)[N], Type type, int64_t d, Bias bias) {
   }                                                       \
   }                                                       \
   }
-// Of head dimensions up to 128; `others`: the biases where rows have 512 bytes.
-#define PK_KERNELS(pass, Arguments, Shape, biases, others)        \
-  PK_UP_TO_128(biases, others, PK_KERNEL, pass, Arguments, Shape) \
-  PK_FINDER(pass, PK_UP_TO_128(biases, others, PK_INSTANCE, pass, Arguments, Shape))
-// Of all.
+// `others`: the biases where rows have 512 bytes.
 #define PK_ALL_KERNELS(pass, Arguments, Shape, biases, others) \
   PK_EVERY(biases, others, PK_KERNEL, pass, Arguments, Shape)  \
   PK_FINDER(pass, PK_EVERY(biases, others, PK_INSTANCE, pass, Arguments, Shape))

@@ -206,7 +206,8 @@ PK_DEVICE void store_pair(const Tile<Width>& to, int row, int n, float low, floa
     store_shared(at + 4 * odd, __float_as_uint(odd ? high : low));
     store_shared(at + 4 - 4 * odd, __float_as_uint(odd ? low : high));
   } else {
-    store_shared(to.at(row, n) + t * 4, T::pack(low, high));
+    const uint32_t at = to.at(row, n % 8) + n / 8 * 128;  // a constant behind few addresses, for few registers
+    store_shared(at + t * 4, T::pack(low, high));
   }
 }
 

@@ -1,9 +1,11 @@
 """The ``cuda`` backend for a Band, and for shapes whose kernels take the same and the ``lists`` of theirs.
 
-bfloat16 and float16 up to head dimension 256, over other shapes 128; float32 up to 128. float32 is multiplied on
-the tensor cores without losing its accuracy: a number is split into two of tf32, and three products are summed,
-the error of each product is at most 2**-21 of it (``csrc/cuda/instructions.cuh``); tests hold it to the budget of
-plain torch in float32.
+bfloat16 and float16 up to head dimension 256, float32 up to 128. float32 is multiplied on the tensor cores without
+losing its accuracy: a number is split into two of tf32, and three products are summed, the error of each product is
+at most 2**-21 of it (``csrc/cuda/instructions.cuh``); tests hold it to the budget of plain torch in float32.
+
+A Relative goes up to 128, in float32 up to 64: tiles of q, dout and the bias's queries lie in shared memory beside
+the rows of the table that they meet, and of 512 bytes a row those three alone would take 192 KB, where sm_80 has 163.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def backward(
     pattern: Blocks = problem.pattern  # type: ignore[assignment]
     columns = -(-k.shape[2] // pattern.size)
     lists, back = (_given(x, pattern.size) for x in (pattern.lists, pattern.transposed(columns)))
-    asked = problem.distance_grad or problem.dense_grad
+    asked = problem.distance_grad or problem.dense_grad or problem.table_grad
     pairs = (pattern.counts(columns), pattern.size) if asked else ()
     return band.backward(dout, dlse, q, k, v, out, lse, problem, "blocks", lists, back, pairs)
 

@@ -57,7 +57,7 @@ def why_not(
         'dtype float64: float32, bfloat16 and float16 are supported, float64 by "reference" alone'
     """
     shape = "band" if pattern is None else type(pattern).__name__.lower()
-    return _why_not_written(backend, shape, q) or _why_not_for(backend, shape, q, v, bias) or _why_not_here(backend, q)
+    return _why_not_written(backend, shape, q) or _why_not_for(backend, q, v, bias) or _why_not_here(backend, q)
 
 
 def why_not_kernels(backend: str, shape: str, x: Tensor) -> str | None:
@@ -78,7 +78,7 @@ def _why_not_written(backend: str, shape: str, x: Tensor) -> str | None:
     return None
 
 
-def _why_not_for(backend: str, shape: str, q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
+def _why_not_for(backend: str, q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
     """Of attention: what kernels cannot do, and how wide they are."""
     if backend == "reference":
         return None
@@ -86,7 +86,7 @@ def _why_not_for(backend: str, shape: str, q: Tensor, v: Tensor, bias: Bias | No
     for name, x in (("q", q), ("v", v), ("the bias", v if relative is None else relative.query)):
         if x.shape[-1] > 256:
             return f'head dimension {x.shape[-1]} of {name}: 1 to 256 are supported, more by "reference" alone'
-    return _why_not_cuda(shape, q, v, bias) if backend == "cuda" else None
+    return _why_not_cuda(q, v, bias) if backend == "cuda" else None
 
 
 def _why_not_here(backend: str, x: Tensor) -> str | None:
@@ -112,20 +112,15 @@ def _why_not_triton(q: Tensor) -> str | None:
     return None
 
 
-def _why_not_cuda(shape: str, q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
+def _why_not_cuda(q: Tensor, v: Tensor, bias: Bias | None) -> str | None:
     relative = tensors_of(bias) if isinstance(bias, Relative) else ()
     width = max(x.shape[-1] for x in (q, v, *relative))
     exact = q.dtype == torch.float32
     if exact and width > 128:
-        return f"head dimension {width} in float32: the kernels go up to 128"
+        return f'head dimension {width} in float32: the kernels go up to 128, those of "triton" up to 256'
     if relative and width > (64 if exact else 128):
-        return f"Relative of head dimension {width}: the kernels go up to 128, in float32 up to 64"
-    if shape != "band" and width > 128:
-        return f"{shape} of head dimension {width}: the kernels go up to 128"
-    if shape != "band" and relative:
-        return "Relative: over a Band alone"
-    if shape != "band" and exact and bias is not None and width > 64:
-        return f"{type(bias).__name__} over {shape} of head dimension {width} in float32: the kernels go up to 64"
+        most = "the kernels go up to 128, in float32 up to 64: beside it shared memory has no room for wider rows"
+        return f"Relative of head dimension {width}: {most}"
     return None
 
 

@@ -147,8 +147,12 @@ class Launch:
             "num_stages": config.stages,
             **constants,
         }
-        with torch.cuda.device(self.q.device) if self.q.is_cuda else contextlib.nullcontext():
+        with self.on_device():
             kernel[(grid,)](*arguments, **settings)
+
+    def on_device(self) -> contextlib.AbstractContextManager:
+        """Where launches are made."""
+        return torch.cuda.device(self.q.device) if self.q.is_cuda else contextlib.nullcontext()
 
     def _offset(self, config: tune.Config) -> Any:
         """int32 if no two rows of a tile lie 2**31 elements apart."""

@@ -22,7 +22,7 @@ from ..problem import Problem, rows_like
 from .arguments import Launch, dense_rows, view
 from .band_backward import backward
 from .careful import clean, doubted, reach, report, unclean_rows
-from .measure import factor_of, measure, one_of, turned
+from .measure import factor_of, measure, one_of, stay_products, turned
 from .philox import survivors
 from .step import (
     band_of_queries,
@@ -56,7 +56,10 @@ def _attend(
     factor = factor_of(scale, bias, D, PRECISION)
     q = turned(q, scale, bias, D, PRECISION)
     m = tl.full([i.shape[0]], -float("inf"), tl.float32)
-    total = tl.zeros([i.shape[0]], tl.float32)
+    if stay_products(bias, D, PRECISION):
+        total = tl.zeros([i.shape[0], 8], tl.float32)
+    else:
+        total = tl.zeros([i.shape[0]], tl.float32)
     acc = tl.zeros([i.shape[0], padded(DV)], tl.float32)
     if CAREFUL:
         lost = tl.zeros([i.shape[0], padded(DV)], tl.float32)
@@ -88,7 +91,7 @@ def _attend(
         acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=PRECISION)
     if CAREFUL:
         acc = tl.where(lost > 0, float("nan"), acc)
-    return m * factor, total, acc
+    return m * factor, tl.sum(total, 1) if len(total.shape) == 2 else total, acc
 
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes"])

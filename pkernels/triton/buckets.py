@@ -13,8 +13,6 @@ Not supported: biases, and as in ``band``.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -23,10 +21,11 @@ from torch import Tensor
 from ..buckets import Buckets, numbers_of_rows
 from ..problem import Problem, rows_like
 from . import tune
-from .arguments import Launch, View, dense_rows, view
+from .arguments import View, dense_rows, view
 from .careful import clean, unclean_rows
 from .gather import gather_numbers, gather_tile, listed_rows, scatter_numbers, scatter_tile
 from .philox import survivors
+from .rounds import Rounds, doubt
 from .step import online_softmax, power, product, rows_of, unit
 
 
@@ -68,11 +67,13 @@ def _scores(a, b, i, j, own, scale, PRECISION: tl.constexpr):
 
 @triton.jit(do_not_specialize=["chunks", "dropout"])
 def buckets_forward_kernel(
-    q, k, v, acc, top, sum, order, chunks, own, dropout, scale, heads, group,
+    q, k, v, acc, top, sum, doubts, order, chunks, own, dropout, scale, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, CAUSAL: tl.constexpr,
-    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     sequence, head, chunk, list_, first, stop = _place(order, chunks, heads, OWN)
+    if CAREFUL and tl.load(doubts + sequence * heads + head) == 0:
+        return
     i, mine = listed_rows(list_, first, stop, OWN)
     # (OWN, D)
     queries = gather_tile(rows_of(q, sequence, head, 0), i, mine, D)
@@ -97,6 +98,7 @@ def buckets_forward_kernel(
         keep = there[None, :] & mine[:, None]
         if CAUSAL:
             keep = keep & (j[None, :] <= i[:, None])
+        if CAREFUL:
             s = tl.where((unclean_rows(k_tile) | unclean_rows(v_tile))[None, :], float("nan"), s)
             v_tile = clean(v_tile)
         s = tl.where(keep, s, -float("inf"))
@@ -105,6 +107,8 @@ def buckets_forward_kernel(
             p = tl.where(survivors(dropout, sequence, head, i, j, 0, 1, True), p, 0.0)
         # (OWN, Dv)
         o = tl.dot(p.to(v_tile.dtype), v_tile, o * alpha[:, None], input_precision=PRECISION)
+    if not CAREFUL:
+        doubt(doubts, sequence * heads + head, o)
     scatter_numbers(tops, i, mine, m)
     scatter_numbers(sums, i, mine, total)
     scatter_tile(state, i, mine, o, DV)
@@ -112,11 +116,13 @@ def buckets_forward_kernel(
 
 @triton.jit(do_not_specialize=["chunks", "dropout"])
 def buckets_dq_kernel(
-    q, k, v, dout, lse, delta, own, dq, order, chunks, dropout, scale, heads, group,
+    q, k, v, dout, lse, delta, own, dq, doubts, order, chunks, dropout, scale, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, CAUSAL: tl.constexpr,
-    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     sequence, head, chunk, list_, first, stop = _place(order, chunks, heads, OWN)
+    if CAREFUL and tl.load(doubts + sequence * heads + head) == 0:
+        return
     i, mine = listed_rows(list_, first, stop, OWN)
     # (OWN, D), (OWN, Dv), (OWN,), (OWN,)
     queries = gather_tile(rows_of(q, sequence, head, 0), i, mine, D)
@@ -143,6 +149,7 @@ def buckets_dq_kernel(
         keep = there[None, :] & mine[:, None]
         if CAUSAL:
             keep = keep & (j[None, :] <= i[:, None])
+        if CAREFUL:
             ds = tl.where((unclean_rows(k_tile) | unclean_rows(v_tile))[None, :], float("nan"), ds)
             k_tile = clean(k_tile)
         if own is not None:
@@ -150,16 +157,20 @@ def buckets_dq_kernel(
         ds = tl.where(keep, ds, 0.0) * scale
         # (OWN, D)
         acc = tl.dot(ds.to(k_tile.dtype), k_tile, acc, input_precision=PRECISION)
+    if not CAREFUL:
+        doubt(doubts, sequence * heads + head, acc)
     scatter_tile(sums, i, mine, acc, D)
 
 
 @triton.jit(do_not_specialize=["chunks", "dropout"])
 def buckets_dkv_kernel(
-    q, k, v, dout, lse, delta, own, dk, dv, order, chunks, dropout, scale, heads, group,
+    q, k, v, dout, lse, delta, own, dk, dv, doubts, order, chunks, dropout, scale, heads, group,
     D: tl.constexpr, DV: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, CAUSAL: tl.constexpr,
-    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    OFFSET: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     sequence, head, chunk, list_, first, stop = _place(order, chunks, heads, OWN)
+    if CAREFUL and tl.load(doubts + sequence * heads + head) == 0:
+        return
     j, mine = listed_rows(list_, first, stop, OWN)
     # (OWN, D), (OWN, Dv)
     keys = gather_tile(rows_of(k, sequence, head // group, 0), j, mine, D)
@@ -185,6 +196,7 @@ def buckets_dkv_kernel(
         keep = there[None, :] & mine[:, None]
         if CAUSAL:
             keep = keep & (j[:, None] <= i[None, :])
+        if CAREFUL:
             p = tl.where((unclean_rows(q_tile) | unclean_rows(do))[None, :], float("nan"), p)
             q_tile, do = clean(q_tile), clean(do)
         p = tl.where(keep, p, 0.0)
@@ -199,30 +211,10 @@ def buckets_dkv_kernel(
         # (OWN, Dv), (OWN, D)
         sum_v = tl.dot(weights.to(do.dtype), do, sum_v, input_precision=PRECISION)
         sum_k = tl.dot(ds.to(q_tile.dtype), q_tile, sum_k, input_precision=PRECISION)
+    if not CAREFUL:
+        doubt(doubts, sequence * heads + head, tl.sum(sum_k, 1) + tl.sum(sum_v, 1))
     scatter_tile(of_k, j, mine, sum_k, D)
     scatter_tile(of_v, j, mine, sum_v, DV)
-
-
-class _Launch(Launch):
-    """Launches of one round after the other."""
-
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> None:
-        super().__init__(q, k, v, problem)
-        assert isinstance(problem.pattern, Buckets)
-        self.pattern = problem.pattern
-        self.order = self.pattern.order.contiguous()
-
-    def rounds(self, kernel: Any, config: tune.Config, *tensors: Any) -> None:
-        pattern, (batch, heads, rounds, entries) = self.pattern, self.order.shape
-        steps = (heads * rounds * entries if batch > 1 else 0, rounds * entries if heads > 1 else 0)
-        of_round = entries // pattern.chunk
-        grid = self.batch * self.heads * of_round * -(-pattern.chunk // config.own)
-        dropout, scale = self.shared[8], self.shared[10]
-        for number in range(rounds):
-            chunks = (pattern.chunk, of_round, of_round * rounds, number, pattern.before, pattern.after)
-            given = (pattern.own,) if kernel is buckets_forward_kernel else ()
-            arguments = (*tensors, (self.order, *steps), chunks, *given, dropout, scale, *self.shared[12:])
-            self.start(kernel, grid, config, arguments, CAUSAL=pattern.causal)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
@@ -231,11 +223,10 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
     acc = torch.zeros(*q.shape[:3], v.shape[3], dtype=torch.float32, device=q.device)
     top = torch.full(q.shape[:3], -torch.inf, dtype=torch.float32, device=q.device)
     total = torch.zeros_like(top)
-    launch = _Launch(q, k, v, problem)
+    pattern: Buckets = problem.pattern  # type: ignore[assignment]
     config = tune.choose("buckets_forward", q, v)
-    launch.rounds(
-        buckets_forward_kernel, config, *map(view, (q, k, v, acc)), view(top[..., None]), view(total[..., None])
-    )
+    sums = [(acc, 0.0), (top[..., None], -torch.inf), (total[..., None], 0.0)]
+    Rounds(q, k, v, problem).run(buckets_forward_kernel, config, [view(x) for x in (q, k, v)], sums, pattern.own)
     share = torch.where(total == 0, 1, total)
     out = rows_like(q, v.shape[-1])
     out.copy_(acc * ((1 / (1 - problem.dropout)) / share)[..., None])
@@ -255,12 +246,12 @@ def backward(
     sum_q, sum_k, sum_v = (torch.zeros(*q.shape[:3], d, dtype=torch.float32, device=q.device) for d in widths)
     numbers: list[View | None] = [view(x.contiguous()[..., None]) for x in (total, delta)]
     numbers.append(None if own is None else view(own[..., None]))
-    launch = _Launch(q, k, v, problem)
-    tensors = [view(x) for x in (q, k, v, dout)]
-    launch.rounds(buckets_dq_kernel, tune.choose("buckets_dq", q, v), *tensors, *numbers, view(sum_q))
-    launch.rounds(buckets_dkv_kernel, tune.choose("buckets_dkv", q, v), *tensors, *numbers, view(sum_k), view(sum_v))
+    rounds = Rounds(q, k, v, problem)
+    tensors = [*(view(x) for x in (q, k, v, dout)), *numbers]
+    rounds.run(buckets_dq_kernel, tune.choose("buckets_dq", q, v), tensors, [(sum_q, 0.0)])
+    rounds.run(buckets_dkv_kernel, tune.choose("buckets_dkv", q, v), tensors, [(sum_k, 0.0), (sum_v, 0.0)])
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
     dq.copy_(sum_q)
     for grad, of in ((dk, sum_k), (dv, sum_v)):
-        grad.copy_(of.unflatten(1, (k.shape[1], launch.heads // max(1, k.shape[1]))).sum(2))
+        grad.copy_(of.unflatten(1, (k.shape[1], rounds.heads // max(1, k.shape[1]))).sum(2))
     return dq, dk, dv, None, None, None, None

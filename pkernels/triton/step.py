@@ -23,6 +23,7 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+LOWEST = tl.constexpr(-3.4028234663852886e38)
 
 
 @triton.constexpr_function
@@ -327,13 +328,21 @@ def not_hidden(keep, i, j, sequence, head, bias):
 
 @triton.jit
 def online_softmax(s, m, total, PRECISION: tl.constexpr, factor=1.0):
-    """One step of the running maximum and sum: (p, factor of what was summed, maximum, sum);
-    ``factor`` makes scores of s and of maxima."""
+    """One step of the running maximum and sum: (p, factor of what was summed, maximum, sum); ``factor`` makes
+    scores of s and of maxima.
+
+    ``total`` is (M,); or (M, W): a sum for each W-th column, to be added up after the last tile. With 8 of them a
+    thread adds what it holds itself, and asks no other; that takes registers.
+    """
     m_new = tl.maximum(m, tl.max(s, 1))
-    pivot = tl.where(m_new == -float("inf"), 0.0, m_new * factor)  # of rows with no key so far
+    pivot = tl.maximum(m_new * factor, LOWEST)  # finite where a row has no key so far
     p = power(s * factor - pivot[:, None], PRECISION)
     alpha = power(m * factor - pivot, PRECISION)
-    return p, alpha, m_new, total * alpha + tl.sum(p, 1)
+    if len(total.shape) == 1:
+        return p, alpha, m_new, total * alpha + tl.sum(p, 1)
+    else:
+        columns = tl.reshape(p, [s.shape[0], s.shape[1] // total.shape[1], total.shape[1]])
+        return p, alpha, m_new, total * alpha[:, None] + tl.sum(columns, 1)
 
 
 @triton.jit

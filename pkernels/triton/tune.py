@@ -74,6 +74,9 @@ _TABLE = {
 # lanes on gfx942, and whatever keeps registers from spilling.
 _OVERRIDES = {
     "sm_80": {
+        ("forward", 2, 128): Config(128, 32, 4, 2),
+        ("blocks_forward", 2, 128): Config(128, 64, 8, 3),
+        ("buckets_forward", 2, 128): Config(64, 64, 4, 2),
         ("dq", 2, 128): Config(64, 64, 4, 2),
         ("dkv", 2, 128): Config(64, 32, 4, 2),
         ("blocks_forward", 4, 64): Config(32, 32, 4, 2),
@@ -99,6 +102,7 @@ _OVERRIDES = {
         ("buckets_dkv", 2, 256): Config(32, 32, 8, 1),
     },
     "sm_100": {
+        ("forward", 2, 64): Config(128, 64, 8, 3),
         ("forward", 4, 128): Config(32, 16, 8, 2),
         ("dq", 2, 128): Config(128, 64, 8, 2),
         ("dq", 2, 256): Config(64, 32, 8, 1),
@@ -108,7 +112,8 @@ _OVERRIDES = {
         ("blocks_dq", 4, 128): Config(16, 16, 8, 1),
         ("blocks_dkv", 4, 128): Config(32, 32, 8, 1, "ieee"),
         ("buckets_forward", 4, 128): Config(32, 32, 4, 2),
-        ("buckets_dkv", 4, 128): Config(16, 16, 8, 1),
+        ("buckets_dq", 4, 128): Config(16, 32, 8, 1),
+        ("buckets_dkv", 4, 128): Config(16, 16, 4, 2),
     },
     "gfx942": {
         ("forward", 2, 128): Config(128, 64, 8, 2),
@@ -120,6 +125,7 @@ _OVERRIDES = {
         ("dkv", 4, 256): Config(32, 16, 4, 1, "ieee"),
         ("query", 4, 256): Config(16, 16, 4, 1, "ieee"),
         ("blocks_dkv", 4, 128): Config(32, 32, 4, 2),
+        ("buckets_dkv", 4, 128): Config(16, 16, 4, 1),
     },
 }
 

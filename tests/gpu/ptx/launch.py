@@ -48,12 +48,15 @@ class Report:
             wavefronts it took over those it would take without.
         ambiguous: Shared memory stores by which lanes of a warp put different values in one cell. A GPU
             keeps one and does not say which; here it is the last lane's.
+        late: ``wgmma`` whose left operand in registers was written after the last ``wgmma.fence``. PTX forbids it;
+            LLVM moves conversions of Triton's there, and ptxas, which sees what depends on what, waits for them.
     """
 
     kernel: str
     executed: Counter = field(default_factory=Counter)
     conflicts: dict[str, float] = field(default_factory=dict)
     ambiguous: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
 
 
 def run(
@@ -160,7 +163,8 @@ def _bits(value: object, kind: str) -> bytes:
 
 
 def _report(kernel: Kernel, program: Program) -> Report:
-    report = Report(kernel.name, ambiguous=[kernel.code[at].place for at in sorted(program.ambiguous)])
+    ambiguous, late = ([kernel.code[at].place for at in sorted(found)] for found in (program.ambiguous, program.late))
+    report = Report(kernel.name, ambiguous=ambiguous, late=late)
     for i, times in zip(kernel.code, program.executed, strict=True):
         report.executed[i.opcode] += times
     for at, (wavefronts, ideal) in sorted(program.conflicts.items()):

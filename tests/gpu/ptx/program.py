@@ -39,6 +39,7 @@ class Program:
         """Tensor maps among the parameters; see ``tma``."""
         self.conflicts: dict[int, list[int]] = {}
         self.ambiguous: set[int] = set()
+        self.late: set[int] = set()
         for i in kernel.code:
             i.operands = [Imm(str(symbols[o])) if isinstance(o, str) and o in symbols else o for o in i.operands]
 

@@ -148,6 +148,8 @@ def product_step(i: Instruction, kernel: Kernel) -> Step:
         descriptors = read_b(cta)
         for g in groups(cta):
             _check_registers(cta.warpgroups[g.start // GROUP], own, fragments)
+            if cta.warpgroups[g.start // GROUP].unfenced.intersection(fragments):
+                cta.program.late.add(cta.at)
             cells, y = operand(cta, cta.thread[g], descriptors[g], n, size, bool(transposed and transposed[-1]), a, "B")
             if inside:
                 x = operand_a([w[g] for w in words], a).reshape(m, k)
@@ -178,7 +180,7 @@ def _accumulators(cta: Cta, slots: list[int], scale: Array) -> Array:
 
 
 def _check_registers(group: Warpgroup, own: list[int], fragments: list[int]) -> None:
-    if not group.fenced or group.unfenced.intersection((*own, *fragments)):
+    if not group.fenced or group.unfenced.intersection(own):
         raise RaceError("wgmma uses a register that was used otherwise with no wgmma.fence since")
     for product in group.products:
         if set(product.writes).intersection(fragments) or set(product.reads).intersection(own):
