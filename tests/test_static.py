@@ -91,9 +91,10 @@ def test_main_loops_neither_spill_nor_wait_for_memory() -> None:
 
 
 def test_goals() -> None:
-    """On sm_80 a forward's bound is 85 % and its estimate 60 %, a backward's 45 %; a window costs at most 10 points."""
+    """On sm_80 a forward's bound is 85 % and its estimate 60 %, a backward's 45 %; on sm_90 the forward of its own
+    reaches 95 % and 65 %. A window costs at most 10 points."""
     held = [row for row in ROWS.values() if goals(row)]
-    assert len(held) == 3 * 2 * 2
+    assert len(held) == 3 * 2 * 2 + 2
     for row in held:
         assert not missed(row) and "missed" not in row, row
 
