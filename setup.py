@@ -36,7 +36,7 @@ COMPILER_FLAGS = [
     "-DTORCH_STABLE_ONLY",
 ]
 
-# What the kernels use is there since sm_80: one PTX, assembled for each chip and kept for later ones.
+# What most kernels use is there since sm_80: one PTX, assembled for each chip and kept for later ones.
 NVCC_FLAGS = [
     "-std=c++20",
     "-O3",
@@ -120,14 +120,30 @@ def cuda_extension(torch, home):
     )
 
 
+def kernel_sources():
+    """The .cu files; those for one chip alone if it is among ``ARCHS``. What they define is then missing, and weak."""
+    return [path for path in files("cuda/*.cu") if "90" in ARCHS or not is_for_hopper(path)]
+
+
+def is_for_hopper(path):
+    """Whether a file uses what only chips of compute capability 9.0 have: wgmma, TMA."""
+    return Path(path).name.startswith("hopper_")
+
+
+def target_of(source):
+    """nvcc's flag that says for which chips. The PTX for 9.0 serves no later chip: the tests run it."""
+    if is_for_hopper(source):
+        return "-gencode=arch=compute_90a,code=[compute_90a,sm_90a]"
+    return f"-gencode=arch=compute_80,code=[{','.join(['compute_80', *(f'sm_{arch}' for arch in ARCHS)])}]"
+
+
 def compile_kernels(home, directory):
     """The objects of csrc/cuda/*.cu, compiled again if anything that they are made of has changed."""
     directory.mkdir(parents=True, exist_ok=True)
-    codes = ",".join(["compute_80", *(f"sm_{arch}" for arch in ARCHS)])
-    command = [str(home / "bin" / "nvcc"), *NVCC_FLAGS, f"-gencode=arch=compute_80,code=[{codes}]"]
     parts = [Path(path).read_bytes() for path in files("*.h") + files("cuda/*.h") + files("cuda/*.cuh")]
 
     def build(source):
+        command = [str(home / "bin" / "nvcc"), *NVCC_FLAGS, target_of(source)]
         digest = hashlib.sha256(b"".join([*parts, Path(source).read_bytes(), repr(command).encode()])).hexdigest()
         target = directory / f"{Path(source).stem}-{digest[:16]}.o"
         if not target.exists():
@@ -141,7 +157,7 @@ def compile_kernels(home, directory):
 
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0)))) as pool:
         # The passes over a Band take longest and are last by name; begun last, one would keep a single core busy.
-        return list(pool.map(build, reversed(files("cuda/*.cu"))))
+        return list(pool.map(build, reversed(kernel_sources())))
 
 
 def build_command(torch):

@@ -66,6 +66,33 @@ def test_its_defaults_are_those_of_the_scripts() -> None:
     assert len(re.findall(r"^nvidia-", pinned, re.M)) == 5, "BUILDING.md counts the packages of nvcc"
 
 
+def rules(archs: str) -> dict:
+    """What setup.py says of the kernels' files, for some chips."""
+    wanted = {"files", "kernel_sources", "is_for_hopper", "target_of"}
+    tree = ast.parse(SCRIPTS["setup.py"])
+    tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in wanted]
+    found = {"Path": Path, "ROOT": ROOT, "ARCHS": archs.split()}
+    exec(compile(tree, "setup.py", "exec"), found)
+    return found
+
+
+def test_what_one_chip_alone_can_do_is_compiled_for_it() -> None:
+    every, some = rules("80 90 100"), rules("80 100")
+    own = [
+        path for path in every["kernel_sources"]() if every["target_of"](path).startswith("-gencode=arch=compute_90a")
+    ]
+    assert own == ["csrc/cuda/hopper_forward.cu"]
+    assert every["target_of"](own[0]) == "-gencode=arch=compute_90a,code=[compute_90a,sm_90a]"
+    assert every["target_of"]("csrc/cuda/forward.cu").endswith("code=[compute_80,sm_80,sm_90,sm_100]")
+    assert set(every["kernel_sources"]()) - set(some["kernel_sources"]()) == set(own)
+
+
+def test_the_builder_compiles_it_for_that_chip_too(config: dict) -> None:
+    own = config["kernel"]["pkernels_hopper"]
+    assert own["cuda-capabilities"] == ["9.0a"]
+    assert own["src"] == [path for path in rules("90")["kernel_sources"]() if "hopper" in path]
+
+
 # build.toml ---------------------------------------------------------------------------
 
 # The fields of edition 5 (huggingface/kernels, kernels-data/src/config/v5.rs); it refuses all others.

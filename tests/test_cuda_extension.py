@@ -64,6 +64,8 @@ def launches() -> Iterator[tuple[str, int, int]]:
                         lines.append(last(*backward, numbers[None] if "dense" in bias else numbers, *pairs, *rest))
                 if not bias:
                     lines.append(cuda.operators().merge_parts(x[None].float(), numbers[None], x, numbers, note))
+                    if d <= 128 and dtype != torch.float32 and cuda.operators().has_hopper():
+                        lines.append(cuda.operators().hopper_forward(x, x, x, x, numbers, *rest))
                 yield from map(described, dict.fromkeys(lines))
             order, rows = torch.zeros(1, 1, 1, 8, dtype=torch.int32), (None, 0, 8, 0, 0, False, None, 1.0, 0.0, note)
             sums = x.float()
@@ -79,7 +81,15 @@ def launches() -> Iterator[tuple[str, int, int]]:
 
 def test_every_kernel_is_reached() -> None:
     assert sorted({name for name, _, _ in launches()}) == sorted(nvcc.kernels())
-    assert len(nvcc.kernels()) == 245
+    assert len(nvcc.kernels()) == 245 + 4 * cuda.operators().has_hopper()
+
+
+def test_sm_90_has_kernels_of_its_own() -> None:
+    """They are there if the extension is for it, and no other chip has them."""
+    assert cuda.operators().has_hopper() == ("90" in cuda.archs())
+    assert {chip for chip, name in nvcc.usages() if name.startswith("hopper_")} <= {"sm_90"}
+    for name, ptx in nvcc.kernels().items():
+        assert (".target sm_90a" in ptx) == name.startswith("hopper_"), name
 
 
 @pytest.mark.parametrize("chip", SHARED)
@@ -87,6 +97,8 @@ def test_kernels_fit_and_spill_nothing(chip: str) -> None:
     if chip.removeprefix("sm_") not in cuda.archs():
         pytest.skip(f"the extension was built for {' '.join(cuda.archs())} alone")
     for name, threads, shared in launches():
+        if name.startswith("hopper_") and chip != "sm_90":
+            continue
         usage = nvcc.usages()[chip, name]
         taken = shared + usage.shared + 1024  # what the system takes of each CTA
         assert usage.local == 0, f"{name} spills {usage.local} bytes"

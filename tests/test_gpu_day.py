@@ -307,6 +307,9 @@ def test_measurements_stand_beside_predictions(tmp_path: Path) -> None:
     assert predictions.predicted({**row, "backend": "cuda"}, known) == 0.25
     # Five useful products; three at 0.6 and four at 0.4 of the peak take 15 turns of a product at the peak.
     assert predictions.predicted({**row, "direction": "backward"}, known) == pytest.approx(5 / 15)
+    # A forward for this chip alone takes the place of the general one.
+    own = known | {"cuda hopper_forward_bf16_64_none": {"estimate": 0.7}}
+    assert predictions.predicted({**row, "backend": "cuda"}, own) == 0.7
     for change in (
         {"family": "bias"},
         {"dtype": "float32"},

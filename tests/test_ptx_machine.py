@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.gpu.ptx import DeadlockError, OutOfBoundsError, run
+from tests.gpu.ptx import DeadlockError, DivergenceError, OutOfBoundsError, run
 from tests.gpu.ptx.launch import Record
 from tests.gpu.ptx.probe import probe
 
@@ -63,6 +63,23 @@ def test_barriers_that_reduce() -> None:
     assert (some == 1).all() and (every == 0).all() and (count == 1).all()
     with pytest.raises(DeadlockError, match="wait at a barrier"):
         probe(f"setp.lt.u32 %q2, %t, 32; @%q2 bra ON; HERE: bra HERE2; HERE2: bar.sync 1; ON: {body}", warps=2, count=3)
+
+
+def test_a_barrier_that_reduces_from_two_places() -> None:
+    body = """
+        mov.u32 %d0, 7; setp.eq.u32 %q0, %t, 40; setp.lt.u32 %q2, %t, 32; @%q2 bra FIRST;
+        bar.red.or.pred %q1, 0, %q0; selp.b32 %d0, 1, 0, %q1; bra END;
+        FIRST: bar.red.or.pred %q3, 0, %q0; selp.b32 %d0, 2, 0, %q3; END:"""
+    for seed in (None, 1, 2):
+        assert (probe(body, warps=2, seed=seed) == np.repeat([2, 1], 32)).all()
+
+
+def test_registers_are_given_back_by_four_warps() -> None:
+    body = "mov.u32 %d0, %t; setp.lt.u32 %q0, %t, LIMIT; @%q0 setmaxnreg.dec.sync.aligned.u32 24;"
+    declare = "wgmma.commit_group.sync.aligned;"  # four warps are a group where there are such products
+    assert (probe(body.replace("LIMIT", "128"), warps=8, declare=declare) == np.arange(256)).all()
+    with pytest.raises(DivergenceError, match="part of a warpgroup"):
+        probe(body.replace("LIMIT", "96"), warps=8, declare=declare)
 
 
 # Structs and shared memory, as nvcc has them ---------------------------------------------

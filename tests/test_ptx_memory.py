@@ -74,6 +74,12 @@ REFUSED = {
         f"{PLACE} {OTHER} st.shared.b32 [%x0], %t; shr.u32 %x3, %t, 5; bar.sync %x3, 32; ld.shared.b32 %d0, [%x2];",
         RaceError,
     ),
+    "who only arrives has not waited": (
+        f"{PLACE} {OTHER} setp.lt.u32 %q0, %t, 32; @%q0 bra WAITS; st.shared.b32 [%x0], %t; bar.arrive 1, 64; "
+        "ld.shared.b32 %d0, [%x2]; bra END; "
+        "WAITS: st.shared.b32 [%x0], %t; bar.sync 1, 64; ld.shared.b32 %d0, [%x2]; END:",
+        RaceError,
+    ),
     "write after read": (
         f"{PLACE} {OTHER} st.shared.b32 [%x0], %t; bar.sync 0; ld.shared.b32 %d0, [%x2]; st.shared.b32 [%x0], 0;",
         RaceError,

@@ -67,7 +67,8 @@ def test_triton_kernels_are_those_of_the_table(kernel: str, chip: str) -> None:
 def test_cuda_kernels_are_those_of_the_table(chip: str) -> None:
     same_compiler("nvcc")
     names = extension.codes(chip, BARE)
-    assert len(names) == 3 * 3 * 2 + 2  # passes, shapes, head dimensions; and those that hash and sort
+    # Passes, shapes, head dimensions; and those that hash and sort; and the forward for sm_90 alone.
+    assert len(names) == 3 * 3 * 2 + 2 + 2 * (chip == "sm_90")
     for name in names:
         assert table.cuda_row(name, chip, BARE) == ROWS[f"cuda {name}", chip], UPDATE
 
@@ -76,7 +77,7 @@ def test_cuda_kernels_are_those_of_the_table(chip: str) -> None:
 def test_no_cuda_kernel_spills_and_registers_are_those_of_the_table(chip: str) -> None:
     same_compiler("nvcc")
     found = extension.usages(chip)
-    assert set(extension.shapes()) == set(found)
+    assert set(extension.shapes()) == set(found) | {x for x in extension.shapes() if x.startswith("hopper_")}
     assert [name for name, taken in found.items() if taken.stack] == []
     held = {name: ROWS[f"cuda {name}", chip]["registers"] for name in extension.tabled(chip)}
     assert {name: found[name].registers for name in held} == held, UPDATE
@@ -90,9 +91,10 @@ def test_main_loops_neither_spill_nor_wait_for_memory() -> None:
 
 
 def test_goals() -> None:
-    """On sm_80 a forward's bound is 85 % and its estimate 60 %, a backward's 45 %; a window costs at most 10 points."""
+    """On sm_80 a forward's bound is 85 % and its estimate 60 %, a backward's 45 %; on sm_90 the forward of its own
+    reaches 95 % and 65 %. A window costs at most 10 points."""
     held = [row for row in ROWS.values() if goals(row)]
-    assert len(held) == 3 * 2 * 2
+    assert len(held) == 3 * 2 * 2 + 2
     for row in held:
         assert not missed(row) and "missed" not in row, row
 
@@ -165,6 +167,12 @@ def test_turn_of_a_loop() -> None:
     assert [i.opcode for i in steady.turn(loop)] == ["BRA", "LDGSTS.128", "HMMA", *["BRA"] * 3]
     masked = ["BRA", "LDGSTS.128", "HMMA", "BRA", "FSEL", "FSEL", "BRA", "BRA"]
     assert [i.opcode for i in steady.masked_turn(loop)] == masked
+
+
+def test_the_main_loop_is_that_of_groups_of_warps() -> None:
+    """Where some products are those of four warps together, a denser loop of others is a rare path."""
+    kernel = looping("HGMMA FADD FADD FADD @BRA>0 HMMA HMMA @BRA>5 EXIT")
+    assert [(loop.of_groups, loop.tensor) for loop in read(kernel).loops] == [(1, 1), (0, 2)]
 
 
 def test_turn_has_no_loop_in_it_that_reads_row_by_row() -> None:

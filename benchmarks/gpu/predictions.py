@@ -40,7 +40,7 @@ def predicted(row: Row, known: Estimates) -> float | None:
         return known[name].get(column) if name in known else None
 
     if row["direction"] == "forward":
-        return share("forward")
+        return share("hopper_forward") or share("forward")
     dq, dkv = share("dq"), share("dkv")
     if row["direction"] != "backward" or not dq or not dkv:
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import re
 import tempfile
 from collections.abc import Iterator
@@ -21,12 +22,12 @@ import torch
 
 from pkernels import Band, Blocks, Buckets, Dense, Distance, Relative, attention, cuda
 from pkernels.bias import Bias
-from pkernels.cuda import call, order
+from pkernels.cuda import call, hopper, order
 from pkernels.ops import backends
 
 from .listing import Code, Usage, sass, tool, usage
 
-ROWS, CHUNK = 512, 64
+ROWS, CHUNK = 768, 64  # a multiple of every tile
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 TABLED = r"_(?:bf16|f32)(?:_|$)|_rows$"
 """Names of the kernels of which the table has rows."""
@@ -99,7 +100,11 @@ def shapes() -> dict[str, Shape]:
             parts, merged = torch.zeros(2, 1, 1, ROWS, 64), torch.zeros(1, 1, ROWS, 64, dtype=dtype)
             call.launch("merge_parts", parts, parts[..., 0].clone(), merged, torch.zeros(1, 1, ROWS))
         order.order(torch.zeros(1, 1, ROWS, 64), torch.zeros(1, 64, 1, 2), None, [4], ROWS)
-    missing = set(usages(chips()[0])) - set(found)
+        with mock.patch.object(hopper, "capability", return_value=(9, 0)):
+            for dtype, width in itertools.product((torch.bfloat16, torch.float16), (64, 128)):
+                x = torch.zeros(1, 1, ROWS, width, dtype=dtype)
+                attention(x, x, x, backend="cuda")
+    missing = {name for chip in chips() for name in usages(chip)} - set(found)
     if missing:
         raise LookupError(f"no call here reaches {', '.join(sorted(missing))}: add one to {__file__}")
     return found
@@ -125,5 +130,6 @@ def _calls() -> Iterator[tuple[torch.Tensor, Any, Bias | None]]:
 
 def _cubins(chip: str) -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
-        tool("cuobjdump", "-xelf", f"{chip}.cubin", binary(), cwd=Path(folder))
+        for code in (chip, *(["sm_90a"] if chip == "sm_90" else [])):  # what runs on no other chip
+            tool("cuobjdump", "-xelf", f"{code}.cubin", binary(), cwd=Path(folder))
         return [file.read_bytes() for file in sorted(Path(folder).glob("*.cubin"))]

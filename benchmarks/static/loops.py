@@ -2,7 +2,8 @@
 moved out of line counts where it belongs.
 
 Looked at are the innermost loops that use the tensor cores. The main loop has the largest share of
-tensor-core instructions; others are rare paths (a second pass over rows with infinities, say).
+tensor-core instructions, of wgmma's where there are any; others are rare paths (a second pass over rows with
+infinities, say).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .listing import JUMP, Code, Instruction, amdgcn, sass
 
 # Opcodes, up to the first dot or underscore group: mma.sync, wgmma, tcgen05 and mfma in machine code.
 TENSOR = re.compile(r"HMMA|IMMA|QMMA|HGMMA|QGMMA|UTC\w*MMA|v_s?mfma")
+OF_GROUPS = re.compile(r"[HQI]GMMA")
 MULTIPLY = re.compile(r"[DFH]FMA|v_(?:pk_)?(?:fma|mac)")
 SPILL = re.compile(r"LDL|STL|scratch_(?:load|store)|buffer_(?:load|store)\w*.*\boff, s\[0:3\]")
 BARRIER = re.compile(r"MEMBAR(?!.*\.CTA)|ERRBAR|CCTL")
@@ -58,6 +60,11 @@ class Loop:
     def tensor(self) -> int:
         """Number of tensor-core instructions."""
         return sum(n for opcode, n in self.opcodes.items() if TENSOR.match(opcode))
+
+    @property
+    def of_groups(self) -> int:
+        """Number of those of four warps together."""
+        return sum(n for opcode, n in self.opcodes.items() if OF_GROUPS.match(opcode))
 
     @property
     def multiplies(self) -> bool:
@@ -123,7 +130,7 @@ def read(kernel: Code) -> Reading:
         kernel.shared,
         sum(map(spills, code)),
         Counter({name: n for name, n in names.items() if TENSOR.match(name)}),
-        tuple(sorted(inner, key=lambda a: (-a.density, -len(a.body)))),
+        tuple(sorted(inner, key=lambda a: (-a.of_groups / len(a.body), -a.density, -len(a.body)))),
     )
 
 

@@ -12,6 +12,7 @@
 
 #include "../band.h"
 #include "../names.h"
+#include "hopper.h"
 #include "start.h"
 
 #ifndef PK_CUDA_ARCHS
@@ -75,6 +76,35 @@ std::string band_forward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, P
   const Kernel kernel = cuda::forward_kernel(p.type, width_of(p), bias_of(p));
   f.call.tiles = count_tiles(f.call, f.call.rows_of_queries, p.band.rows, kernel.rows);
   return start(kernel, f.call.tiles * p.heads * (packed ? 1 : p.batch), f, q, note);
+}
+
+// How the copy engine loads tiles of `rows` rows; only the driver knows the form, so without one the description stays.
+cuda::TensorMap boxes_of(const Tensor& x, int rows, bool described) {
+  // A dimension of one element may have any stride, and none is followed.
+  auto step = [&](int i) { return x.size(i) == 1 ? x.size(3) * 2 : x.stride(i) * 2; };
+  cuda::TensorMap map{};
+  map.boxes = {x.data_ptr(), {x.size(3), x.size(2), x.size(1), x.size(0)}, {step(2), step(1), step(0)}, 64, rows,
+               type_of(x)};
+  if (described) return map;
+  const char* wrong = cuda::encode(map);
+  STD_TORCH_CHECK(!wrong, "backend 'cuda': ", wrong);
+  return map;
+}
+
+bool has_hopper() { return cuda::hopper_forward_kernel != nullptr; }
+
+// As band_forward, for what pkernels/cuda/hopper.py lets through.
+std::string hopper_forward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, PK_COMMON) {
+  STD_TORCH_CHECK(has_hopper(), "backend 'cuda': it was built without the kernels for sm_90a");
+  cuda::HopperForward f{};
+  f.forward.call = PK_CALL_OF;
+  f.forward.out = rows_of(out), f.forward.lse = numbers_of(lse);
+  Call& call = f.forward.call;
+  const Kernel kernel = cuda::hopper_forward_kernel(call.problem.type, width_of(call.problem), Bias::none);
+  f.queries = boxes_of(q, kernel.rows, note.has_value());
+  f.keys = boxes_of(k, kernel.columns, note.has_value()), f.values = boxes_of(v, kernel.columns, note.has_value());
+  call.tiles = count_tiles(call, call.rows_of_queries, call.problem.band.rows, kernel.rows);
+  return start(kernel, call.tiles * call.problem.heads * (packed ? 1 : call.problem.batch), f, q, note);
 }
 
 // The same by parts of the keys: outs (parts, B, H, Sq, Dv) and lses (parts, B, H, Sq), float32, contiguous.
@@ -255,6 +285,8 @@ std::string archs() { return PK_CUDA_ARCHS; }
 PK_LIBRARY(PK_CUDA, m) {
   m.def("archs() -> str");
   m.def("band_forward(Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!) lse, " PK_SCHEMA);
+  m.def("has_hopper() -> bool");
+  m.def("hopper_forward(Tensor q, Tensor k, Tensor v, Tensor(a!) out, Tensor(b!) lse, " PK_SCHEMA);
   m.def("band_parts(Tensor q, Tensor k, Tensor v, Tensor(a!) outs, Tensor(b!) lses, " PK_SCHEMA);
   m.def("merge_parts(Tensor outs, Tensor lses, Tensor(a!) out, Tensor(b!) lse, Tensor(z!)? note=None) -> str");
   m.def(
@@ -285,6 +317,8 @@ PK_LIBRARY(PK_CUDA, m) {
 PK_LIBRARY_IMPL(PK_CUDA, CompositeExplicitAutograd, m) {
   m.impl("archs", TORCH_BOX(&archs));
   m.impl("band_forward", TORCH_BOX(&band_forward));
+  m.impl("has_hopper", TORCH_BOX(&has_hopper));
+  m.impl("hopper_forward", TORCH_BOX(&hopper_forward));
   m.impl("band_parts", TORCH_BOX(&band_parts));
   m.impl("merge_parts", TORCH_BOX(&merge_parts));
   m.impl("band_dq", TORCH_BOX(&band_dq));

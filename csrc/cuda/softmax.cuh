@@ -27,7 +27,12 @@ struct Running {
   // s becomes P.
   template <int Columns>
   PK_DEVICE void soften(Fragments<Blocks, Columns>& s, float unit) {
-    raise<Columns>(s, unit);
+    raise<Columns>(s, unit, [&](int b, int half, float alpha) { rescale(b, half, alpha); });
+    weigh<Columns>(s, unit);
+  }
+
+  template <int Columns>
+  PK_DEVICE void weigh(Fragments<Blocks, Columns>& s, float unit) {
 #pragma unroll
     for (int b = 0; b < Blocks; ++b) {
 #pragma unroll
@@ -49,9 +54,10 @@ struct Running {
   }
 
   // Maxima follow the products only once these are 2^8 above them, as in FlashAttention-4: weights may well be that
-  // large, and most tiles leave everything as it is.
-  template <int Columns>
-  PK_DEVICE void raise(const Fragments<Blocks, Columns>& s, float unit) {
+  // large, and most tiles leave everything as it is. Where they do, f(b, half, alpha) for the rows whose sums are to be
+  // multiplied by alpha; returns whether.
+  template <int Columns, class F>
+  PK_DEVICE bool raise(const Fragments<Blocks, Columns>& s, float unit, F f) {
     float highest[Blocks][2];
     bool above = false;
 #pragma unroll
@@ -65,7 +71,7 @@ struct Running {
         above |= (x - top[b][half]) * unit > 8;
       }
     }
-    if (!__any_sync(~0u, above)) return;
+    if (!__any_sync(~0u, above)) return false;
 #pragma unroll
     for (int b = 0; b < Blocks; ++b) {
 #pragma unroll
@@ -73,10 +79,15 @@ struct Running {
         const float now = fmaxf(top[b][half], row_maximum(highest[b][half]));
         const float alpha = exp2(top[b][half] * unit - pivot_of(now, unit));
         top[b][half] = now, total[b][half] *= alpha;
-#pragma unroll
-        for (int n = 0; n < D / 8; ++n) acc[b][n][2 * half] *= alpha, acc[b][n][2 * half + 1] *= alpha;
+        f(b, half, alpha);
       }
     }
+    return true;
+  }
+
+  PK_DEVICE void rescale(int b, int half, float alpha) {
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n) acc[b][n][2 * half] *= alpha, acc[b][n][2 * half + 1] *= alpha;
   }
 
   // What a row's scores are measured from, in units of log 2: also where it has no key so far.

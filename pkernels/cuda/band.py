@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Problem, rows_like
-from . import call, split
+from . import call, hopper, split
 
 Grads = tuple[Tensor | None, ...]
 
@@ -32,14 +32,16 @@ def forward(
         lse.fill_(-torch.inf)
     if out.numel() == 0:
         return out, lse
-    tensors, rest = tuple(map(call.rows, (q, k, v))), call.arguments(problem)
+    q, k, v = map(call.rows, (q, k, v))
+    rest = call.arguments(problem)
     parts = split.parts(q, k, problem) if shape == "band" else 1
     if parts == 1:
-        call.launch(f"{shape}_forward", *tensors, out, lse, *lists, *rest)
+        of_chip = shape == "band" and hopper.serves(q, k, v, problem)
+        call.launch("hopper_forward" if of_chip else f"{shape}_forward", q, k, v, out, lse, *lists, *rest)
     else:
         outs = torch.empty(parts, *q.shape[:-1], v.shape[-1], dtype=torch.float32, device=q.device)
         lses = torch.full((parts, *lse.shape), -torch.inf, dtype=torch.float32, device=q.device)
-        call.launch("band_parts", *tensors, outs, lses, *rest)
+        call.launch("band_parts", q, k, v, outs, lses, *rest)
         call.launch("merge_parts", outs, lses, out, lse)
     return out, lse
 

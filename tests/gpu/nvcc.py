@@ -54,7 +54,7 @@ def usages() -> dict[tuple[str, str], Usage]:
     found, chip = {}, ""
     for line in tool("cuobjdump", "-res-usage", binary()).splitlines():
         if line.startswith("arch = "):
-            chip = line.split()[-1]
+            chip = line.split()[-1].rstrip("a")
         elif m := re.match(r"\s*Function (\w+):", line):
             name = m[1]
         elif m := re.match(r"\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):

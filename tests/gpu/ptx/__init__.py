@@ -8,7 +8,7 @@ waited for; accesses to shared memory that no barrier orders, whatever order the
 missing from a warp-wide instruction; deadlock; two CTAs at the same global address.
 
 It knows what the two compilers emit for sm_80 and sm_90: ``mma``, ``ldmatrix``, ``cp.async``,
-``wgmma``, ``mbarrier``, TMA by tiles. Not sm_100's ``tcgen05``, fp8, clusters, calls.
+``wgmma``, ``mbarrier``, TMA by tiles, warps that play different parts. Not sm_100's ``tcgen05``, fp8, clusters, calls.
 
 Not modelled: the rounding of the approximate functions and the order of summation of the tensor
 cores; the memory model between CTAs and between threads in global memory; the proxy fence that a

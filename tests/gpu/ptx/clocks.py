@@ -27,12 +27,13 @@ class Clocks:
         self.own = np.arange(threads)
         self.seen[self.own, self.own] = FOREVER
 
-    def synchronise(self, members: Array) -> None:
-        """A barrier among the threads of a boolean mask."""
+    def synchronise(self, members: Array, waiting: Array | None = None) -> None:
+        """A barrier among the threads of a boolean mask; of them only those learn of the others that wait for it."""
         rows = self.seen[members].max(0)
         rows[:-1][members] = self.now
-        self.seen[members] = rows
-        self._next(members)
+        learn = members if waiting is None else members & waiting
+        self.seen[learn] = np.maximum(self.seen[learn], rows)
+        self._next(learn)
 
     def release(self, members: Array, into: Array) -> Array:
         """The knowledge ``into`` of a barrier object after these threads arrived at it."""

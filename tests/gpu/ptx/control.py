@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from .errors import DivergenceError, UnsupportedError
@@ -21,7 +23,7 @@ def leave(cta: Cta, i: Instruction) -> None:
     if (cta.state == EXITED).all():
         check_done(cta)
     for name in list(cta.barriers):
-        complete_barrier(cta, name, 0)
+        complete_barrier(cta, name)
 
 
 def barrier(cta: Cta, i: Instruction) -> None:
@@ -55,21 +57,31 @@ def reduce(cta: Cta, i: Instruction) -> None:
     if not isinstance(given, Reg) or not isinstance(name, Imm) or not isinstance(target, Reg):
         raise UnsupportedError(f"instruction {i.opcode}")
     cta.whole_warps(cta.state != EXITED)
-    votes = cta.votes.setdefault(name.bits(), np.zeros(cta.threads, np.bool_))
-    votes[cta.mask] = cta.read(given)[cta.mask]
+    word = next(word for word in ("or", "and", "popc") if i.has(word))
+    ballot = cta.votes.setdefault(name.bits(), Ballot(word, np.zeros(cta.threads, np.bool_)))
+    ballot.votes[cta.mask] = cta.read(given)[cta.mask]
+    ballot.targets.append((target, cta.mask))
+    arrive(cta, name.bits(), cta.mask, 0, True)
+
+
+def announce(cta: Cta, ballot: Ballot) -> None:
+    """All have arrived, wherever they came from."""
+    among = ballot.votes[cta.state != EXITED]
+    value = {"or": among.any(), "and": among.all(), "popc": among.sum()}[ballot.word]
     members, every = cta.mask, cta.every
-    arrive(cta, name.bits(), members, 0, True)
-    if name.bits() in cta.barriers:
-        return
-    # All have arrived, wherever they came from; what the last ones write is written for all.
-    arrived = cta.state != EXITED
-    among = votes[arrived]
-    result = {"or": among.any(), "and": among.all(), "popc": among.sum()}
-    value = next(v for word, v in result.items() if i.has(word))
-    cta.mask, cta.every = arrived, bool(arrived.all())
-    cta.write(target, np.full(cta.threads, value, np.bool_ if target.bytes == 0 else np.uint32))
+    for target, cta.mask in ballot.targets:
+        cta.every = bool(cta.mask.all())
+        cta.write(target, np.full(cta.threads, value, np.bool_ if target.bytes == 0 else np.uint32))
     cta.mask, cta.every = members, every
-    del cta.votes[name.bits()]
+
+
+@dataclass
+class Ballot:
+    """What threads that wait at a reducing barrier brought, and where each wants the result."""
+
+    word: str
+    votes: Array
+    targets: list[tuple[Reg, Array]] = field(default_factory=list)
 
 
 def arrive(cta: Cta, name: int, members: Array, count: int, wait: bool) -> None:
@@ -78,18 +90,23 @@ def arrive(cta: Cta, name: int, members: Array, count: int, wait: bool) -> None:
     if (arrived & members).any():
         raise DivergenceError(f"threads arrive twice at barrier {name}")
     arrived |= members
+    cta.barrier_sizes[name] = count
     if wait:
         cta.state[members] = AT_BARRIER
         cta.barrier_of[members] = name
-    complete_barrier(cta, name, count)
+    complete_barrier(cta, name)
 
 
-def complete_barrier(cta: Cta, name: int, count: int) -> None:
-    arrived = cta.barriers[name]
+def complete_barrier(cta: Cta, name: int) -> None:
+    """Threads that have exited count where no number says how many are to come."""
+    arrived, count = cta.barriers[name], cta.barrier_sizes[name]
     if (arrived | (cta.state == EXITED)).all() if count == 0 else arrived.sum() >= count:
-        cta.clocks.synchronise(arrived)
-        cta.state[(cta.state == AT_BARRIER) & (cta.barrier_of == name)] = RUNNING
+        waiting = (cta.state == AT_BARRIER) & (cta.barrier_of == name)
+        cta.clocks.synchronise(arrived, waiting)
+        cta.state[waiting] = RUNNING
         del cta.barriers[name]
+        if name in cta.votes:
+            announce(cta, cta.votes.pop(name))
 
 
 def _number(cta: Cta, operand: object) -> Array:

@@ -79,8 +79,9 @@ class Cta:
         self.mask, self.every, self.at = np.ones(threads, np.bool_), True, 0
         self.barrier_of = np.zeros(threads, np.int32)
         self.barriers: dict[int, Array] = {}
-        self.votes: dict[int, Array] = {}
-        """What threads that wait at a reducing barrier brought."""
+        self.barrier_sizes: dict[int, int] = {}
+        self.votes: dict[int, Any] = {}
+        """Of reducing barriers; see ``control``."""
         self.copies: list = []
         """Asynchronous copies under way, oldest first; see ``async_copy``."""
         self.warpgroups = [Warpgroup() for _ in range(threads // 128)] if kernel.has_wgmma else []
@@ -201,7 +202,6 @@ class Cta:
     def _advance(self, unit: Array) -> bool:
         """Run the threads of a unit until all of them wait or have exited; False if none could run."""
         moved = False
-        self.current = [group for n, group in enumerate(self.warpgroups) if unit[128 * n]]
         while True:
             active = unit & (self.state == RUNNING)
             if not active.any():
@@ -226,6 +226,7 @@ class Cta:
     def _sequence(self, mask: Array, at: int, stop: int) -> None:
         """Run these threads, all at ``at``, to where they part, wait, jump or meet others at ``stop``."""
         every = bool(mask.all())
+        self.current = [group for n, group in enumerate(self.warpgroups) if mask[128 * n : 128 * n + 128].any()]
         code, steps, executed = self.program.kernel.code, self.program.steps, self.program.executed
         while at < stop:
             i = code[at]

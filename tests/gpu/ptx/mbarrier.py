@@ -62,10 +62,15 @@ def retire(cta: Cta, at: int, thread: int) -> None:
 
 
 def step(cta: Cta, barrier: Barrier) -> None:
-    """Go to the next phase if this one is complete; whoever waits looks again."""
+    """Go to the next phase if this one is complete."""
     if barrier.pending == 0 and barrier.bytes == 0:
         barrier.phase ^= 1
         barrier.pending = barrier.count
+    wake(cta)
+
+
+def wake(cta: Cta) -> None:
+    """Whoever waits looks again."""
     cta.state[cta.state == PARKED] = RUNNING
 
 

@@ -16,7 +16,7 @@ from .async_copy import OPEN
 from .errors import MisalignedError, PtxError, UnsupportedError
 from .instructions import Imm, Instruction, Kernel, Mem
 from .machine import Cta
-from .mbarrier import Barrier, barrier_at
+from .mbarrier import Barrier, barrier_at, wake
 from .operands import address, source
 from .program import Step, decodes
 from .values import Array
@@ -74,9 +74,8 @@ def decode_bulk(i: Instruction, kernel: Kernel) -> Step:
 
     def step(cta: Cta) -> None:
         for t in np.nonzero(cta.mask)[0].tolist():
-            which = tensor_map(cta, int(pointer(cta)[t]))
+            which, start = tensor_map(cta, int(pointer(cta)[t]))
             cells = box_cells(cta, which, int(shared(cta)[t]), t)
-            start = cta.memory.address(which.tensor)
             places, inside = which.element_addresses(start, [int(c(cta)[t]) for c in corner])
             if report is not None:
                 load(cta, which, cells, places, inside, t, barrier_at(cta, int(report(cta)[t]), [t]))
@@ -86,13 +85,30 @@ def decode_bulk(i: Instruction, kernel: Kernel) -> Step:
     return step
 
 
-def tensor_map(cta: Cta, pointer: int) -> TensorMap:
-    number = (pointer - PARAM_WINDOW) // PARAM_STRIDE
+def tensor_map(cta: Cta, pointer: int) -> tuple[TensorMap, int]:
+    """The map that lies there, and the address of its tensor."""
+    number, offset = divmod(pointer - PARAM_WINDOW, PARAM_STRIDE)
     params = cta.program.kernel.params
-    found = cta.program.maps.get(params[number][0]) if 0 <= number < len(params) else None
-    if found is None:
+    if not 0 <= number < len(params):
         raise PtxError(f"a TMA copy through {pointer:#x}, which is no tensor map among the arguments")
-    return found
+    name = params[number][0]
+    if name in cta.program.maps:
+        return cta.program.maps[name], cta.memory.address(cta.program.maps[name].tensor)
+    if offset % 64:
+        raise MisalignedError(f"a tensor map at byte {offset} of parameter {name}")
+    return described(cta.program.params[name][offset : offset + 128])
+
+
+def described(content: Array) -> tuple[TensorMap, int]:
+    """A map within a struct, as ``csrc/cuda/boxes.h`` describes it to the driver: a box of rows of 16-bit numbers."""
+    start, *sizes = content[:40].view(np.int64).tolist()
+    strides = content[40:64].view(np.int64).tolist()
+    columns, rows = content[64:72].view(np.int32).tolist()
+    if any(size <= 0 for size in sizes) or any(step % 16 or step <= 0 for step in strides) or start % 16:
+        raise PtxError(f"no driver encodes a tensor map of sizes {sizes}, strides {strides}, address {start:#x}")
+    steps = [*(step // 2 for step in strides[::-1]), 1]
+    tensor = torch.empty_strided(sizes[::-1], steps, dtype=torch.int16, device="meta")
+    return TensorMap(tensor, (1, 1, rows, columns), 128), start
 
 
 def box_cells(cta: Cta, which: TensorMap, start: int, thread: int) -> Array:
@@ -122,6 +138,7 @@ def load(cta: Cta, which: TensorMap, cells: Array, places: Array, inside: Array,
             raise PtxError("more bytes arrive at an mbarrier than it was told to expect")
 
     barrier.transfers.append(arrive)
+    wake(cta)
 
 
 def store(cta: Cta, which: TensorMap, cells: Array, places: Array, inside: Array, thread: int) -> None:

@@ -114,9 +114,7 @@ def decode_elect(i: Instruction, kernel: Kernel) -> Step:
     return step
 
 
-@decodes(
-    "membar", "griddepcontrol", "prefetch", "prefetchu", "nanosleep", "setmaxnreg", "createpolicy", "applypriority"
-)
+@decodes("membar", "griddepcontrol", "prefetch", "prefetchu", "nanosleep", "createpolicy", "applypriority")
 def decode_hint(i: Instruction, kernel: Kernel) -> Step:
     """Nothing to do: one CTA runs at a time, and caches are not modelled."""
     if i.parts[0] == "createpolicy":

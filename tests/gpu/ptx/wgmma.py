@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import DivergenceError, InFlightError, OutOfBoundsError, RaceError, UnsupportedError
+from .errors import DivergenceError, InFlightError, OutOfBoundsError, PtxError, RaceError, UnsupportedError
 from .instructions import Imm, Instruction, Kernel, Reg, Vec
 from .machine import Cta, Warpgroup
 from .operands import items, source, sources
@@ -63,6 +63,19 @@ def groups(cta: Cta) -> list[slice]:
     if (active.any(1) & ~active.all(1)).any():
         raise DivergenceError("a warpgroup instruction is executed by part of a warpgroup")
     return [slice(g * GROUP, (g + 1) * GROUP) for g in np.nonzero(active.any(1))[0]]
+
+
+@decodes("setmaxnreg")
+def decode_registers(i: Instruction, kernel: Kernel) -> Step:
+    """All of a warpgroup give back or ask for registers together. How many it takes is not known here."""
+    count = i.operands[0].bits() if isinstance(i.operands[0], Imm) else 0
+    if not 24 <= count <= 256 or count % 8:
+        raise PtxError(f"a warpgroup of {count} registers: {i.opcode}")
+
+    def step(cta: Cta) -> None:
+        groups(cta)
+
+    return step
 
 
 @decodes("wgmma")
