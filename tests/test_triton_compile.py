@@ -48,6 +48,23 @@ def test_kernel_for_infinities(family: str, kernel: str, itemsize: int, width: i
         assert compiled(launch, family).shared <= TARGETS[family].shared
 
 
+@pytest.mark.parametrize("family", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("bias", ["distance", "dense"])
+def test_with_a_bias(bias: str, width: int, family: str) -> None:
+    """What adds it; the kernels of its gradient are among the main ones."""
+    q, k, v, dout = (torch.zeros(2, 4, ROWS, width, dtype=torch.bfloat16) for _ in range(4))
+    added: dict[str, Any] = {bias: torch.zeros((4, 2 * ROWS - 1) if bias == "distance" else (1, 4, ROWS, ROWS))}
+    problem = Problem(Band(FAR, 0), width**-0.5, zero=ROWS - 1, **added)
+    with tune.using(family=family), launches() as made:
+        band.forward(q, k, v, problem)
+        band.backward(dout, None, q, k, v, q, torch.zeros(2, 4, ROWS), problem)
+    made = [launch for launch in made if not launch.options["CAREFUL"]]
+    assert [launch.name for launch in made] == [f"{name}_kernel" for name in PASSES]
+    for launch in made:
+        assert flaws(compiled(launch, family)) == [], launch.name
+
+
 @pytest.mark.parametrize(
     ("shape", "family"),
     [*itertools.product(["band"], tune.FAMILIES), *itertools.product(["blocks", "dilated"], ["sm_80"])],

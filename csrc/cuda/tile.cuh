@@ -69,7 +69,7 @@ struct Tile {
     const char* from = x.data + (first + static_cast<int64_t>(row) * step) * x.step + chunk * 16;
     const int64_t apart = step * x.step * rows;
     exist = x.whole && chunk * 8 < x.width ? exist - row : 0, begin -= row;
-#pragma unroll(row_bytes > 256 ? 1 : Count / rows)  // the kernels of wide rows have no registers left
+#pragma unroll(row_bytes > 256 || Count == 0 ? 1 : Count / rows)  // no registers are left where rows are wide
     for (int r = 0; r < Count; r += rows, from += apart) {
       copy_async(at(row + r, chunk), from, r < exist && r >= begin ? 16 : 0);
     }

@@ -28,7 +28,8 @@ class Config:
 
 
 # (kernel, bytes of an element, largest head dimension): shape. A kernel of Blocks or Buckets
-# without a row of its own takes that of the same pass over a Band.
+# without a row of its own takes that of the same pass over a Band, and a "biased" one, with a
+# Distance or Dense, that of the same without.
 _TABLE = {
     ("forward", 2, 64): Config(128, 64, 4, 3),
     ("forward", 2, 128): Config(128, 64, 8, 3),
@@ -77,6 +78,9 @@ _OVERRIDES = {
         ("forward", 2, 128): Config(128, 32, 4, 2),
         ("blocks_forward", 2, 128): Config(128, 64, 8, 3),
         ("buckets_forward", 2, 128): Config(64, 64, 4, 2),
+        ("biased_forward", 2, 64): Config(64, 64, 4, 3),
+        ("biased_forward", 2, 128): Config(128, 32, 8, 2),
+        ("biased_dq", 2, 128): Config(64, 32, 4, 2),
         ("dq", 2, 128): Config(64, 64, 4, 2),
         ("dkv", 2, 128): Config(64, 32, 4, 2),
         ("blocks_forward", 4, 64): Config(32, 32, 4, 2),
@@ -84,6 +88,7 @@ _OVERRIDES = {
         ("blocks_dkv", 4, 64): Config(32, 32, 4, 2),
     },
     "sm_90": {
+        ("biased_forward", 2, 64): Config(128, 64, 8, 2),
         ("forward", 2, 128): Config(128, 128, 8, 2),
         ("blocks_forward", 2, 128): Config(128, 64, 8, 3),
         ("forward", 2, 256): Config(64, 64, 8, 2),
@@ -149,7 +154,8 @@ def choose(kernel: str, q: Tensor, v: Tensor) -> Config:
         return _forced[1]
     width = max(q.shape[3], v.shape[3])
     table = _TABLE | _OVERRIDES[family(q)]
-    names = (kernel, kernel.rpartition("_")[2])
+    words = kernel.split("_")
+    names = ["_".join(words[i:]) for i in range(len(words))]
     fits = [key for key in table if key[0] in names and key[1] == q.element_size() and key[2] >= width]
     return table[min(fits, key=lambda key: (key[2], names.index(key[0])))]
 
