@@ -180,6 +180,12 @@ def first(side: Side, direction: str, device: str) -> First:
     return First(run, time.perf_counter() - started, taken, given[0], side.gradients())
 
 
+def with_torchs_linear(side: Side, direction: str, device: str) -> First:
+    """What our side gives when torch multiplies for its linear maps, as for the rival's."""
+    with torch.backends.mkldnn.flags(enabled=False):  # models.parts.linear heeds it
+        return first(side, direction, device)
+
+
 def same(ours: First, theirs: First, case: Long) -> Verdict:
     """Whether states and gradients agree; the worst of them over what is allowed."""
     allowed = case.encoder.tolerance * float(theirs.states.abs().max())

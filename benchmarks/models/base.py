@@ -64,6 +64,8 @@ class Encoder:
             families that transformers lacks, what makes of a copy of our model the same in plain torch.
         rows: For each row of the batch, which part of the length is real; padding follows.
         tolerance: Largest difference of the states over the largest state.
+        hashes: Whether rounding can decide which rows meet: one on the border of two buckets moves the chunks behind
+            it. What is held against the rival's is then worked out with the linear maps of one library.
         given: From which tokens are real, ``(B, S)``, to the batch.
         states: From what either returns to its states, ``(B, S, width)``, or ``(n, width)`` without padding.
         files: Gives tensors of transformers' model the names that its files have.
@@ -81,6 +83,7 @@ class Encoder:
     told: Callable[[int, str], Mapping[str, Tensor]] | None = None
     rows: tuple[float, ...] = (1.0,)
     tolerance: float = 2.5e-5
+    hashes: bool = False
     given: Callable[[Tensor], Mapping[str, Tensor]] = text
     states: Callable[[Any], Tensor] = last
     files: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] = same

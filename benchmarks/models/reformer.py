@@ -65,6 +65,7 @@ ENCODER = Encoder(
     quick=((4096, 1),),
     attention=_attention,
     lengths=(4096, 8192),
+    hashes=True,
 )
 
 # transformers 5 has this bias in its files and adds it to nothing.
