@@ -1,4 +1,5 @@
-"""Every shipped configuration of the Triton kernels, compiled for the GPUs it is shipped for.
+"""Every shipped configuration of the Triton kernels, compiled for the GPUs it is shipped for; of those with a bias
+and of the passes for infinities, for some of these GPUs.
 
 The launches are those that the library makes of a forward and backward, causal ones of a Band
 and of Buckets; nothing runs.
@@ -48,7 +49,7 @@ def test_kernel_for_infinities(family: str, kernel: str, itemsize: int, width: i
         assert compiled(launch, family).shared <= TARGETS[family].shared
 
 
-@pytest.mark.parametrize("family", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("family", tune.FAMILIES)
 @pytest.mark.parametrize("width", [64, 128])
 @pytest.mark.parametrize("bias", ["distance", "dense"])
 def test_with_a_bias(bias: str, width: int, family: str) -> None:
@@ -67,7 +68,7 @@ def test_with_a_bias(bias: str, width: int, family: str) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "family"),
-    [*itertools.product(["band"], tune.FAMILIES), *itertools.product(["blocks", "dilated"], ["sm_80"])],
+    [*itertools.product(["band"], tune.FAMILIES), ("blocks", "sm_80"), ("blocks", "gfx942"), ("dilated", "sm_80")],
 )
 @pytest.mark.parametrize(("itemsize", "width"), [key[1:] for key in tune._TABLE if key[0] == "relative"])
 def test_relative(family: str, shape: str, itemsize: int, width: int) -> None:

@@ -23,7 +23,7 @@ ROWS, FAR, CHUNK = 512, 2**30, 64
 def rows_of_table(family: str) -> list[tuple[str, int, int]]:
     """(kernel, itemsize, width) of every kernel at every width of the table that it may be given."""
     table = tune._TABLE | tune._OVERRIDES[family]
-    keys = {(kernel, key) for kernel in KERNELS for key in table if key[0] in (kernel, kernel.rpartition("_")[2])}
+    keys = {(kernel, key) for kernel in KERNELS for key in table if key[0] in tune.names(kernel)}
     return sorted({(kernel, itemsize, width) for kernel, (_, itemsize, width) in keys})
 
 

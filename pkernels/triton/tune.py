@@ -107,6 +107,7 @@ _OVERRIDES = {
         ("buckets_dkv", 2, 256): Config(32, 32, 8, 1),
     },
     "sm_100": {
+        ("biased_dkv", 2, 64): Config(64, 64, 8, 2),
         ("forward", 2, 64): Config(128, 64, 8, 3),
         ("forward", 4, 128): Config(32, 16, 8, 2),
         ("dq", 2, 128): Config(128, 64, 8, 2),
@@ -121,6 +122,8 @@ _OVERRIDES = {
         ("buckets_dkv", 4, 128): Config(16, 16, 4, 2),
     },
     "gfx942": {
+        ("biased_forward", 2, 128): Config(64, 64, 4, 2),
+        ("biased_dkv", 2, 128): Config(64, 32, 4, 1),
         ("forward", 2, 128): Config(128, 64, 8, 2),
         ("forward", 4, 256): Config(32, 32, 4, 1, "ieee"),
         ("dq", 2, 128): Config(64, 32, 4, 2),
@@ -148,16 +151,21 @@ def using(family: str | None = None, config: Config | None = None) -> Iterator[N
         _forced = previous
 
 
+def names(kernel: str) -> list[str]:
+    """Under which a kernel's shape may stand, its own first: "blocks_dq" and "dq"."""
+    words = kernel.split("_")
+    return ["_".join(words[i:]) for i in range(len(words))]
+
+
 def choose(kernel: str, q: Tensor, v: Tensor) -> Config:
     """The tile shape of a kernel for these tensors."""
     if _forced[1] is not None:
         return _forced[1]
     width = max(q.shape[3], v.shape[3])
     table = _TABLE | _OVERRIDES[family(q)]
-    words = kernel.split("_")
-    names = ["_".join(words[i:]) for i in range(len(words))]
-    fits = [key for key in table if key[0] in names and key[1] == q.element_size() and key[2] >= width]
-    return table[min(fits, key=lambda key: (key[2], names.index(key[0])))]
+    known = names(kernel)
+    fits = [key for key in table if key[0] in known and key[1] == q.element_size() and key[2] >= width]
+    return table[min(fits, key=lambda key: (key[2], known.index(key[0])))]
 
 
 def family(x: Tensor) -> str:

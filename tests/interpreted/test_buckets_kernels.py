@@ -43,7 +43,7 @@ def test_with_the_shipped_tiles(name: str) -> None:
     shared.assert_same_bits(evaluate(call, "triton"), got)
 
 
-@pytest.mark.parametrize("name", ["buckets, last resort, causal"])
+@pytest.mark.parametrize("name", ["buckets of local rows", "buckets, last resort, causal"])
 def test_nothing_leaks(name: str) -> None:
     case = next(case for case in SPARSE if case.id == name)
     with tune.using(config=SMALL):
