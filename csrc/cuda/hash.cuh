@@ -16,6 +16,8 @@ struct HashShape {
   static constexpr int ld = rows + 4;  // of the transposed rows, whose quadruples stay aligned
 };
 
+static_assert(HashShape::depth == 16 && HashShape::ld % 32 == 4, "of what a warp copies");
+
 struct HashTiles {
   float x[HashShape::depth][HashShape::ld], r[HashShape::depth][HashShape::columns];
 };
@@ -47,7 +49,8 @@ struct HashPass {
   PK_DEVICE void load(int64_t k, int64_t begin, int64_t e, int64_t half) const {
     const int64_t rows = sequence * f.x.batch + head * f.x.head;
     for (int i = threadIdx.x; i < Shape::rows * Shape::depth; i += Shape::threads) {
-      const int r = i / Shape::depth, c = i % Shape::depth;
+      // A warp takes 8 features of 4 rows: transposed, they lie in 32 banks.
+      const int r = i / 8 % 4 + i / 64 * 4, c = i % 8 + i / 32 % 2 * 8;
       const bool there = first + r < f.rows && k + c < f.d;
       tiles.x[c][r] = there ? number_at(f, rows + (first + r) * f.x.row + k + c) : 0.0f;
     }
