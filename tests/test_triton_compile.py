@@ -10,21 +10,18 @@ spill in the main loop, and wgmma and tcgen05 wherever the tile is tall enough f
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
-from benchmarks.static.launches import TARGETS, compiled, flaws, launches
-from benchmarks.static.shipped import CHUNK, DTYPES, FAR, PASSES, ROWS, launched, rows_of_table
-from pkernels import Band, Blocks
-from pkernels.problem import Problem
+from benchmarks.static.launches import TARGETS, Launch, compiled, flaws, launches
+from benchmarks.static.shipped import BIASES, DTYPES, ROWS, launched, launched_by, rows_of_table
 from pkernels.recurrence import Recurrence
-from pkernels.triton import band, blocks, lstm, order, tune
+from pkernels.triton import lstm, order, tiles
 
-CONFIGS = [(family, *row) for family in tune.FAMILIES for row in rows_of_table(family)]
+CONFIGS = [(family, *row) for family in tiles.FAMILIES for row in rows_of_table(family)]
 
 
 @pytest.mark.parametrize(("family", "kernel", "itemsize", "width"), CONFIGS)
@@ -49,52 +46,46 @@ def test_kernel_for_infinities(family: str, kernel: str, itemsize: int, width: i
         assert compiled(launch, family).shared <= TARGETS[family].shared
 
 
-@pytest.mark.parametrize("family", tune.FAMILIES)
-@pytest.mark.parametrize("width", [64, 128])
-@pytest.mark.parametrize("bias", ["distance", "dense"])
-def test_with_a_bias(bias: str, width: int, family: str) -> None:
-    """What adds it; the kernels of its gradient are among the main ones."""
-    q, k, v, dout = (torch.zeros(2, 4, ROWS, width, dtype=torch.bfloat16) for _ in range(4))
-    added: dict[str, Any] = {bias: torch.zeros((4, 2 * ROWS - 1) if bias == "distance" else (1, 4, ROWS, ROWS))}
-    problem = Problem(Band(FAR, 0), width**-0.5, zero=ROWS - 1, **added)
-    with tune.using(family=family), launches() as made:
-        band.forward(q, k, v, problem)
-        band.backward(dout, None, q, k, v, q, torch.zeros(2, 4, ROWS), problem)
-    made = [launch for launch in made if not launch.options["CAREFUL"]]
-    assert [launch.name for launch in made] == [f"{name}_kernel" for name in PASSES]
+def assert_fit(made: list[Launch], family: str) -> None:
+    """All that multiply, but those for infinities."""
     for launch in made:
-        assert flaws(compiled(launch, family)) == [], launch.name
+        if "PRECISION" in launch.options and not launch.options.get("CAREFUL"):
+            exact = launch.options["PRECISION"] == "ieee" and family != "gfx942"
+            assert flaws(compiled(launch, family), tensor=not exact) == [], launch.name
+
+
+@pytest.mark.parametrize("family", tiles.FAMILIES)
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("itemsize", DTYPES)
+@pytest.mark.parametrize("bias", BIASES)
+def test_with_a_bias(bias: str, itemsize: int, width: int, family: str) -> None:
+    """What adds it; the kernels of its gradient are among the main ones."""
+    assert_fit(launched_by("", family, itemsize, width, **{bias: torch.zeros(BIASES[bias])}), family)
+
+
+@pytest.mark.parametrize("family", tiles.FAMILIES)
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("itemsize", DTYPES)
+@pytest.mark.parametrize("shape", ["", "blocks", "buckets"])
+def test_with_dropout(shape: str, itemsize: int, width: int, family: str) -> None:
+    seed = torch.zeros(1, dtype=torch.int64)
+    assert_fit(launched_by(shape, family, itemsize, width, dropout=0.1, seed=seed), family)
 
 
 @pytest.mark.parametrize(
     ("shape", "family"),
-    [*itertools.product(["band"], tune.FAMILIES), ("blocks", "sm_80"), ("blocks", "gfx942"), ("dilated", "sm_80")],
+    [*itertools.product([""], tiles.FAMILIES), ("blocks", "sm_80"), ("blocks", "gfx942"), ("dilated", "sm_80")],
 )
-@pytest.mark.parametrize(("itemsize", "width"), [key[1:] for key in tune._TABLE if key[0] == "relative"])
+@pytest.mark.parametrize(("itemsize", "width"), [key[1:] for key in tiles.TABLE if key[0] == "relative"])
 def test_relative(family: str, shape: str, itemsize: int, width: int) -> None:
-    q, k, v, dout, query = (torch.zeros(2, 4, ROWS, width, dtype=DTYPES[itemsize]) for _ in range(5))
-    table, lse = torch.zeros(4, 2 * ROWS - 1, width, dtype=q.dtype), torch.zeros(2, 4, ROWS)
-    bias: dict[str, Any] = {"query": query, "table": table, "query_grad": True, "table_grad": True}
-    module, pattern, prefix = {
-        "band": (band, Band(FAR, 0), ""),
-        "dilated": (band, Band(FAR, 0, dilation=2), ""),
-        "blocks": (blocks, Blocks.from_mask(torch.eye(ROWS // CHUNK).bool(), CHUNK), "blocks_"),
-    }[shape]
-    problem = Problem(pattern, width**-0.5, zero=ROWS - 1, **bias)
-    with tune.using(family=family), launches() as made:
-        module.forward(q, k, v, problem)
-        module.backward(dout, None, q, k, v, q, lse, problem)
-    names = [f"{prefix}{name}" for name in PASSES]
-    assert {launch.name for launch in made} == {f"{name}_kernel" for name in (*names, "query", "table")}
-    for launch in made:
-        if launch.options.get("CAREFUL"):
-            continue
-        exact = launch.options["PRECISION"] == "ieee" and family != "gfx942"
-        found = flaws(compiled(launch, family), tensor=not exact)
-        assert found == [], f"{launch.name}: {found}"
+    query = torch.zeros(2, 4, ROWS, width, dtype=DTYPES[itemsize])
+    table = torch.zeros(4, 2 * ROWS - 1, width, dtype=DTYPES[itemsize])
+    made = launched_by(shape, family, itemsize, width, query=query, table=table, query_grad=True, table_grad=True)
+    assert {"query_kernel", "table_kernel"} <= {launch.name for launch in made}
+    assert_fit(made, family)
 
 
-@pytest.mark.parametrize("family", tune.FAMILIES)
+@pytest.mark.parametrize("family", tiles.FAMILIES)
 @pytest.mark.parametrize("width", [64, 128])
 def test_hashing(family: str, width: int) -> None:
     x, rotations = torch.zeros(2, 4, ROWS, width), torch.zeros(4, width, 2, 32)
@@ -106,7 +97,7 @@ def test_hashing(family: str, width: int) -> None:
     assert not binary.reading.spills
 
 
-@pytest.mark.parametrize("family", tune.FAMILIES)
+@pytest.mark.parametrize("family", tiles.FAMILIES)
 def test_the_lstms_cells(family: str) -> None:
     """No products there, so neither tensor cores nor loops: what is left is that all fits."""
     batch, steps, width, cells = 3, 2, 64, 512

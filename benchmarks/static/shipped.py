@@ -10,7 +10,7 @@ import torch
 
 from pkernels import Band, Blocks, Buckets
 from pkernels.problem import Problem
-from pkernels.triton import band, blocks, buckets, tune
+from pkernels.triton import band, blocks, buckets, tiles, tune
 
 from .launches import Launch, launches
 
@@ -22,32 +22,44 @@ ROWS, FAR, CHUNK = 512, 2**30, 64
 
 def rows_of_table(family: str) -> list[tuple[str, int, int]]:
     """(kernel, itemsize, width) of every kernel at every width of the table that it may be given."""
-    table = tune._TABLE | tune._OVERRIDES[family]
+    table = tiles.TABLE | tiles.OVERRIDES[family]
     keys = {(kernel, key) for kernel in KERNELS for key in table if key[0] in tune.names(kernel)}
     return sorted({(kernel, itemsize, width) for kernel, (_, itemsize, width) in keys})
 
 
-@functools.cache
-def launched(family: str, kernel: str, itemsize: int, width: int) -> list[Launch]:
-    """The launches of a kernel, e.g. "dq": the usual one, and that for rows which hold infinities.
+def launched_by(shape: str, family: str, itemsize: int, width: int, **more: Any) -> list[Launch]:
+    """The launches of a forward and backward, causal ones of a Band ("", or "dilated") and of Buckets ("buckets").
 
-    They are those of a forward and backward, causal ones of a Band and of Buckets.
+    Args:
+        shape: The kernels' first word, or "dilated".
+        more: What the problem has besides.
     """
+    module, pattern = _pattern(shape)
     q, k, v, dout = (torch.zeros(2, 4, ROWS, width, dtype=DTYPES[itemsize]) for _ in range(4))
-    lse = torch.zeros(2, 4, ROWS)
-    values = {"distance": torch.zeros(4, 2 * ROWS - 1), "dense": torch.zeros(1, 4, ROWS, ROWS)}
-    bias: dict[str, Any] = {kernel: values[kernel], f"{kernel}_grad": True} if kernel in values else {}
-    module: ModuleType
-    pattern: Any
-    if kernel.startswith("blocks"):
-        module, pattern = blocks, Blocks.from_mask(torch.eye(ROWS // CHUNK).bool(), CHUNK)
-    elif kernel.startswith("buckets"):
-        entries = torch.arange(ROWS, dtype=torch.int32).expand(2, 4, 2, ROWS)
-        module, pattern = buckets, Buckets(entries, CHUNK, before=1, causal=True, own=-1e5)
-    else:
-        module, pattern = band, Band(FAR, 0)
-    problem = Problem(pattern, width**-0.5, zero=ROWS - 1, **bias)
+    problem = Problem(pattern, width**-0.5, zero=ROWS - 1, **more)
     with tune.using(family=family), launches() as made:
         module.forward(q, k, v, problem)
-        module.backward(dout, None, q, k, v, q, lse, problem)
+        module.backward(dout, None, q, k, v, q, torch.zeros(2, 4, ROWS), problem)
+    return made
+
+
+def _pattern(shape: str) -> tuple[ModuleType, Any]:
+    if shape == "blocks":
+        return blocks, Blocks.from_mask(torch.eye(ROWS // CHUNK).bool(), CHUNK)
+    if shape == "buckets":
+        entries = torch.arange(ROWS, dtype=torch.int32).expand(2, 4, 2, ROWS)
+        return buckets, Buckets(entries, CHUNK, before=1, causal=True, own=-1e5)
+    return band, Band(FAR, 0, dilation=2 if shape == "dilated" else 1)
+
+
+BIASES = {"distance": (4, 2 * ROWS - 1), "dense": (1, 4, ROWS, ROWS)}
+"""Shapes of the values of biases."""
+
+
+@functools.cache
+def launched(family: str, kernel: str, itemsize: int, width: int) -> list[Launch]:
+    """The launches of a kernel, e.g. "dq": the usual one, and that for rows which hold infinities."""
+    shape = kernel.split("_")[0] if "_" in kernel else ""
+    bias: dict[str, Any] = {kernel: torch.zeros(BIASES[kernel]), f"{kernel}_grad": True} if kernel in BIASES else {}
+    made = launched_by(shape, family, itemsize, width, **bias)
     return [launch for launch in made if launch.name == f"{kernel}_kernel"]

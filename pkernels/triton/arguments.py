@@ -96,12 +96,8 @@ class Launch:
         return view(query), strides, self.problem.q_spans, self.sq, apart, query.shape[3]
 
     def choose(self, kernel: str) -> tune.Config:
-        """The tile shape of a kernel: another where it adds a bias, a smaller one where it multiplies a Relative."""
-        if self.problem.query is not None:
-            kernel = "relative"
-        elif self.problem.distance is not None or self.problem.dense is not None:
-            kernel = f"biased_{kernel}"
-        return tune.choose(kernel, self.q, self.v)
+        """The tile shape of a kernel; a smaller one where it multiplies a Relative."""
+        return tune.choose("relative" if self.problem.query is not None else kernel, self.q, self.v, self.problem)
 
     def over_queries(self, kernel: Any, config: tune.Config, *tensors: View | None) -> None:
         """A program per tile of queries and query head."""

@@ -24,6 +24,7 @@ from .band_backward import backward
 from .careful import clean, doubted, reach, report, unclean_rows
 from .measure import factor_of, measure, one_of, stay_products, turned
 from .philox import survivors
+from .products import accumulate
 from .step import (
     band_of_queries,
     is_full,
@@ -71,9 +72,9 @@ def _attend(
         k = load_tile(keys, j0, step, n_k, BN, D, OFFSET)
         v = load_tile(values, j0, step, n_k, BN, DV, OFFSET)
         # (BM, BN)
-        s = measure(q, k, i[:, None], j[None, :], step, sequence, head, scale, bias, D, PRECISION)
+        s, added = measure(q, k, i[:, None], j[None, :], step, sequence, head, scale, bias, D, PRECISION)
         if CAREFUL:
-            keep = not_hidden(kept(i, j, n_k, band, dilation), i[:, None], j[None, :], sequence, head, bias)
+            keep = not_hidden(kept(i, j, n_k, band, dilation), added, bias)
             s = tl.where(keep, tl.where(unclean_rows(k)[None, :], float("nan"), s), -float("inf"))
             lost = reach(lost, keep, v)
             v = clean(v)
@@ -88,7 +89,7 @@ def _attend(
         if dropout is not None:
             p = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, dilation is not None), p, 0.0)
         # (BM, Dv)
-        acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=PRECISION)
+        acc = accumulate(p.to(v.dtype), v, acc * alpha[:, None], PRECISION)
     if CAREFUL:
         acc = tl.where(lost > 0, float("nan"), acc)
     return m * factor, tl.sum(total, 1) if len(total.shape) == 2 else total, acc

@@ -24,6 +24,7 @@ from .arguments import Launch, dense_rows, view
 from .careful import clean, doubted, reach, report, unclean_rows
 from .measure import factor_of, measure, one_of, turned
 from .philox import survivors
+from .products import accumulate, product
 from .step import (
     band_of_keys,
     band_of_queries,
@@ -36,7 +37,6 @@ from .step import (
     padded,
     place,
     power,
-    product,
     rows_of,
     schedule,
     span,
@@ -65,7 +65,7 @@ def _sum_dq(
         k = load_tile(keys, j0, step, n_k, BN, D, OFFSET)
         v = load_tile(values, j0, step, n_k, BN, DV, OFFSET)
         # (BM, BN)
-        s = measure(q, k, i[:, None], j[None, :], step, sequence, head, scale, bias, D, PRECISION)
+        s, added = measure(q, k, i[:, None], j[None, :], step, sequence, head, scale, bias, D, PRECISION)
         p = power(s * factor - lse[:, None], PRECISION)
         if not CAREFUL:
             full = is_full(first, last, j0, step, n_k, band, dilation, BN)
@@ -78,12 +78,12 @@ def _sum_dq(
             dp = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, dilation is not None), dp * dropout[2], 0.0)
         ds = p * (dp - delta[:, None])
         if CAREFUL:
-            keep = not_hidden(kept(i, j, n_k, band, dilation), i[:, None], j[None, :], sequence, head, bias)
+            keep = not_hidden(kept(i, j, n_k, band, dilation), added, bias)
             lost = unclean_rows(k) | unclean_rows(v)
             ds = tl.where(keep, tl.where(lost[None, :], float("nan"), ds), 0.0)
             k = clean(k)
         # (BM, D)
-        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+        dq = accumulate(ds.to(k.dtype), k, dq, PRECISION)
     return dq
 
 
@@ -155,11 +155,11 @@ def _sum_dkv(
             total = load_lse(totals, i0, step, n_q, BM, PRECISION)
             change = load_numbers(changes, i0, step, n_q, BM)
             # (BN, BM)
-            s = measure(k, q_tile, i[None, :], j[:, None], step, sequence, h, scale, bias, D, PRECISION)
+            s, added = measure(k, q_tile, i[None, :], j[:, None], step, sequence, h, scale, bias, D, PRECISION)
             p = power(s * factor - total[None, :], PRECISION)
             dp = product(v, do, PRECISION)
             if CAREFUL:
-                keep = not_hidden(kept(j, i, n_q, band, dilation), i[None, :], j[:, None], sequence, h, bias)
+                keep = not_hidden(kept(j, i, n_q, band, dilation), added, bias)
                 p = tl.where(keep, tl.where(unclean_rows(q_tile)[None, :], float("nan"), p), 0.0)
                 lost = reach(lost, keep, do)
                 dp = tl.where(unclean_rows(do)[None, :], float("nan"), dp)
@@ -179,8 +179,8 @@ def _sum_dkv(
                 ds = tl.where(keep, ds, 0.0)
                 q_tile, do = clean(q_tile), clean(do)
             # (BN, Dv), (BN, D)
-            dv = tl.dot(weights.to(do.dtype), do, dv, input_precision=PRECISION)
-            dk = tl.dot(ds.to(q_tile.dtype), q_tile, dk, input_precision=PRECISION)
+            dv = accumulate(weights.to(do.dtype), do, dv, PRECISION)
+            dk = accumulate(ds.to(q_tile.dtype), q_tile, dk, PRECISION)
     if CAREFUL:
         dv = tl.where(lost > 0, float("nan"), dv)
     return dk, dv

@@ -23,6 +23,7 @@ from torch import Tensor
 from . import tune
 from .arguments import Launch, view
 from .philox import survivors
+from .products import product
 from .step import (
     LN2,
     band_of_queries,
@@ -34,7 +35,6 @@ from .step import (
     not_hidden,
     place,
     power,
-    product,
     rows_of,
     scores,
     span,
@@ -66,7 +66,7 @@ def _ds(own, i0, j0, step, keys, values, n_q, n_k, sequence, head, band, dilatio
     k = load_tile(keys, j0, step, n_k, N, D, OFFSET)
     v = load_tile(values, j0, step, n_k, N, DV, OFFSET)
     # (M, N)
-    s = scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION, step)
+    s, added = scores(q, k, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION, step)
     if listed is None:
         keep = kept(i, j, n_k, band, dilation)
     else:
@@ -77,7 +77,7 @@ def _ds(own, i0, j0, step, keys, values, n_q, n_k, sequence, head, band, dilatio
     dp = product(do, v, PRECISION)
     if dropout is not None:
         dp = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, True), dp * dropout[2], 0.0)
-    keep = not_hidden(keep & (i < n_q)[:, None], i[:, None], j[None, :], sequence, head, bias)
+    keep = not_hidden(keep & (i < n_q)[:, None], added, bias)
     return tl.where(keep, p * (dp - change[:, None]), 0.0)
 
 
@@ -131,7 +131,7 @@ def distance_kernel(
     step = stride_of(dilation)
     t0, on_band, begin, turns = diagonals_of(first - zero, dilation, seen, n_q, n_k, OWN)
     r, c = tl.arange(0, OWN)[:, None], tl.arange(0, OWN)[None, :]
-    total = tl.zeros([OWN], tl.float32)
+    total = tl.zeros([OWN, OWN], tl.float32)
     for t in tl.range(0, turns, num_stages=STAGES):
         i0, j0, met = turn_of(t, t0, on_band, begin, step, seen, OWN)
         if met:
@@ -141,10 +141,10 @@ def distance_kernel(
                      scale, OWN, OWN, D, DV, OFFSET, PRECISION)  # fmt: skip
             # Row r meets diagonal c at key r + c: right of r in the first key tile, left of it in the second.
             ds = tl.where((c >= r) == (t % 2 == 0), ds, 0.0)
-            total += tl.sum(tl.gather(ds, (r + c) % OWN, 1), 0)
+            total += tl.gather(ds, (r + c) % OWN, 1)
     at = first + tl.arange(0, OWN) * step
     row = (sequence * heads + head).to(tl.int64)
-    tl.store(partial + row * width + at, total, mask=at < width)
+    tl.store(partial + row * width + at, tl.sum(total, 0), mask=at < width)
 
 
 @triton.jit(do_not_specialize=["band", "limits", "dropout", "dilation", "sizes", "shape"])

@@ -23,6 +23,7 @@ from . import tune
 from .arguments import Launch, view
 from .band_bias import _ds, _own_rows, _rest, _shared, diagonals_of, turn_of
 from .careful import clean
+from .products import accumulate
 from .step import (
     band_of_queries,
     load_tile,
@@ -73,7 +74,7 @@ def query_kernel(
         # (K, DR)
         meets = j0 - i0 - (OWN - 1) * step + limits[0]
         table = clean(table_rows(relative, head, meets, step, limits[1], 0, K, padded(DR)))
-        total = tl.dot(ds.to(table.dtype), table, total, input_precision=PRECISION)
+        total = accumulate(ds.to(table.dtype), table, total, PRECISION)
     store_tile(rows_of(grad, storage, head, q_first), i0, step, n_q, total * scale, OWN, DR, OFFSET)
 
 
@@ -108,7 +109,7 @@ def table_kernel(
             ds = tl.gather(tl.where((c >= r) == (t % 2 == 0), ds, 0.0), (r + c) % OWN, 1)
             # (OWN, DR)
             asking = clean(load_tile(queries, i0, step, n_q, OWN, DR, OFFSET))
-            total = tl.dot(tl.trans(ds).to(asking.dtype), asking, total, input_precision=PRECISION)
+            total = accumulate(tl.trans(ds).to(asking.dtype), asking, total, PRECISION)
     row = (sequence * heads + head).to(tl.int64)
     store_tile((partial + row * width * DR, DR), first, step, width, total * scale, OWN, DR, OFFSET)
 

@@ -25,6 +25,7 @@ from . import band_bias, band_relative, tune
 from .arguments import Launch, dense_rows, view
 from .careful import clean, unclean_rows
 from .philox import survivors
+from .products import accumulate, product
 from .step import (
     LN2,
     load_lse,
@@ -35,7 +36,6 @@ from .step import (
     online_softmax,
     padded,
     power,
-    product,
     rows_of,
     scores,
     span,
@@ -114,11 +114,11 @@ def blocks_forward_kernel(
         k_tile = load_tile(keys, j0, 1, n, OTHER, D, OFFSET)
         v_tile = load_tile(values, j0, 1, n, OTHER, DV, OFFSET)
         # (OWN, OTHER)
-        s = scores(queries, k_tile, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION)
+        s, added = scores(queries, k_tile, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION)
         s += _log(count, PRECISION)
         keep = (j < n)[None, :]
         if dense is not None:
-            keep = not_hidden(keep, i[:, None], j[None, :], sequence, head, bias)
+            keep = not_hidden(keep, added, bias)
             s = tl.where((unclean_rows(k_tile) | unclean_rows(v_tile))[None, :], float("nan"), s)
             v_tile = clean(v_tile)
         s = tl.where(keep, s, -float("inf"))
@@ -126,7 +126,7 @@ def blocks_forward_kernel(
         if dropout is not None:
             p = tl.where(survivors(dropout, sequence, head, i, j, j0, 1, EACH), p, 0.0)
         # (OWN, Dv)
-        acc = tl.dot(p.to(v_tile.dtype), v_tile, acc * alpha[:, None], input_precision=PRECISION)
+        acc = accumulate(p.to(v_tile.dtype), v_tile, acc * alpha[:, None], PRECISION)
     total = tl.where(total == 0, 1.0, total)  # of a row with no key: out 0, lse -inf
     if dropout is not None:
         acc *= dropout[2]
@@ -170,7 +170,7 @@ def blocks_dq_kernel(
         k_tile = load_tile(keys, j0, 1, n, OTHER, D, OFFSET)
         v_tile = load_tile(values, j0, 1, n, OTHER, DV, OFFSET)
         # (OWN, OTHER)
-        s = scores(queries, k_tile, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION)
+        s, added = scores(queries, k_tile, i[:, None], j[None, :], sequence, head, scale, bias, PRECISION)
         p = power(s + _log(count, PRECISION) - total[:, None], PRECISION)
         dp = product(do, v_tile, PRECISION)
         if dropout is not None:
@@ -178,12 +178,12 @@ def blocks_dq_kernel(
         ds = p * (dp - change[:, None])
         keep = (j < n)[None, :]
         if dense is not None:
-            keep = not_hidden(keep, i[:, None], j[None, :], sequence, head, bias)
+            keep = not_hidden(keep, added, bias)
             ds = tl.where((unclean_rows(k_tile) | unclean_rows(v_tile))[None, :], float("nan"), ds)
             k_tile = clean(k_tile)
         ds = tl.where(keep, ds, 0.0)
         # (OWN, D)
-        acc = tl.dot(ds.to(k_tile.dtype), k_tile, acc, input_precision=PRECISION)
+        acc = accumulate(ds.to(k_tile.dtype), k_tile, acc, PRECISION)
     store_tile(rows_of(dq, sequence, head, q_first), first, 1, stop, acc * scale, OWN, D, OFFSET)
 
 
@@ -220,12 +220,12 @@ def blocks_dkv_kernel(
             total = load_lse(totals, i0, 1, n, OTHER, PRECISION)
             change = load_numbers(changes, i0, 1, n, OTHER)
             # (OWN, OTHER)
-            s = scores(keys, q_tile, i[None, :], j[:, None], sequence, h, scale, bias, PRECISION)
+            s, added = scores(keys, q_tile, i[None, :], j[:, None], sequence, h, scale, bias, PRECISION)
             p = power(s + _log(count, PRECISION) - total[None, :], PRECISION)
             dp = product(values, do, PRECISION)
             keep = (i < n)[None, :]
             if dense is not None:
-                keep = not_hidden(keep, i[None, :], j[:, None], sequence, h, bias)
+                keep = not_hidden(keep, added, bias)
                 p = tl.where((unclean_rows(q_tile) | unclean_rows(do))[None, :], float("nan"), p)
                 q_tile, do = clean(q_tile), clean(do)
             p = tl.where(keep, p, 0.0)
@@ -236,8 +236,8 @@ def blocks_dkv_kernel(
                 dp = tl.where(stay, dp * dropout[2], 0.0)
             ds = tl.where(keep, p * (dp - change[None, :]), 0.0)
             # (OWN, Dv), (OWN, D)
-            sum_v = tl.dot(weights.to(do.dtype), do, sum_v, input_precision=PRECISION)
-            sum_k = tl.dot(ds.to(q_tile.dtype), q_tile, sum_k, input_precision=PRECISION)
+            sum_v = accumulate(weights.to(do.dtype), do, sum_v, PRECISION)
+            sum_k = accumulate(ds.to(q_tile.dtype), q_tile, sum_k, PRECISION)
     if dropout is not None:
         sum_v *= dropout[2]
     store_tile(rows_of(dk, sequence, head, k_first), first, 1, stop, sum_k * scale, OWN, D, OFFSET)

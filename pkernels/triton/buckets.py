@@ -25,8 +25,9 @@ from .arguments import View, dense_rows, view
 from .careful import clean, unclean_rows
 from .gather import gather_numbers, gather_tile, listed_rows, scatter_numbers, scatter_tile
 from .philox import survivors
+from .products import accumulate, product
 from .rounds import Rounds, doubt
-from .step import online_softmax, power, product, rows_of, unit
+from .step import online_softmax, power, rows_of, unit
 
 
 @triton.jit
@@ -106,7 +107,7 @@ def buckets_forward_kernel(
         if dropout is not None:
             p = tl.where(survivors(dropout, sequence, head, i, j, 0, 1, True), p, 0.0)
         # (OWN, Dv)
-        o = tl.dot(p.to(v_tile.dtype), v_tile, o * alpha[:, None], input_precision=PRECISION)
+        o = accumulate(p.to(v_tile.dtype), v_tile, o * alpha[:, None], PRECISION)
     if not CAREFUL:
         doubt(doubts, sequence * heads + head, o)
     scatter_numbers(tops, i, mine, m)
@@ -156,7 +157,7 @@ def buckets_dq_kernel(
             keep = keep & (i[:, None] != j[None, :])
         ds = tl.where(keep, ds, 0.0) * scale
         # (OWN, D)
-        acc = tl.dot(ds.to(k_tile.dtype), k_tile, acc, input_precision=PRECISION)
+        acc = accumulate(ds.to(k_tile.dtype), k_tile, acc, PRECISION)
     if not CAREFUL:
         doubt(doubts, sequence * heads + head, acc)
     scatter_tile(sums, i, mine, acc, D)
@@ -209,8 +210,8 @@ def buckets_dkv_kernel(
         if own is not None:
             ds = tl.where(i[None, :] != j[:, None], ds, 0.0)
         # (OWN, Dv), (OWN, D)
-        sum_v = tl.dot(weights.to(do.dtype), do, sum_v, input_precision=PRECISION)
-        sum_k = tl.dot(ds.to(q_tile.dtype), q_tile, sum_k, input_precision=PRECISION)
+        sum_v = accumulate(weights.to(do.dtype), do, sum_v, PRECISION)
+        sum_k = accumulate(ds.to(q_tile.dtype), q_tile, sum_k, PRECISION)
     if not CAREFUL:
         doubt(doubts, sequence * heads + head, tl.sum(sum_k, 1) + tl.sum(sum_v, 1))
     scatter_tile(of_k, j, mine, sum_k, D)
@@ -224,7 +225,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, problem: Problem) -> tuple[Tensor, 
     top = torch.full(q.shape[:3], -torch.inf, dtype=torch.float32, device=q.device)
     total = torch.zeros_like(top)
     pattern: Buckets = problem.pattern  # type: ignore[assignment]
-    config = tune.choose("buckets_forward", q, v)
+    config = tune.choose("buckets_forward", q, v, problem)
     sums = [(acc, 0.0), (top[..., None], -torch.inf), (total[..., None], 0.0)]
     Rounds(q, k, v, problem).run(buckets_forward_kernel, config, [view(x) for x in (q, k, v)], sums, pattern.own)
     share = torch.where(total == 0, 1, total)
@@ -248,8 +249,8 @@ def backward(
     numbers.append(None if own is None else view(own[..., None]))
     rounds = Rounds(q, k, v, problem)
     tensors = [*(view(x) for x in (q, k, v, dout)), *numbers]
-    rounds.run(buckets_dq_kernel, tune.choose("buckets_dq", q, v), tensors, [(sum_q, 0.0)])
-    rounds.run(buckets_dkv_kernel, tune.choose("buckets_dkv", q, v), tensors, [(sum_k, 0.0), (sum_v, 0.0)])
+    rounds.run(buckets_dq_kernel, tune.choose("buckets_dq", q, v, problem), tensors, [(sum_q, 0.0)])
+    rounds.run(buckets_dkv_kernel, tune.choose("buckets_dkv", q, v, problem), tensors, [(sum_k, 0.0), (sum_v, 0.0)])
     dq, dk, dv = (rows_like(x, x.shape[-1]) for x in (q, k, v))
     dq.copy_(sum_q)
     for grad, of in ((dk, sum_k), (dv, sum_v)):

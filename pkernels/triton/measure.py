@@ -9,7 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .step import LOG2E, product, scores
+from .products import product
+from .step import LOG2E, scores
 
 
 @triton.jit
@@ -40,9 +41,10 @@ def turned(x, scale, bias, D: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def measure(a, b, i, j, step, sequence, head, scale, bias, D: tl.constexpr, PRECISION: tl.constexpr):
-    """Scores, up to :func:`factor_of`, of own rows a (:func:`turned`) and other rows b, ``step`` apart."""
+    """Scores, up to :func:`factor_of`, of own rows a (:func:`turned`) and other rows b, ``step`` apart; and what a
+    Dense added."""
     if stay_products(bias, D, PRECISION):
-        return product(a, b, PRECISION)
+        return product(a, b, PRECISION), 0.0
     else:
         return scores(a, b, i, j, sequence, head, scale, bias, PRECISION, step)
 

@@ -20,13 +20,18 @@ def survivors(dropout, sequence, head, i, j, first_key, AXIS: tl.constexpr, EACH
     may lie apart (one call per pair); else they are neighbours and first_key a multiple of 8.
     """
     seed = tl.load(dropout[0])
-    if EACH:
-        bits = _bits_of_pairs(seed, sequence, head, i, j, AXIS)
-    elif AXIS == 1:
-        bits = _bits_of_columns(seed, sequence, head, i, first_key, j.shape[0])
-    else:
-        bits = _bits_of_rows(seed, sequence, head, i, first_key, j.shape[0])
-    return bits >= dropout[1]
+    stay = tl.full([i.shape[0], j.shape[0]] if AXIS == 1 else [j.shape[0], i.shape[0]], True, tl.int1)
+    # Always so; but in a branch the compiler does not see the joins, and lays out the product that follows as if its
+    # operands had been joined of narrower numbers, which puts them across the banks.
+    if dropout[1] > 0:
+        if EACH:
+            bits = _bits_of_pairs(seed, sequence, head, i, j, AXIS)
+        elif AXIS == 1:
+            bits = _bits_of_columns(seed, sequence, head, i, first_key, j.shape[0])
+        else:
+            bits = _bits_of_rows(seed, sequence, head, i, first_key, j.shape[0])
+        stay = bits >= dropout[1]
+    return stay
 
 
 @triton.jit

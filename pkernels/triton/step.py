@@ -21,6 +21,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .products import product
+
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 LOWEST = tl.constexpr(-3.4028234663852886e38)
@@ -237,31 +239,22 @@ def kept(own, other, n, band, dilation):
 
 
 @triton.jit
-def product(a, b, PRECISION: tl.constexpr):
-    """a bᵀ in fp32; a holds own rows, b other ones."""
-    if PRECISION == "ieee":
-        # Without tensor cores the compiler holds the left operand in registers: let that be the passing one.
-        return tl.trans(tl.dot(b, tl.trans(a), input_precision=PRECISION))
-    else:
-        return tl.dot(a, tl.trans(b), input_precision=PRECISION)
-
-
-@triton.jit
 def scores(a, b, i, j, sequence, head, scale, bias, PRECISION: tl.constexpr, step=1):
-    """scale * a bᵀ + bias. i and j are the tile's query rows and key rows, one of them along
-    each axis; for a Relative both lie ``step`` apart."""
-    s = product(a, b, PRECISION) * (scale * unit(PRECISION))
+    """(scale * a bᵀ + bias, what of it a Dense added). i and j are the tile's query rows and key rows, one of them
+    along each axis; for a Relative both lie ``step`` apart."""
     distance, dense, relative, limits = bias
     zero, width, m, n = limits
-    if distance is not None:
-        t = tl.minimum(tl.maximum(j - i + zero, 0), width - 1)
-        s += tl.load(distance[0] + tl.cast(head, tl.int64) * distance[1] + t) * unit(PRECISION)
+    added = 0.0
     if dense is not None:
         added = _dense_tile(dense, sequence, head, i, j, m, n)
+    s = product(a, b, PRECISION) * (scale * unit(PRECISION))
+    if distance is not None:
+        s += _distance_tile(distance, head, i, j, zero, width) * unit(PRECISION)
+    if dense is not None:
         s = tl.where(added == -float("inf"), added, s + added * unit(PRECISION))
     if relative is not None:
         s += _relative_tile(relative, sequence, head, i, j, step, zero, width, PRECISION) * (scale * unit(PRECISION))
-    return s
+    return s, added
 
 
 @triton.constexpr_function
@@ -307,19 +300,34 @@ def _relative_tile(relative, sequence, head, i, j, step, zero, width, PRECISION:
         return tile
 
 
+# Numbers are loaded in a branch, although it is always taken: those outside the compiler copies to shared memory for
+# later tiles, a few bytes at a time, where they lie across the banks.
+
+
+@triton.jit
+def _distance_tile(distance, head, i, j, zero, width):
+    t = tl.minimum(tl.maximum(j - i + zero, 0), width - 1)
+    added = tl.zeros(t.shape, tl.float32)
+    if width > 0:
+        added = tl.load(distance[0] + tl.cast(head, tl.int64) * distance[1] + t)
+    return added
+
+
 @triton.jit
 def _dense_tile(dense, sequence, head, i, j, m, n):
     base = dense[0] + tl.cast(sequence, tl.int64) * dense[1] + tl.cast(head, tl.int64) * dense[2]
     offsets = i.to(tl.int64) * dense[3] + j.to(tl.int64) * dense[4]
-    return tl.load(base + offsets, mask=(i < m) & (j < n), other=0.0).to(tl.float32)
+    added = tl.zeros(offsets.shape, tl.float32)
+    if n > 0:
+        added = tl.load(base + offsets, mask=(i < m) & (j < n), other=0.0).to(tl.float32)
+    return added
 
 
 @triton.jit
-def not_hidden(keep, i, j, sequence, head, bias):
-    """``keep`` without the pairs that a Dense bias of -inf masks out."""
-    _distance, dense, _relative, limits = bias
-    if dense is not None:
-        keep = keep & (_dense_tile(dense, sequence, head, i, j, limits[2], limits[3]) != -float("inf"))
+def not_hidden(keep, added, bias):
+    """``keep`` without the pairs that a Dense bias of -inf masks out, as it was ``added``."""
+    if bias[1] is not None:
+        keep = keep & (added != -float("inf"))
     return keep
 
 

@@ -100,6 +100,10 @@ class Kernel:
     def has_wgmma(self) -> bool:
         return any(i.parts[0] == "wgmma" for i in self.code)
 
+    def repeats(self, at: int) -> bool:
+        """Whether a branch leads from behind an instruction to it or before it."""
+        return any(0 <= i.target <= at for i in self.code[at:])
+
     def granule(self, space: str) -> int:
         """The narrowest access to a memory, at most 4 bytes: what it is tracked in."""
         widths = [4]

@@ -46,6 +46,7 @@ class Report:
         executed: How often each opcode was executed, counted once per group of threads that ran it together.
         conflicts: For each shared memory instruction with bank conflicts, in order of the code: the
             wavefronts it took over those it would take without.
+        conflicts_in_loops: Those of them that a loop repeats.
         ambiguous: Shared memory stores by which lanes of a warp put different values in one cell. A GPU
             keeps one and does not say which; here it is the last lane's.
         late: ``wgmma`` whose left operand in registers was written after the last ``wgmma.fence``. PTX forbids it;
@@ -55,6 +56,7 @@ class Report:
     kernel: str
     executed: Counter = field(default_factory=Counter)
     conflicts: dict[str, float] = field(default_factory=dict)
+    conflicts_in_loops: dict[str, float] = field(default_factory=dict)
     ambiguous: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
 
@@ -170,4 +172,6 @@ def _report(kernel: Kernel, program: Program) -> Report:
     for at, (wavefronts, ideal) in sorted(program.conflicts.items()):
         if wavefronts > ideal:
             report.conflicts[kernel.code[at].place] = wavefronts / ideal
+            if kernel.repeats(at):
+                report.conflicts_in_loops[kernel.code[at].place] = wavefronts / ideal
     return report
