@@ -46,7 +46,13 @@ TRITON = [
     (f"triton {name}_bf16_{width}", chip)
     for chip in table.TARGETS
     for name, width in (*((name, width) for name in PASSES for width in table.WIDTHS), ("buckets_dkv", 64))
-] + [("triton blocks_forward_bf16_64", "sm_80")]
+] + [("triton blocks_forward_bf16_64", "sm_80"), ("triton dq_f32_64", "sm_80"), ("triton forward_f32_64", "sm_90")]
+
+
+def parts_of(kernel: str) -> tuple[str, str, int]:
+    """Pass, dtype and head dimension in a Triton kernel's name."""
+    name, dtype, width = kernel.removeprefix("triton ").rsplit("_", 2)
+    return name, dtype, int(width)
 
 
 def test_every_kernel_has_a_row() -> None:
@@ -58,9 +64,7 @@ def test_every_kernel_has_a_row() -> None:
 @pytest.mark.parametrize(("kernel", "chip"), TRITON)
 def test_triton_kernels_are_those_of_the_table(kernel: str, chip: str) -> None:
     same_compiler("triton")
-    assert (
-        table.triton_row(kernel.split("_bf16")[0].split()[1], int(kernel.split("_")[-1]), chip) == ROWS[kernel, chip]
-    ), UPDATE
+    assert table.triton_row(*parts_of(kernel), chip) == ROWS[kernel, chip], UPDATE
 
 
 @pytest.mark.parametrize("chip", table.TARGETS)

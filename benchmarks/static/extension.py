@@ -12,7 +12,7 @@ import importlib
 import itertools
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,37 +89,45 @@ def shapes() -> dict[str, Shape]:
         kernel, blocks, threads, shared = said.split()
         found[kernel] = Shape(int(threads) // 32, int(shared), -(-ROWS // int(blocks)))
 
-    with mock.patch.object(call, "launch", note), mock.patch.object(backends, "_why_not_nvidia", return_value=None):
-        for x, pattern, bias in _calls():
-            try:
-                out, _ = attention(x, x, x, pattern, bias, return_lse=True, backend="cuda")
-            except NotImplementedError:
-                continue
-            out.backward(torch.ones_like(out))
-        for dtype in DTYPES:
-            parts, merged = torch.zeros(2, 1, 1, ROWS, 64), torch.zeros(1, 1, ROWS, 64, dtype=dtype)
-            call.launch("merge_parts", parts, parts[..., 0].clone(), merged, torch.zeros(1, 1, ROWS))
-        order.order(torch.zeros(1, 1, ROWS, 64), torch.zeros(1, 64, 1, 2), None, [4], ROWS)
-        with mock.patch.object(hopper, "capability", return_value=(9, 0)):
-            for dtype, width in itertools.product((torch.bfloat16, torch.float16), (64, 128)):
-                x = torch.zeros(1, 1, ROWS, width, dtype=dtype)
-                attention(x, x, x, backend="cuda")
+    reach(note, ROWS)
     missing = {name for chip in chips() for name in usages(chip)} - set(found)
     if missing:
         raise LookupError(f"no call here reaches {', '.join(sorted(missing))}: add one to {__file__}")
     return found
 
 
-def _calls() -> Iterator[tuple[torch.Tensor, Any, Bias | None]]:
+def reach(note: Callable[..., None], rows: int) -> None:
+    """Call the backend so that it launches each of its kernels; instead ``note(operator, *arguments)`` is called.
+
+    ``rows`` of a sequence: a multiple of every tile.
+    """
+    with mock.patch.object(call, "launch", note), mock.patch.object(backends, "_why_not_nvidia", return_value=None):
+        for x, pattern, bias in _calls(rows):
+            try:
+                out, _ = attention(x, x, x, pattern, bias, return_lse=True, backend="cuda")
+            except NotImplementedError:
+                continue
+            out.backward(torch.ones_like(out))
+        for dtype in DTYPES:
+            parts, merged = torch.zeros(2, 1, 1, rows, 64), torch.zeros(1, 1, rows, 64, dtype=dtype)
+            call.launch("merge_parts", parts, parts[..., 0].clone(), merged, torch.zeros(1, 1, rows))
+        order.order(torch.zeros(1, 1, rows, 64), torch.zeros(1, 64, 1, 2), None, [4], rows)
+        with mock.patch.object(hopper, "capability", return_value=(9, 0)):
+            for dtype, width in itertools.product((torch.bfloat16, torch.float16), (64, 128)):
+                x = torch.zeros(1, 1, rows, width, dtype=dtype)
+                attention(x, x, x, backend="cuda")
+
+
+def _calls(rows: int) -> Iterator[tuple[torch.Tensor, Any, Bias | None]]:
     """One head of one sequence each, so that a block is a tile."""
-    entries = torch.arange(ROWS, dtype=torch.int32).expand(1, 1, 1, ROWS)
-    near = torch.eye(ROWS // CHUNK).bool()
+    entries = torch.arange(rows, dtype=torch.int32).expand(1, 1, 1, rows)
+    near = torch.eye(rows // CHUNK).bool()
     patterns = (Band(right=0), Blocks.from_mask(near, CHUNK), Buckets(entries, CHUNK, before=1, causal=True))
     for dtype in DTYPES:
         for width in (64, 128, 256):
-            x = torch.zeros(1, 1, ROWS, width, dtype=dtype, requires_grad=True)
-            distance, dense = torch.zeros(1, 2 * ROWS - 1), torch.zeros(1, 1, ROWS, ROWS, dtype=dtype)
-            table = torch.zeros(1, 2 * ROWS - 1, width, dtype=dtype)
+            x = torch.zeros(1, 1, rows, width, dtype=dtype, requires_grad=True)
+            distance, dense = torch.zeros(1, 2 * rows - 1), torch.zeros(1, 1, rows, rows, dtype=dtype)
+            table = torch.zeros(1, 2 * rows - 1, width, dtype=dtype)
             for pattern in patterns:
                 yield x, pattern, None
                 for learned in () if isinstance(pattern, Buckets) else (False, True):

@@ -34,6 +34,9 @@ TARGETS = tuple(chip for chip, known in CHIPS.items() if known.rates)
 WINDOW = 256
 """Keys that a query of the window sees on either side."""
 WIDTHS = (64, 128)
+TRITON = tuple(f"{shape}{name}" for shape in ("", "blocks_", "buckets_") for name in shipped.PASSES)
+"""The kernels of Triton that have rows."""
+BYTES = {"bf16": 2, "f32": 4}
 
 GIVES_BACK = re.compile(r"USETMAXREG\.DEALLOC")
 
@@ -101,14 +104,13 @@ class Kernel:
 
 
 def kernels() -> list[Kernel]:
-    """All that can be compiled or read here: of ``csrc/cuda`` what is ``TABLED``, and the Triton kernels of 16 bits."""
+    """All that can be compiled or read here: of ``csrc/cuda`` what is ``TABLED``, and the kernels of ``TRITON``."""
     built = [] if cuda.why_missing() else [chip for chip in extension.chips() if chip in TARGETS]
     ours = [(name, chip) for chip in built for name in extension.tabled(chip)]
-    passes = [f"{shape}{name}" for shape in ("", "blocks_", "buckets_") for name in shipped.PASSES]
-    compiled_late = itertools.product(TARGETS, passes, WIDTHS)
+    compiled_late = itertools.product(TARGETS, TRITON, BYTES, WIDTHS)
     return [Kernel(f"cuda {name}", chip, functools.partial(cuda_row, name, chip)) for name, chip in ours] + [
-        Kernel(f"triton {name}_bf16_{width}", chip, functools.partial(triton_row, name, width, chip))
-        for chip, name, width in compiled_late
+        Kernel(f"triton {name}_{dtype}_{width}", chip, functools.partial(triton_row, name, dtype, width, chip))
+        for chip, name, dtype, width in compiled_late
     ]
 
 
@@ -117,14 +119,14 @@ def cuda_row(name: str, chip: str, wanted: str = extension.TABLED) -> Row:
     return row(f"cuda {name}", chip, extension.codes(chip, wanted)[name], extension.shapes()[name])
 
 
-def triton_row(name: str, width: int, chip: str) -> Row:
-    """Of a Triton kernel of 16 bits, such as "blocks_dq", at a head dimension."""
-    launch = shipped.launched(chip, name, 2, width)[0]
+def triton_row(name: str, dtype: str, width: int, chip: str) -> Row:
+    """Of a Triton kernel, such as "blocks_dq", "bf16" or "f32", at a head dimension."""
+    launch = shipped.launched(chip, name, BYTES[dtype], width)[0]
     binary = compiled(launch, chip)
     (code,) = sass(binary.image).values()
     # What Triton asks for holds the static part.
     shape = extension.Shape(binary.warps, binary.shared - code.shared, launch.options["OWN"])
-    return row(f"triton {name}_bf16_{width}", chip, code, shape)
+    return row(f"triton {name}_{dtype}_{width}", chip, code, shape)
 
 
 def versions() -> dict[str, str]:

@@ -62,6 +62,30 @@ def usages() -> dict[tuple[str, str], Usage]:
     return found
 
 
+@dataclass(frozen=True)
+class Launch:
+    """What C++ says that it would launch."""
+
+    kernel: str
+    ctas: int
+    warps: int
+    shared: int
+    record: Record
+
+    def run(self, ctas: int | None = None, seed: int | None = None, mutants: Mapping[str, str] | None = None) -> Report:
+        """All of it, or the first ``ctas``."""
+        ptx = (kernels() | dict(mutants or {}))[self.kernel]
+        return run(ptx, (ctas or self.ctas,), [self.record], self.shared, self.warps, seed=seed)
+
+
+def launched(name: str, *arguments: Any) -> Launch:
+    """Of an operator that is given these arguments."""
+    note = torch.zeros(4096, dtype=torch.uint8)
+    kernel, ctas, threads, shared = getattr(cuda.operators(), name)(*arguments, note).split()
+    record = Record(note, [x for x in arguments if isinstance(x, torch.Tensor)])
+    return Launch(kernel, int(ctas), int(threads) // 32, int(shared), record)
+
+
 @contextmanager
 def emulated(seed: int | None = None, mutants: Mapping[str, str] | None = None) -> Iterator[list[Report]]:
     """Inside, the ``cuda`` backend takes CPU tensors, and every launch runs on the emulator at once.
@@ -76,13 +100,9 @@ def emulated(seed: int | None = None, mutants: Mapping[str, str] | None = None) 
     reports: list[Report] = []
 
     def start(name: str, *arguments: Any) -> None:
-        note = torch.zeros(4096, dtype=torch.uint8)
-        kernel, grid, threads, shared = getattr(cuda.operators(), name)(*arguments, note).split()
-        if grid == "0":
-            return
-        ptx = (kernels() | dict(mutants or {}))[kernel]
-        record = Record(note, [x for x in arguments if isinstance(x, torch.Tensor)])
-        reports.append(run(ptx, (int(grid),), [record], int(shared), int(threads) // 32, seed=seed))
+        launch = launched(name, *arguments)
+        if launch.ctas:
+            reports.append(launch.run(seed=seed, mutants=mutants))
 
     with mock.patch.object(call, "launch", start), mock.patch.object(backends, "_why_not_nvidia", return_value=None):
         try:
