@@ -165,6 +165,16 @@ def test_bank_conflicts_are_counted() -> None:
         )
 
 
+def test_conflicts_in_loops_are_told_from_others() -> None:
+    text = """.visible .entry f() .reqntid 32 { .shared .align 16 .b8 room[8192];
+        .reg .b32 %x, %t, %n; .reg .pred %p; mov.u32 %t, %tid.x; mov.u32 %x, room; mad.lo.u32 %x, %t, 128, %x;
+        st.shared.b32 [%x], %t; mov.u32 %n, 0;
+        again: add.u32 %n, %n, 1; ld.shared.b32 %t, [%x]; setp.lt.u32 %p, %n, 3; @%p bra again; ret; }"""
+    report = run(text, (1,), [])
+    assert [at.split("`")[1].split()[0] for at in report.conflicts] == ["st.shared.b32", "ld.shared.b32"]
+    assert list(report.conflicts_in_loops.values()) == [32]
+
+
 def test_arguments_are_checked() -> None:
     text = ".visible .entry f(.param .u64 x, .param .u32 n, .param .f32 y) { ret; }"
     run(text, (1,), [torch.zeros(3), 3, 0.5], num_warps=1)
