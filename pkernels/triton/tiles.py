@@ -114,7 +114,7 @@ OVERRIDES = {
         ("biased_forward", 2, 128): Config(128, 64, 8, 2),
         ("dropout_biased_forward", 4, 128): Config(32, 16, 8, 1),
         ("buckets_forward", 4, 64): Config(64, 32, 4, 2),
-        ("buckets_forward", 4, 128): Config(32, 32, 4, 2),
+        ("buckets_forward", 4, 128): Config(64, 32, 4, 2),
         ("dropout_buckets_forward", 2, 64): Config(64, 32, 4, 2),
         ("dropout_buckets_forward", 4, 128): Config(64, 16, 4, 2),
         ("blocks_forward", 2, 128): Config(128, 64, 8, 3),
