@@ -1,4 +1,4 @@
-"""Calls over Blocks and Buckets, as ``cases.py`` has them over a Band."""
+"""Calls over Blocks and Buckets, as ``edges.py`` has them over a Band."""
 
 from __future__ import annotations
 

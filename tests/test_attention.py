@@ -18,21 +18,9 @@ import pkernels
 from pkernels import Band, Buckets, native
 
 from .budget import assert_within_budget, device_of, run
-from .cases import (
-    CASES,
-    CORE,
-    EVERYTHING,
-    PATTERNS,
-    Case,
-    biases,
-    blocks,
-    buckets,
-    dropout,
-    patterns,
-    ragged,
-    solved,
-)
+from .cases import Case, solved
 from .conftest import poison
+from .edges import CASES, CORE, EVERYTHING, PATTERNS, biases, blocks, buckets, dropout, patterns, ragged
 from .oracle import TENSORS, Call, Result, kept_pairs
 
 pytestmark = pytest.mark.on_gpu
@@ -346,7 +334,7 @@ def test_alibi() -> None:
 PERTURBED = """
 import hashlib, torch
 from tests.budget import run
-from tests.cases import CORE
+from tests.edges import CORE
 digest = hashlib.sha256()
 for case in CORE:
     result = run(case.call(), "cpu")

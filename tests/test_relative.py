@@ -13,7 +13,8 @@ import pkernels
 from pkernels import Band, Distance, Relative, causal, dense, native, prefix_lm, window
 
 from .budget import run
-from .cases import RELATIVE, Case
+from .cases import Case
+from .edges import RELATIVE
 from .oracle import TENSORS, Call, Result, kept_pairs, sequences
 from .test_attention import assert_unchanged
 

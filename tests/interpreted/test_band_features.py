@@ -12,7 +12,8 @@ from pkernels.triton import tune
 from tests import test_attention as shared
 from tests.budget import assert_within_budget
 from tests.budget import run as evaluate
-from tests.cases import BIASES, CASES, CORE, EMPTY, EVERYTHING, Case, solved
+from tests.cases import Case, solved
+from tests.edges import BIASES, CASES, CORE, EMPTY, EVERYTHING
 
 SMALL = tune.Config(own=16, other=32, warps=4, stages=1)
 NAMES = (

@@ -9,7 +9,7 @@ import pytest
 from pkernels.triton import tune
 from tests import test_attention as shared
 from tests import test_relative
-from tests.cases import CASES
+from tests.edges import CASES
 
 from .test_band_features import SMALL
 

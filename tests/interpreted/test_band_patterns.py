@@ -8,7 +8,8 @@ from pkernels.triton import tune
 from tests import test_attention as shared
 from tests.budget import assert_within_budget
 from tests.budget import run as evaluate
-from tests.cases import PATTERNS, Case, patterns, solved
+from tests.cases import Case, solved
+from tests.edges import PATTERNS, patterns
 
 SMALL = tune.Config(own=16, other=32, warps=4, stages=1)
 # One program per residue class of the dilation: as many as there are rows, and slow to interpret.

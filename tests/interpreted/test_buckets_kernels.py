@@ -10,7 +10,8 @@ from pkernels.triton import tune
 from tests import test_attention as shared
 from tests.budget import assert_within_budget
 from tests.budget import run as evaluate
-from tests.cases import CASES, Case, solved
+from tests.cases import Case, solved
+from tests.edges import CASES
 
 SMALL = tune.Config(own=16, other=32, warps=4, stages=1)
 NAMES = (
