@@ -28,10 +28,10 @@ def rows_of_table(family: str) -> list[tuple[str, int, int]]:
 
 
 def launched_by(shape: str, family: str, itemsize: int, width: int, **more: Any) -> list[Launch]:
-    """The launches of a forward and backward, causal ones of a Band ("", or "dilated") and of Buckets ("buckets").
+    """The launches of a forward and backward, causal ones of a Band and of Buckets.
 
     Args:
-        shape: The kernels' first word, or "dilated".
+        shape: "", "blocks" or "buckets".
         more: What the problem has besides.
     """
     module, pattern = _pattern(shape)
@@ -49,7 +49,7 @@ def _pattern(shape: str) -> tuple[ModuleType, Any]:
     if shape == "buckets":
         entries = torch.arange(ROWS, dtype=torch.int32).expand(2, 4, 2, ROWS)
         return buckets, Buckets(entries, CHUNK, before=1, causal=True, own=-1e5)
-    return band, Band(FAR, 0, dilation=2 if shape == "dilated" else 1)
+    return band, Band(FAR, 0)
 
 
 BIASES = {"distance": (4, 2 * ROWS - 1), "dense": (1, 4, ROWS, ROWS)}
