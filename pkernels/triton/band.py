@@ -22,7 +22,7 @@ from ..problem import Problem, rows_like
 from .arguments import Launch, dense_rows, view
 from .band_backward import backward
 from .careful import clean, doubted, reach, report, unclean_rows
-from .measure import factor_of, measure, one_of, stay_products, turned
+from .measure import factor_of, measure, one_of, turned
 from .philox import survivors
 from .products import accumulate
 from .step import (
@@ -57,7 +57,7 @@ def _attend(
     factor = factor_of(scale, bias, D, PRECISION)
     q = turned(q, scale, bias, D, PRECISION)
     m = tl.full([i.shape[0]], -float("inf"), tl.float32)
-    if stay_products(bias, D, PRECISION):
+    if D <= 128 and PRECISION is None and bias[0] is None and bias[1] is None and bias[2] is None:
         total = tl.zeros([i.shape[0], 8], tl.float32)
     else:
         total = tl.zeros([i.shape[0]], tl.float32)

@@ -2,6 +2,9 @@
 
 A score is scale * q kᵀ. Taking the factor out of the tile spares a multiplication for each pair (Dao 2023,
 FlashAttention-2, arXiv:2307.08691, does so too): exp2(factor * s - pivot) is one multiply-add and one exp2.
+
+Only where nothing is added to products of 16-bit inputs, no wider than 128: wider heads have no registers for it. That
+condition is written out wherever it is asked for: Triton 3.6 takes what a function returns for a number of the run.
 """
 
 from __future__ import annotations
@@ -14,17 +17,9 @@ from .step import LOG2E, scores
 
 
 @triton.jit
-def stay_products(bias, D: tl.constexpr, PRECISION: tl.constexpr):
-    """Whether nothing is added to products of 16-bit inputs: they then are not scaled one by one, but where
-    the softmax multiplies and subtracts in one instruction. Heads wider than 128 have no registers for it."""
-    distance, dense, relative, _limits = bias
-    return D <= 128 and PRECISION is None and distance is None and dense is None and relative is None
-
-
-@triton.jit
 def factor_of(scale, bias, D: tl.constexpr, PRECISION: tl.constexpr):
     """What makes a score of a :func:`measure`; positive, so that maxima stay maxima."""
-    if stay_products(bias, D, PRECISION):
+    if D <= 128 and PRECISION is None and bias[0] is None and bias[1] is None and bias[2] is None:
         return tl.maximum(tl.abs(scale) * LOG2E, 1e-30)
     else:
         return 1.0
@@ -33,7 +28,7 @@ def factor_of(scale, bias, D: tl.constexpr, PRECISION: tl.constexpr):
 @triton.jit
 def turned(x, scale, bias, D: tl.constexpr, PRECISION: tl.constexpr):
     """Own rows for :func:`measure`: a negative scale turns them around."""
-    if stay_products(bias, D, PRECISION):
+    if D <= 128 and PRECISION is None and bias[0] is None and bias[1] is None and bias[2] is None:
         return tl.where(scale < 0, -x, x)
     else:
         return x
@@ -43,7 +38,7 @@ def turned(x, scale, bias, D: tl.constexpr, PRECISION: tl.constexpr):
 def measure(a, b, i, j, step, sequence, head, scale, bias, D: tl.constexpr, PRECISION: tl.constexpr):
     """Scores, up to :func:`factor_of`, of own rows a (:func:`turned`) and other rows b, ``step`` apart; and what a
     Dense added."""
-    if stay_products(bias, D, PRECISION):
+    if D <= 128 and PRECISION is None and bias[0] is None and bias[1] is None and bias[2] is None:
         return product(a, b, PRECISION), 0.0
     else:
         return scores(a, b, i, j, sequence, head, scale, bias, PRECISION, step)
