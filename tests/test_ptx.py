@@ -42,6 +42,7 @@ CASES = [
             **NARROW,
         ),
     ),
+    ("sm_90", None, Case("relative, S 40, sm_90", window(30, 3), sq=40, batch=1, bias="relative", **NARROW)),
     ("sm_90", 2, Case("causal, S 200, sm_90", causal, sq=200, batch=1, **NARROW)),
     ("sm_90", None, Case("window, dropout, lengths", window(50, 9), sq=150, lengths=[77, 150], dropout=0.3, **NARROW)),
 ]

@@ -216,3 +216,13 @@ def test_comparison_joined_with_a_predicate() -> None:
     yes, no = probe(body + "selp.b32 %d0, 1, 0, %q1; selp.b32 %d1, 1, 0, %q2;", x, count=2)
     assert (yes == ((x > 9) & (x.view(np.int32) < 0))).all()
     assert (no == ((x > 9) & (x.view(np.int32) >= 0))).all()
+
+
+def test_comparison_of_pairs_has_a_predicate_for_each() -> None:
+    a, b = words(), words()
+    b[::3] = a[::3]
+    body = "setp.eq.bf16x2 %q0|%q1, %a0, %a1; selp.b32 %d0, 1, 0, %q0; selp.b32 %d1, 1, 0, %q1;"
+    low, high = probe(body, a, b, count=2)
+    pairs = [torch.from_numpy(x.view(np.int16).copy()).view(torch.bfloat16).view(-1, 2) for x in (a, b)]
+    equal = (pairs[0] == pairs[1]).int()
+    assert low.tolist() == equal[:, 0].tolist() and high.tolist() == equal[:, 1].tolist() and 0 < equal.sum() < 64

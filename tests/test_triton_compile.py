@@ -1,5 +1,5 @@
 """Every shipped configuration of the Triton kernels, compiled for the GPUs it is shipped for; of those with a bias
-and of the passes for infinities, for some of these GPUs.
+or dropout and of the passes for infinities, for some of these GPUs.
 
 The launches are those that the library makes of a forward and backward, causal ones of a Band
 and of Buckets; nothing runs.
@@ -17,7 +17,7 @@ import torch
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
 from benchmarks.static.launches import TARGETS, Launch, compiled, flaws, launches
-from benchmarks.static.shipped import BIASES, DTYPES, ROWS, launched, launched_by, rows_of_table
+from benchmarks.static.shipped import BIASES, DTYPES, PASSES, ROWS, launched, launched_by, rows_of_table
 from pkernels.recurrence import Recurrence
 from pkernels.triton import lstm, order, tiles
 
@@ -48,12 +48,14 @@ def test_kernel_for_infinities(family: str, kernel: str, itemsize: int, width: i
         assert compiled(launch, family).shared <= TARGETS[family].shared
 
 
-def assert_fit(made: list[Launch], family: str) -> None:
-    """All that multiply, but those for infinities."""
+def assert_fit(made: list[Launch], family: str, shape: str = "", *others: str) -> None:
+    """All that multiply, but those for infinities: the passes over a shape and the others that are named."""
+    made = [launch for launch in made if "PRECISION" in launch.options and not launch.options.get("CAREFUL")]
+    passes = [f"{shape}_{name}" if shape else name for name in PASSES]
+    assert {launch.name for launch in made} == {f"{name}_kernel" for name in (*passes, *others)}
     for launch in made:
-        if "PRECISION" in launch.options and not launch.options.get("CAREFUL"):
-            exact = launch.options["PRECISION"] == "ieee" and family != "gfx942"
-            assert flaws(compiled(launch, family), tensor=not exact) == [], launch.name
+        exact = launch.options["PRECISION"] == "ieee" and family != "gfx942"
+        assert flaws(compiled(launch, family), tensor=not exact) == [], launch.name
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_with_a_bias(bias: str, itemsize: int, width: int, family: str) -> None:
 @pytest.mark.parametrize("width", [64, 128])
 def test_with_dropout(shape: str, itemsize: int, width: int, family: str) -> None:
     seed = torch.zeros(1, dtype=torch.int64)
-    assert_fit(launched_by(shape, family, itemsize, width, dropout=0.1, seed=seed), family)
+    assert_fit(launched_by(shape, family, itemsize, width, dropout=0.1, seed=seed), family, shape)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +87,7 @@ def test_relative(family: str, shape: str, itemsize: int, width: int) -> None:
     query = torch.zeros(2, 4, ROWS, width, dtype=DTYPES[itemsize])
     table = torch.zeros(4, 2 * ROWS - 1, width, dtype=DTYPES[itemsize])
     made = launched_by(shape, family, itemsize, width, query=query, table=table, query_grad=True, table_grad=True)
-    assert {"query_kernel", "table_kernel"} <= {launch.name for launch in made}
-    assert_fit(made, family)
+    assert_fit(made, family, shape, "query", "table")
 
 
 @pytest.mark.parametrize("family", tiles.FAMILIES)

@@ -66,11 +66,10 @@ def precision(x: Tensor, config: Config) -> str | None:
     """How products of fp32 are taken; None for 16-bit inputs.
 
     "bf16x6" splits each operand into three bf16 parts of 8 bits and adds the six products that
-    matter: all but about 2**-26 of a product, at a sixth of the tensor cores' bf16 rate. Plain
-    "tf32" keeps 11 bits and "tf32x3" loses about 2**-21, more than fp32 itself does. On NVIDIA's GPUs it
-    is "split" here and not by the compiler, see :mod:`.products`. Wide
-    heads leave no registers for the parts: "ieee" multiplies fp32 as it is. So does the
-    interpreter, which knows nothing else.
+    matter: all but about 2**-26 of a product, at a sixth of the tensor cores' bf16 rate. On NVIDIA's
+    GPUs that is done here ("split", see :mod:`.products`) and not by the compiler. Plain "tf32" keeps
+    11 bits and "tf32x3" loses about 2**-21, more than fp32 itself does. Wide heads leave no registers
+    for the parts: "ieee" multiplies fp32 as it is. So does the interpreter, which knows nothing else.
     """
     if x.dtype != torch.float32:
         return None

@@ -65,7 +65,7 @@ def comparison(word: str) -> Callable[[Array, Array], Array]:
 
 @decodes("setp")
 def decode_compare(i: Instruction, kernel: Kernel) -> Step:
-    """``setp.cmp{.and|or|xor}.type p{|q}, a, b{, c}``"""
+    """``setp.cmp{.and|or|xor}.type p{|q}, a, b{, c}``; q is the opposite of p, or of packed pairs the upper's."""
     name, compare = i.types[-1], comparison(i.parts[1])
     join = next((INTEGER[p] for p in i.parts[2:] if p in ("and", "or", "xor")), None)
     count = 3 if join else 2
@@ -78,7 +78,7 @@ def decode_compare(i: Instruction, kernel: Kernel) -> Step:
         if name in FLOATS:
             x, y = widen(x, name), widen(y, name)
         p = compare(x, y)
-        for target, value in zip(targets, (p, ~p), strict=False):
+        for target, value in zip(targets, p.T if name in ("f16x2", "bf16x2") else (p, ~p), strict=False):
             cta.write(target, value if join is None or third is None else join(value, third(cta)))
 
     return step
