@@ -59,13 +59,17 @@ def assert_fit(made: list[Launch], family: str, shape: str = "", *others: str) -
 
 
 @pytest.mark.parametrize(
-    ("bias", "itemsize", "family"),
-    [*itertools.product(BIASES, [2], tiles.FAMILIES), ("distance", 4, "sm_80")],
+    ("shape", "bias", "itemsize", "family"),
+    [
+        *itertools.product([""], BIASES, [2], tiles.FAMILIES),
+        ("", "distance", 4, "sm_80"),
+        *itertools.product(["blocks"], BIASES, [2], ["sm_80"]),
+    ],
 )
 @pytest.mark.parametrize("width", [64, 128])
-def test_with_a_bias(bias: str, itemsize: int, width: int, family: str) -> None:
+def test_with_a_bias(shape: str, bias: str, itemsize: int, width: int, family: str) -> None:
     """What adds it; the kernels of its gradient are among the main ones."""
-    assert_fit(launched_by("", family, itemsize, width, **{bias: torch.zeros(BIASES[bias])}), family)
+    assert_fit(launched_by(shape, family, itemsize, width, **{bias: torch.zeros(BIASES[bias])}), family, shape)
 
 
 @pytest.mark.parametrize(
